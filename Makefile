@@ -1,0 +1,24 @@
+PYTHON ?= python3
+PY := .venv/bin/python
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: test test-all lint clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "functrace needs Python 3.11 to 3.13: make PYTHON=python3.12"'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	touch $@
+
+test: .venv/installed lint
+	$(PY) -m pytest -n 2 -m "not slow"
+
+test-all: .venv/installed lint
+	$(PY) -m pytest -n 2
+
+lint: .venv/installed
+	.venv/bin/ruff check functrace tests
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist out

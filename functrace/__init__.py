@@ -1,0 +1,43 @@
+"""functrace: functions traced to Programs; transforms rewrite Programs; XLA runs them.
+
+To understand it, read in this order: `ir` (the language), `primitives` (what it is made of),
+`rewrites` (the calculus, Program -> Program), `tracing` (Python -> Program), `transforms` (the
+calculus on Python functions), `lower` (Program -> XLA).
+
+>>> import functrace as ft
+>>> from functrace import numpy as fnp
+>>> float(ft.grad(lambda x: fnp.sin(x) ** 2)(0.0))
+0.0
+"""
+
+from functrace import errors, lax, numpy, optim, random, scipy, tree
+from functrace.ir import Program
+from functrace.lower import clear_caches
+from functrace.tracing import from_jax
+from functrace.transforms import (
+    custom_jvp,
+    custom_vjp,
+    eval_shape,
+    grad,
+    hessian,
+    jacfwd,
+    jacrev,
+    jit,
+    jvp,
+    linear_transpose,
+    linearize,
+    make_program,
+    stop_gradient,
+    value_and_grad,
+    vjp,
+    vmap,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Program", "clear_caches", "custom_jvp", "custom_vjp", "errors", "eval_shape", "from_jax", "grad",
+    "hessian", "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize",
+    "make_program", "numpy", "optim", "random", "scipy", "stop_gradient", "tree",
+    "value_and_grad", "vjp", "vmap",
+]  # fmt: skip

@@ -1,0 +1,118 @@
+"""call: apply a Program that several equations may share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
+from functrace.primitives.elementwise import mul
+from functrace.primitives.unary import cos
+from functrace.rewrites import batch, jvp, linearize, memoised, transpose
+from functrace.rewrites.memo import scatter, select
+
+
+@primitive
+class Call(Primitive):
+    """`program(*operands)`: what a `jit` inside a trace becomes. Lowered once for all its calls."""
+
+    name = "call"
+    multiple_results = True
+    program: Program
+    label: str
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        with Builder() as b:
+            x, y = b.input(aval), b.input(aval)
+            program = b.build([mul(cos(x), y), y])
+        yield Sample(Call(program, "sample"), (aval, aval))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.program.has_effects
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.program.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        return compiled(self.program, self.label)(*xs)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        program = self.program
+        if not any(type(y) is not Var or y in program.inputs for y in program.outputs):
+            return None
+        # Outputs that are inputs or literals need no call.
+        bound = dict(zip(program.inputs, xs, strict=True))
+        direct = [y if type(y) is not Var else bound.get(y) for y in program.outputs]
+        rest = iter(Call(inner_outputs(program), self.label)(*xs) if None in direct else ())
+        return tuple(next(rest) if y is None else y for y in direct)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        moving = tuple(dx is not None for dx in dxs)
+        program, moved = jvp(self.program, moving)
+        outputs = Call(program, self.label)(*xs, *select(moving, dxs))
+        n = len(moved)
+        return outputs[:n], scatter(moved, outputs[n:])
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        moving = tuple(dx is not None for dx in dxs)
+        lin = linearize(self.program, moving)
+        n = len(lin.moved)
+        outputs = Call(lin.forward, self.label)(*xs)
+        dys = Call(lin.linear, self.label)(*outputs[n:], *select(moving, dxs))
+        return outputs[:n], scatter(lin.moved, dys)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        linear = tuple(isinstance(x, Undefined) for x in xs)
+        program, found = transpose(self.program, linear, tuple(c is not None for c in ct))
+        fixed = [x for x in xs if not isinstance(x, Undefined)]
+        outputs = Call(program, self.label)(*fixed, *[c for c in ct if c is not None])
+        return scatter(linear, scatter(found, outputs))
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        program, flags = batch(self.program, size, tuple(batched), name)
+        return Call(program, self.label)(*xs), flags
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.program, name)
+
+
+@memoised
+def uses_axis(program: Program, name: Any) -> bool:
+    """Whether a collective over `name` is in a Program."""
+    return any(eqn.primitive.uses_axis(name) for eqn in program.equations)
+
+
+@memoised
+def inner_outputs(program: Program) -> Program:
+    """The Program with only the outputs that its equations compute."""
+    inputs = set(program.inputs)
+    computed = tuple(y for y in program.outputs if type(y) is Var and y not in inputs)
+    return Program(program.inputs, program.equations, computed)
+
+
+@memoised
+def compiled(program: Program, label: str) -> Any:
+    """A jitted function, one a Program, so that XLA is handed the Program once for all calls."""
+
+    def run(*xs: Any) -> list[Any]:
+        return evaluate(program, xs)
+
+    run.__name__ = run.__qualname__ = label
+    return jax.jit(run)
+
+
+def forced(program: Program, size: int, batched: tuple[bool, ...], name: Any) -> Program:
+    """The batched Program, every output with a batch axis."""
+    return batch(program, size, batched, name, True)[0]
+
+

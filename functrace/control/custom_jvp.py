@@ -1,0 +1,86 @@
+"""custom_jvp: a Program with a pushforward of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from functrace.control.call import Call, forced, uses_axis
+from functrace.errors import RuleError
+from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
+from functrace.ir.primitive import Primitive
+from functrace.primitives.elementwise import mul
+from functrace.primitives.space import zeros
+from functrace.primitives.unary import cos, sin
+
+
+@primitive
+class CustomJvp(Primitive):
+    """`program(*operands)`, differentiated by `rule: (c, x, dx) -> (y, dy)`.
+
+    The first `captures` operands are what the functions closed over; they have no tangent rule.
+    `rule` takes a tangent for each inexact operand after those and gives one for each inexact
+    output.
+    """
+
+    name = "custom_jvp"
+    multiple_results = True
+    program: Program
+    rule: Program
+    captures: int
+    label: str
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        with Builder() as b:
+            program = b.build([sin(b.input(aval))])
+        with Builder() as b:
+            x, dx = b.input(aval), b.input(aval)
+            rule = b.build([sin(x), mul(cos(x), dx)])
+        yield Sample(CustomJvp(program, rule, 0, "sample"), (aval,))
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.program.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        return Call(self.program, self.label).lower(*xs)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        refuse_captured(self.label, self.captures, dxs)
+        tangents = [
+            zeros(x.aval) if dx is None else dx
+            for x, dx in zip(xs[self.captures :], dxs[self.captures :], strict=True)
+            if x.aval.is_inexact
+        ]
+        n = len(self.program.outputs)
+        outputs = ambient().inline(self.rule, [*xs, *tangents])
+        rest = iter(outputs[n:])
+        return outputs[:n], [next(rest) if a.is_inexact else None for a in self.program.out_avals]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        flags = tuple(batched)
+        inexact = tuple(
+            b for x, b in list(zip(xs, flags, strict=True))[self.captures :] if x.aval.is_inexact
+        )
+        program = forced(self.program, size, flags, name)
+        rule = forced(self.rule, size, flags + inexact, name)
+        batched_self = CustomJvp(program, rule, self.captures, self.label)
+        return batched_self(*xs), (True,) * len(program.outputs)
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.program, name) or uses_axis(self.rule, name)
+
+
+def refuse_captured(label: str, captures: int, dxs: Sequence[Any]) -> None:
+    """A rule says nothing about what it closed over, so a tangent there is an error, not a zero."""
+    if any(dx is not None for dx in dxs[:captures]):
+        raise RuleError(
+            f"{label}: a function with a custom derivative closes over a value that is being "
+            "differentiated; its rule says nothing about that value. Pass the value as an argument, "
+            "or wrap it in stop_gradient."
+        )

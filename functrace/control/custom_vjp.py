@@ -1,0 +1,196 @@
+"""custom_vjp: a Program with a pullback of its own, which serves forward mode too.
+
+A pullback is linear in the cotangent, so its transpose is the pushforward. `CustomLinear` is that
+transpose, written down and not yet carried out: transposed again, as reverse mode does, it is the
+pullback itself, to the last bit and linear or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from functrace.control.call import Call, forced, uses_axis
+from functrace.control.custom_jvp import refuse_captured
+from functrace.errors import RuleError
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir.primitive import Primitive
+from functrace.primitives.elementwise import mul
+from functrace.primitives.space import reduce_sum, zeros
+from functrace.primitives.unary import cos, sin
+from functrace.rewrites import memoised, transpose
+from functrace.rewrites.memo import copy_input, scatter
+from functrace.rewrites.transpose import instantiate
+
+
+@primitive
+class CustomVjp(Primitive):
+    """`program(*operands)`, differentiated by `forward` and `backward`.
+
+    forward: (c, x) -> (y, r); backward: (r, ct_y) -> ct_x, with a cotangent for each inexact output
+    and each inexact operand after the first `captures`, which are what the functions closed over.
+    """
+
+    name = "custom_vjp"
+    multiple_results = True
+    program: Program
+    forward: Program
+    backward: Program
+    captures: int
+    label: str
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        with Builder() as b:
+            program = b.build([sin(b.input(aval))])
+        with Builder() as b:
+            x = b.input(aval)
+            forward = b.build([sin(x), cos(x)])
+        with Builder() as b:
+            r, ct = b.input(aval), b.input(aval)
+            backward = b.build([mul(r, ct)])
+        yield Sample(CustomVjp(program, forward, backward, 0, "sample"), (aval,))
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.program.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        return Call(self.program, self.label).lower(*xs)
+
+    def _differentiate(self, xs: Sequence[Any], dxs: Sequence[Any], push: Any) -> tuple[Any, Any]:
+        refuse_captured(self.label, self.captures, dxs)
+        n = len(self.program.outputs)
+        outputs = ambient().inline(self.forward, xs)
+        ys, residuals = outputs[:n], outputs[n:]
+        tangents = [
+            zeros(x.aval) if dx is None else dx
+            for x, dx in zip(xs[self.captures :], dxs[self.captures :], strict=True)
+            if x.aval.is_inexact
+        ]
+        dys = push(CustomLinear(self.backward, len(residuals), self.label), [*residuals, *tangents])
+        inexact = tuple(a.is_inexact for a in self.program.out_avals)
+        return ys, scatter(inexact, dys)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        return self._differentiate(xs, dxs, lambda linear, args: linear.expand(args))
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        return self._differentiate(xs, dxs, lambda linear, args: linear(*args))
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        flags = tuple(batched)
+        program = forced(self.program, size, flags, name)
+        forward = forced(self.forward, size, flags, name)
+        inexact = tuple(
+            b for x, b in list(zip(xs, flags, strict=True))[self.captures :] if x.aval.is_inexact
+        )
+        backward = batch_pullback(self.backward, size, (True,) * len(self.backward.inputs), inexact, name)
+        batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
+        return batched_self(*xs), (True,) * len(program.outputs)
+
+    def uses_axis(self, name: Any) -> bool:
+        return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
+
+
+@primitive
+class CustomLinear(Primitive):
+    """`transpose(backward)(residuals, dx) -> dy`: a pullback's transpose, not yet carried out."""
+
+    name = "custom_linear"
+    multiple_results = True
+    backward: Program
+    residuals: int
+    label: str
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        with Builder() as b:
+            r, ct = b.input(aval), b.input(aval)
+            backward = b.build([mul(r, ct)])
+        yield Sample(CustomLinear(backward, 1, "sample"), (aval, aval))
+
+    def shape(self, *xs: Aval) -> Any:
+        return tuple(v.aval for v in self.backward.inputs[self.residuals :])
+
+    def pushforward(self) -> Program:
+        """`(r, dx) -> dy`, by transposing the pullback."""
+        linear = (False,) * self.residuals + (True,) * (len(self.backward.inputs) - self.residuals)
+        try:
+            return transposed(self.backward, linear)
+        except NotImplementedError as error:
+            raise RuleError(
+                f"{self.label}: forward mode needs the transpose of this custom_vjp's backward "
+                f"function, and it is not linear in the cotangent ({error}). Reverse mode works; for "
+                "forward mode define the function with custom_jvp."
+            ) from error
+
+    def expand(self, xs: Sequence[Any]) -> list[Any]:
+        """Carry the transpose out, in the ambient Builder."""
+        return ambient().inline(self.pushforward(), xs)
+
+    def lower(self, *xs: Any) -> Any:
+        return Call(self.pushforward(), self.label).lower(*xs)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        call = Call(self.pushforward(), self.label)
+        return call.jvp(xs, dxs)
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        if any(dx is not None for dx in dxs[: self.residuals]):
+            return Call(self.pushforward(), self.label).linearize(xs, dxs)
+        tangents = instantiate(dxs[self.residuals :], xs[self.residuals :])
+        return self(*xs), self(*xs[: self.residuals], *tangents)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        if any(isinstance(x, Undefined) for x in xs[: self.residuals]):
+            return super().transpose(ct, *xs)
+        cts = instantiate(ct, self.backward.inputs[self.residuals :])
+        ct_xs = ambient().inline(self.backward, [*xs[: self.residuals], *cts])
+        linear = tuple(isinstance(x, Undefined) for x in xs)
+        kept = [c for c, flag in zip(ct_xs, linear[self.residuals :], strict=True) if flag]
+        return scatter(linear, kept)
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        flags = tuple(batched)
+        cts = len(self.backward.inputs) - self.residuals
+        in_flags = flags[: self.residuals] + (True,) * cts
+        backward = batch_pullback(self.backward, size, in_flags, flags[self.residuals :], name)
+        return CustomLinear(backward, self.residuals, self.label)(*xs), (True,) * cts
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.backward, name)
+
+
+@memoised
+def transposed(backward: Program, linear: tuple[bool, ...]) -> Program:
+    """`(r, dx) -> dy` for a pullback `(r, ct_y) -> ct_x`, zeros filled in."""
+    program, found = transpose(backward, linear, (True,) * len(backward.outputs))
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in program.inputs]
+        dys = scatter(found, b.inline(program, inputs))
+        like = [v for v, flag in zip(backward.inputs, linear, strict=True) if flag]
+        return b.build(instantiate(dys, like))
+
+
+@memoised
+def batch_pullback(
+    backward: Program, size: int, in_flags: tuple[bool, ...], x_flags: tuple[bool, ...], name: Any
+) -> Program:
+    """The batched pullback; the cotangent of an operand without a batch axis is summed over it."""
+    program = forced(backward, size, in_flags, name)
+    with Builder() as b:
+        ct_xs = b.inline(program, [copy_input(b, v) for v in program.inputs])
+        return b.build(
+            [ct if flag else reduce_sum(ct, (0,)) for ct, flag in zip(ct_xs, x_flags, strict=True)]
+        )
+
+
+__all__ = ["CustomLinear", "CustomVjp"]

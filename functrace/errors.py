@@ -1,0 +1,33 @@
+"""Every public exception: a FunctraceError that is also the builtin a caller would catch."""
+
+
+class FunctraceError(Exception):
+    """Base class of every error that functrace raises on purpose."""
+
+
+class ArgumentError(FunctraceError, ValueError):
+    """An argument has a value, a shape or a structure that the function cannot use."""
+
+
+class DtypeError(FunctraceError, TypeError):
+    """An argument has a dtype or a type that the function cannot use."""
+
+
+class ShapeError(FunctraceError, TypeError):
+    """Operands of a primitive have shapes that do not fit together."""
+
+
+class ProgramError(FunctraceError, ValueError):
+    """A Program, or its text, breaks a law of the IR."""
+
+
+class RuleError(FunctraceError, NotImplementedError):
+    """A primitive has no rule for the transform that was asked of it."""
+
+
+class LeakedTracerError(FunctraceError, RuntimeError):
+    """A tracer was used after its trace had ended."""
+
+
+class ConcretizationError(FunctraceError, TypeError):
+    """A Python value was asked of a tracer that has none."""

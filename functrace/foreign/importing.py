@@ -1,0 +1,270 @@
+"""jaxpr -> Program, and `Foreign`: an equation that has no definition here, with JAX's own rules.
+
+Foreign is a fallback for what users bring. Each of its rules asks JAX for the transform of the one
+equation (`jax.jvp`, `jax.vjp`, `jax.linear_transpose`, `jax.vmap`) and imports the jaxpr, so that the
+result differentiates again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core as jax_core
+
+from functrace.control.custom_vjp import CustomLinear
+from functrace.errors import RuleError
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, ambient
+
+# Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
+# between versions, and a call that carries a derivative rule is not among them.
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+}
+
+
+class Imported(NamedTuple):
+    """A Program whose leading inputs are the jaxpr's array constants."""
+
+    program: Program
+    constants: tuple[Any, ...]
+
+
+def from_jax_aval(aval: Any) -> Aval:
+    """functrace's Aval of a JAX aval or array."""
+    return Aval(aval.shape, aval.dtype, bool(getattr(aval, "weak_type", False)))
+
+
+def to_jax_struct(aval: Aval) -> Any:
+    """What JAX traces with for a value of this type."""
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+def definitions() -> dict[str, Any]:
+    """JAX's primitive names to the definitions that stand for them."""
+    table: dict[str, Any] = {}
+    for definition in Primitive.named.values():
+        for name in definition.jax_names:
+            table[name] = definition
+    return table
+
+
+def import_jaxpr(closed: Any) -> Imported:
+    """The Program of a ClosedJaxpr; scalar constants become literals, arrays leading inputs."""
+    table = definitions()
+    with Builder() as b:
+        constants = [constant(b, value) for value in closed.consts]
+        inputs = [b.input(from_jax_aval(v.aval)) for v in closed.jaxpr.invars]
+        outputs = write(b, closed.jaxpr, [*constants, *inputs], table)
+        program = b.build(outputs)
+        return Imported(program, tuple(value for _, value in b.captures.values()))
+
+
+def constant(b: Builder, value: Any) -> Atom:
+    """A constant of a jaxpr as an atom."""
+    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
+        return Literal(value, Aval((), value.dtype))
+    aval = jax.typeof(value)
+    return b.capture(value, from_jax_aval(aval))
+
+
+def write(b: Builder, jaxpr: Any, values: Sequence[Atom], table: dict[str, Any]) -> list[Atom]:
+    """Write a jaxpr's equations into `b`, its constants and inputs bound to `values`."""
+    env: dict[Any, Atom] = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+
+    def read(x: Any) -> Atom:
+        if isinstance(x, jax_core.Literal):
+            aval = from_jax_aval(x.aval)
+            return Literal(x.val, aval) if not aval.shape else constant(b, x.val)
+        return env[x]
+
+    for eqn in jaxpr.eqns:
+        xs = [read(x) for x in eqn.invars]
+        name = eqn.primitive.name
+        if name in INLINED:
+            inner = eqn.params[INLINED[name]]
+            ys: Sequence[Atom] = write(
+                b, inner.jaxpr, [*(constant(b, c) for c in inner.consts), *xs], table
+            )
+        else:
+            definition = table.get(name)
+            avals = [x.aval for x in xs]
+            prim = None if definition is None else definition.from_jax(eqn.params, avals)
+            if prim is None:
+                out_avals = tuple(from_jax_aval(v.aval) for v in eqn.outvars)
+                prim = Foreign(eqn.primitive, eqn.params, out_avals, bool(eqn.effects))
+            ys = b.emit(prim, tuple(xs))
+        env.update(zip(eqn.outvars, ys, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:
+    """The Program of a JAX function of arrays."""
+    return import_jaxpr(jax.make_jaxpr(f)(*map(to_jax_struct, avals)))
+
+
+class Foreign(Primitive):
+    """A JAX primitive with its parameters and the avals of its results."""
+
+    multiple_results = True
+    readable_text = False
+
+    def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
+        self.name = jax_primitive.name
+        self.jax_primitive = jax_primitive
+        self.jax_params = params
+        self.out_avals = out_avals
+        self.has_effects = effects
+        self._derived: dict[Any, Any] = {}
+        try:
+            self._key: Any = (jax_primitive, tuple(sorted(params.items())), out_avals)
+            hash(self._key)
+        except TypeError:  # parameters that do not hash or sort: equal to itself only
+            self._key = id(self)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Foreign) and self._key == other._key
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.jax_params
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        params = self.jax_primitive.get_bind_params(self.jax_params)
+        outputs = self.jax_primitive.bind(*xs, **params)
+        return outputs if self.jax_primitive.multiple_results else [outputs]
+
+    def _imported(self, key: Any, f: Callable[..., Any], avals: Sequence[Aval]) -> Any:
+        """The Program of the JAX function `f` at `avals`, kept under `key`."""
+        key = (*key, tuple(avals))
+        if key not in self._derived:
+            try:
+                self._derived[key] = import_function(f, *avals)
+            except NotImplementedError as error:
+                raise RuleError(f"{self.name}: jax has no rule for this: {error}") from error
+        return self._derived[key]
+
+    def _inline(self, imported: Any, operands: Sequence[Any]) -> list[Any]:
+        """Write an imported Program into the ambient Builder."""
+        b = ambient()
+        return b.inline(imported.program, [*(constant(b, c) for c in imported.constants), *operands])
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        moving = tuple(dx is not None for dx in dxs)
+        moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
+        n = len(xs)
+
+        def pushforward(*args: Any) -> Any:
+            xs, rest = args[:n], iter(args[n:])
+
+            def of_moving(*moving_xs: Any) -> Any:
+                given = iter(moving_xs)
+                return self.lower(*[next(given) if m else x for m, x in zip(moving, xs, strict=True)])
+
+            ys, dys = jax.jvp(
+                of_moving,
+                [x for m, x in zip(moving, xs, strict=True) if m],
+                list(rest),
+            )
+            return [*ys, *[dys[i] for i in moved]]
+
+        tangents = [dx for dx in dxs if dx is not None]
+        avals = [x.aval for x in [*xs, *tangents]]
+        outputs = self._inline(self._imported(("jvp", moving), pushforward, avals), [*xs, *tangents])
+        n_out = len(self.out_avals)
+        dys: list[Any] = [None] * n_out
+        for i, dy in zip(moved, outputs[n_out:], strict=True):
+            dys[i] = dy
+        return outputs[:n_out], dys
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
+        if not any(hasattr(v, "jaxpr") or (isinstance(v, tuple) and any(hasattr(u, "jaxpr") for u in v))
+                   for v in self.jax_params.values()) or self.name == "custom_jvp_call":
+            return self.jvp(xs, dxs)
+        moving = tuple(dx is not None for dx in dxs)
+        moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
+        pulled: list[Any] = []
+
+        def forward(*xs: Any) -> Any:
+            def of_moving(*moving_xs: Any) -> Any:
+                given = iter(moving_xs)
+                ys = self.lower(*[next(given) if m else x for m, x in zip(moving, xs, strict=True)])
+                return [ys[i] for i in moved], list(ys)
+
+            _, pullback, ys = jax.vjp(
+                of_moving, *[x for m, x in zip(moving, xs, strict=True) if m], has_aux=True
+            )
+            residuals, tree = jax.tree_util.tree_flatten(pullback)
+            pulled.append(tree)
+            return [*ys, *residuals]
+
+        avals = [x.aval for x in xs]
+        program = self._imported(("forward", moving), forward, avals)
+        if pulled:
+            self._derived["pullback", moving, tuple(avals)] = pulled[-1]
+        tree = self._derived["pullback", moving, tuple(avals)]
+        n = len(self.out_avals)
+        outputs = self._inline(program, xs)
+        residuals = outputs[n:]
+
+        def backward(*args: Any) -> Any:
+            pullback = jax.tree_util.tree_unflatten(tree, args[: len(residuals)])
+            return list(pullback(list(args[len(residuals) :])))
+
+        pulled_program = self._imported(
+            ("backward", moving),
+            backward,
+            [*[r.aval for r in residuals], *[self.out_avals[i].strong() for i in moved]],
+        )
+        if pulled_program.constants:
+            raise RuleError(f"{self.name}: its pullback closes over arrays")
+        linear = CustomLinear(pulled_program.program, len(residuals), self.name)
+        tangents = [dx for dx in dxs if dx is not None]
+        rest = iter(linear(*residuals, *tangents))
+        return outputs[:n], [next(rest) if a.is_inexact else None for a in self.out_avals]
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        linear = tuple(isinstance(x, Undefined) for x in xs)
+        fixed = [x for x in xs if not isinstance(x, Undefined)]
+        given = tuple(c is not None for c in ct)
+
+        def pullback(*args: Any) -> Any:
+            fixed_values, ct_values = args[: len(fixed)], args[len(fixed) :]
+
+            def linear_map(*unknown: Any) -> Any:
+                f, u = iter(fixed_values), iter(unknown)
+                ys = self.lower(*[next(u) if flag else next(f) for flag in linear])
+                return [y for y, g in zip(ys, given, strict=True) if g]
+
+            shapes = [
+                jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype)
+                for x in xs
+                if isinstance(x, Undefined)
+            ]
+            return jax.linear_transpose(linear_map, *shapes)(list(ct_values))
+
+        operands = [*fixed, *[c for c in ct if c is not None]]
+        avals = [x.aval for x in operands]
+        imported = self._imported(("transpose", linear, given), pullback, avals)
+        outputs = iter(self._inline(imported, operands))
+        return [next(outputs) if flag else None for flag in linear]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        axes = tuple(0 if b else None for b in batched)
+        mapped = jax.vmap(self.lower, in_axes=axes, axis_size=size)
+        imported = self._imported(("batch", axes, size), mapped, [x.aval for x in xs])
+        return self._inline(imported, xs), (True,) * len(self.out_avals)
+
+

@@ -1,0 +1,15 @@
+"""The IR: a small typed language. Programs are values; transforms are functions on them.
+
+Read `aval`, `program`, `primitive`, `builder` in that order; `text` prints and parses, `verify` checks.
+"""
+
+from functrace.ir.aval import Aval, dtype_text, is_complex, is_inexact
+from functrace.ir.builder import Builder
+from functrace.ir.primitive import Primitive, Sample, Undefined, ambient, primitive
+from functrace.ir.program import Atom, Equation, Literal, Program, Var
+from functrace.ir.source import Source
+
+__all__ = [
+    "Atom", "Aval", "Builder", "Equation", "Literal", "Primitive", "Program", "Sample", "Source",
+    "Undefined", "Var", "ambient", "dtype_text", "is_complex", "is_inexact", "primitive",
+]  # fmt: skip

@@ -1,0 +1,133 @@
+"""Builder: the only place where equations are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from functrace.ir.aval import Aval
+from functrace.ir.primitive import AMBIENT, Primitive
+from functrace.ir.program import Atom, Equation, Literal, Program, Var
+from functrace.ir.source import Source, caller_source
+
+_shapes: dict[Any, Aval] = {}
+
+
+def shape_of(primitive: Primitive, avals: tuple[Aval, ...]) -> Aval:
+    """The shape rule of a primitive with one result, remembered."""
+    key = (primitive, avals)
+    found = _shapes.get(key)
+    if found is None:
+        found = primitive.shape(*avals)
+        if len(_shapes) > 100_000:
+            _shapes.clear()
+        _shapes[key] = found
+    return found
+
+
+class Builder:
+    """Writes one Program. `with builder:` makes it the one that primitives emit into.
+
+    `source` is what equations are stamped with while a transform walks an older equation; without
+    it, it is the user's line that is running.
+    """
+
+    __slots__ = (
+        "__weakref__", "_definitions", "_outer", "_shared", "captures", "equations", "inputs",
+        "is_open", "source", "trace",
+    )  # fmt: skip
+
+    def __init__(self, trace: Any = None):
+        self.inputs: list[Var] = []
+        self.captures: dict[int, tuple[Var, Any]] = {}
+        self.equations: list[Equation] = []
+        self.source: Source | None = None
+        self.is_open = True
+        self.trace = trace  # what the tracing layer knows of this trace
+        self._shared: dict[Any, tuple[Atom, ...]] = {}
+        self._definitions: dict[Var, Equation] = {}
+        self._outer: list[Builder | None] = []
+
+    def __enter__(self) -> Builder:
+        self._outer.append(AMBIENT.builder)
+        AMBIENT.builder = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        AMBIENT.builder = self._outer.pop()
+
+    def input(self, aval: Aval, name: str | None = None) -> Var:
+        """A new input."""
+        var = Var(aval, name)
+        self.inputs.append(var)
+        return var
+
+    def capture(self, value: Any, aval: Aval, name: str | None = None) -> Var:
+        """The leading input that stands for a value from outside; one a value."""
+        found = self.captures.get(id(value))
+        if found is None:  # the value is kept alive beside its input, so its id stays its own
+            found = self.captures[id(value)] = (Var(aval, name), value)
+        return found[0]
+
+    def definition(self, atom: Atom) -> Equation | None:
+        """The equation of this Program that made `atom`, if one did."""
+        return self._definitions.get(atom) if type(atom) is Var else None
+
+    def emit(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        """Apply a primitive: fold, simplify, share, or else append an equation."""
+        if inputs and all([type(x) is Literal for x in inputs]):
+            folded = primitive.fold(*[x.value for x in inputs])  # pyright: ignore
+            if folded is not None:
+                return (Literal(folded, primitive.shape(*[x.aval for x in inputs])),)
+        simple = primitive.simplify(self, *inputs)
+        if simple is not None:
+            return simple if primitive.multiple_results else (simple,)
+        if primitive.has_effects:
+            key = None
+        else:
+            key = (primitive, inputs)
+            found = self._shared.get(key)
+            if found is None and primitive.commutative:
+                found = self._shared.get((primitive, inputs[::-1]))
+            if found is not None:
+                return found
+        if primitive.multiple_results:
+            outputs = tuple([Var(a) for a in primitive.shape(*[x.aval for x in inputs])])
+        else:
+            outputs = (Var(shape_of(primitive, tuple([x.aval for x in inputs]))),)
+        equation = Equation(primitive, inputs, outputs, self.source or caller_source())
+        self.equations.append(equation)
+        for v in outputs:
+            self._definitions[v] = equation
+        if key is not None:
+            self._shared[key] = outputs
+        return outputs
+
+    def inline(self, program: Program, inputs: Sequence[Atom]) -> list[Atom]:
+        """Write a whole Program here, its inputs bound to `inputs`, and return its outputs."""
+        env: dict[Atom, Atom] = dict(zip(program.inputs, inputs, strict=True))
+        emit, outer = self.emit, self.source
+        try:
+            for eqn in program.equations:
+                self.source = eqn.source or outer
+                operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
+                outputs = emit(eqn.primitive, operands)
+                for v, y in zip(eqn.outputs, outputs, strict=True):
+                    env[v] = y
+                    if v.name is not None and type(y) is Var and y.name is None:
+                        y.name = v.name
+        finally:
+            self.source = outer
+        return [env[x] if type(x) is Var else x for x in program.outputs]
+
+    def build(self, outputs: Sequence[Atom]) -> Program:
+        """The finished Program, captured inputs first, without what no output needs."""
+        needed = {x for x in outputs if type(x) is Var}
+        kept: list[Equation] = []
+        for eqn in reversed(self.equations):
+            if eqn.primitive.has_effects or not needed.isdisjoint(eqn.outputs):
+                kept.append(eqn)
+                needed.update([x for x in eqn.inputs if type(x) is Var])
+        kept.reverse()
+        captured = [v for v, _ in self.captures.values()]
+        return Program((*captured, *self.inputs), tuple(kept), tuple(outputs))

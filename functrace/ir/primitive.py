@@ -1,0 +1,170 @@
+"""What a primitive is: a record whose fields are its parameters and whose methods are its rules.
+
+A primitive applied to its parameters hashes, prints and checks itself. Two forms:
+
+- without parameters, one instance: `sin = unary("sin", ...)`; equality is identity;
+- with parameters, a class under `@primitive`, which makes it a frozen dataclass:
+  `Reshape(shape=(2, 3))`. Parameters are plain values: int, float, bool, str, None, dtype,
+  Program, and tuples of these, so that every Program has a text that reads back.
+
+Rules compute with atoms (`Var`, `Literal`) and emit into the ambient Builder by calling primitives:
+`mul(x, cos(y))`. A tangent or cotangent that is zero is `None`, and never an array.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from functrace.errors import RuleError
+from functrace.ir.aval import Aval
+
+if TYPE_CHECKING:
+    from functrace.ir.builder import Builder
+    from functrace.ir.program import Atom
+
+
+class Undefined(NamedTuple):
+    """Marks an operand that a transpose rule is linear in: a type with no value."""
+
+    aval: Aval
+
+
+class Sample(NamedTuple):
+    """Operands on which the laws of a primitive are tested.
+
+    `operands` are avals (random values are drawn) or concrete arrays; `differentiable=False` marks a
+    point where the derivative does not exist or the law of numerical derivatives does not apply;
+    `real` draws from [0.2, 2) of either sign, `positive` from [0.6, 1.5), `unit` from [0.09, 0.9) of
+    either sign, `above_one` from [1.1, 2). Operands in `fixed` have no derivative.
+    """
+
+    primitive: Primitive
+    operands: tuple[Any, ...]
+    domain: str = "real"  # "real", "positive", "unit", "above_one"
+    differentiable: bool = True
+    fixed: tuple[int, ...] = ()
+
+
+class Primitive:
+    """One primitive operation, applied to its parameters."""
+
+    name: str
+    multiple_results: ClassVar[bool] = False
+    has_effects: bool = False
+    commutative: bool = False
+    named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
+    jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
+
+    def __call__(self, *operands: Atom) -> Any:
+        """Emit into the ambient Builder: an atom, or a tuple of them if `multiple_results`."""
+        outputs = ambient().emit(self, operands)
+        return outputs if self.multiple_results else outputs[0]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return {}
+
+    def __repr__(self) -> str:
+        params = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
+        return f"{self.name}[{params}]" if params else self.name
+
+    def samples(self) -> Iterator[Sample]:
+        """Operands on which every law is tested. No samples, no primitive.
+
+        Nothing of `self` is read: the samples of a class are `cls.samples(None)`, and each names its
+        own primitive with parameters.
+        """
+        raise RuleError(f"{self.name} has no samples")
+
+    # Each rule below has the same form for every primitive.
+
+    def shape(self, *xs: Aval) -> Any:
+        """The type of the result: an Aval, or a tuple of them if `multiple_results`."""
+        raise RuleError(f"{self.name} has no shape rule")
+
+    def lower(self, *xs: Any) -> Any:
+        """Compute with `jax.lax`: an array, or a sequence of them if `multiple_results`."""
+        raise RuleError(f"{self.name} has no lowering")
+
+    def fold(self, *xs: Any) -> Any:
+        """The value for literal operands, as a NumPy scalar, or None to leave the equation."""
+        return None
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        """An atom (a tuple, if `multiple_results`) that equals the result exactly, or None."""
+        return None
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        """`(ys, dys)` from primals and tangents; lists of them if `multiple_results`."""
+        raise RuleError(f"{self.name} has no derivative")
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
+        return self.jvp(xs, dxs)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        """Cotangents of the `Undefined` operands, one entry an operand, None elsewhere.
+
+        `ct` is an atom (a list of atoms and None if `multiple_results`).
+        """
+        raise RuleError(f"{self.name} is not linear in an operand that must be transposed")
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        """`(ys, ys_batched)` for operands whose batch axis, where they have one, is axis 0.
+
+        Entries are lists if `multiple_results`.
+        """
+        raise RuleError(f"{self.name} has no batching rule")
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        """As `batch`, for a primitive that `uses_axis(name)`, where the batch axis has that name."""
+        return self.batch(size, xs, batched)
+
+    def uses_axis(self, name: Any) -> bool:
+        """Whether a collective over the mapped axis `name` is in here."""
+        return False
+
+    @classmethod
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:
+        """The primitive that stands for JAX's with these parameters; None keeps it foreign."""
+        raise RuleError(f"{cls.__name__} is not imported from jax")
+
+
+P = TypeVar("P", bound=type)
+
+
+def primitive(cls: P) -> P:
+    """Make a Primitive class with typed fields a frozen, hashable record known by its name."""
+    cls = dataclass(frozen=True, repr=False)(cls)
+    names = tuple(f.name for f in fields(cls))
+
+    def __hash__(self: Any) -> int:
+        found = self.__dict__.get("_hash")
+        if found is None:
+            found = hash((self.name, *(getattr(self, n) for n in names)))
+            object.__setattr__(self, "_hash", found)
+        return found
+
+    cls.__hash__ = __hash__  # pyright: ignore[reportAttributeAccessIssue]
+    cls.params = property(lambda self: {n: getattr(self, n) for n in names})  # pyright: ignore
+    Primitive.named[cls.name] = cls  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+class _Ambient(threading.local):
+    builder: Builder | None = None
+
+
+AMBIENT = _Ambient()
+
+
+def ambient() -> Builder:
+    """The Builder that equations are being written to on this thread."""
+    builder = AMBIENT.builder
+    if builder is None:
+        raise RuleError("no Program is being built: primitives are applied inside a trace or a rule")
+    return builder

@@ -1,0 +1,69 @@
+"""Where in the user's code an equation came from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """One line of the user's code and, when a transform made the equation, which rewrite did."""
+
+    file: str
+    line: int
+    function: str
+    rewrite: str = ""
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line}"
+
+    def by(self, rewrite: str) -> Source:
+        """The same line, with the rewrite that made the equation from an older one."""
+        found = _rewritten.get((self, rewrite))
+        if found is None:
+            if len(_rewritten) > 100_000:
+                _rewritten.clear()
+            found = _rewritten[self, rewrite] = self._replace(rewrite=rewrite)
+        return found
+
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_rewritten: dict[tuple[Source, str], Source] = {}
+_is_internal: dict[CodeType, bool] = {}
+_sources: dict[tuple[CodeType, int], Source] = {}
+
+
+def is_internal(code: CodeType) -> bool:
+    """Whether a frame belongs to functrace, JAX or the standard library's plumbing."""
+    file = code.co_filename
+    return (
+        (file.startswith(PACKAGE) and "<doctest" not in file)
+        or f"{os.sep}jax{os.sep}" in file
+        or file.startswith("<frozen")
+        or file.endswith((f"{os.sep}functools.py", f"{os.sep}contextlib.py"))
+    )
+
+
+def caller_source() -> Source | None:
+    """The innermost frame outside functrace and JAX: the user's line."""
+    frame = sys._getframe(1)
+    known = _is_internal
+    while frame is not None:
+        code = frame.f_code
+        internal = known.get(code)
+        if internal is None:
+            if len(known) > 100_000:
+                known.clear()
+            internal = known[code] = is_internal(code)
+        if not internal:
+            key = (code, frame.f_lineno)
+            found = _sources.get(key)
+            if found is None:
+                if len(_sources) > 100_000:
+                    _sources.clear()
+                found = _sources[key] = Source(code.co_filename, frame.f_lineno, code.co_name)
+            return found
+        frame = frame.f_back
+    return None

@@ -1,0 +1,42 @@
+"""Program -> JAX: apply each equation's lowering to arrays or to JAX's tracers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from functrace.ir import Literal, Program
+
+
+def literal_value(x: Literal) -> Any:
+    """What `jax.lax` is handed for a literal: a Python number where that keeps it weakly typed."""
+    if x.aval.weak_type and x.aval.dtype.kind in "fic":
+        kind = {"f": float, "i": int, "c": complex}[x.aval.dtype.kind]
+        if jax.dtypes.canonicalize_dtype(np.dtype(kind)) == x.aval.dtype:
+            return kind(x.value)
+    return x.value
+
+
+def evaluate(program: Program, values: Sequence[Any]) -> list[Any]:
+    """The outputs of `program` at `values`, equation by equation."""
+    env: dict[Any, Any] = dict(zip(program.inputs, values, strict=True))
+    literals: dict[Literal, Any] = {}
+
+    def read(x: Any) -> Any:
+        if type(x) is not Literal:
+            return env[x]
+        if x not in literals:
+            literals[x] = literal_value(x)
+        return literals[x]
+
+    for eqn in program.equations:
+        primitive = eqn.primitive
+        ys = primitive.lower(*[read(x) for x in eqn.inputs])
+        if primitive.multiple_results:
+            env.update(zip(eqn.outputs, ys, strict=True))
+        else:
+            env[eqn.outputs[0]] = ys
+    return [read(x) for x in program.outputs]

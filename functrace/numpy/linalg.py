@@ -1,0 +1,39 @@
+"""jax.numpy.linalg, lifted."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from functrace.tracing import lift
+
+cholesky = lift(jnp.linalg.cholesky)
+cond = lift(jnp.linalg.cond)
+cross = lift(jnp.linalg.cross)
+det = lift(jnp.linalg.det)
+diagonal = lift(jnp.linalg.diagonal)
+eig = lift(jnp.linalg.eig)
+eigh = lift(jnp.linalg.eigh)
+eigvals = lift(jnp.linalg.eigvals)
+eigvalsh = lift(jnp.linalg.eigvalsh)
+inv = lift(jnp.linalg.inv)
+lstsq = lift(jnp.linalg.lstsq)
+matmul = lift(jnp.linalg.matmul)
+matrix_norm = lift(jnp.linalg.matrix_norm)
+matrix_power = lift(jnp.linalg.matrix_power)
+matrix_rank = lift(jnp.linalg.matrix_rank)
+matrix_transpose = lift(jnp.linalg.matrix_transpose)
+multi_dot = lift(jnp.linalg.multi_dot)
+norm = lift(jnp.linalg.norm)
+outer = lift(jnp.linalg.outer)
+pinv = lift(jnp.linalg.pinv)
+qr = lift(jnp.linalg.qr)
+slogdet = lift(jnp.linalg.slogdet)
+solve = lift(jnp.linalg.solve)
+svd = lift(jnp.linalg.svd)
+svdvals = lift(jnp.linalg.svdvals)
+tensordot = lift(jnp.linalg.tensordot)
+tensorinv = lift(jnp.linalg.tensorinv)
+tensorsolve = lift(jnp.linalg.tensorsolve)
+trace = lift(jnp.linalg.trace)
+vecdot = lift(jnp.linalg.vecdot)
+vector_norm = lift(jnp.linalg.vector_norm)

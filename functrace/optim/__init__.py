@@ -1,0 +1,110 @@
+"""Optimizers: pairs of pure functions, composed by `chain`.
+
+A pair is `init(params) -> state` and `update(grads, state, params) -> (updates, state)`. Everything
+is such a pair: clipping, momentum, weight decay, the step by the learning rate,
+  accumulation, guards.
+`chain` composes them, and an optimizer such as `adamw` is one line of `chain`. The state is plain
+data, named after the
+parts, and is there to be read: `state["clip_by_global_norm"].norm`, or all of it at once by
+  `metrics(state)`.
+Hyper-parameters are leaves of the state. Wherever a number is asked for, a schedule (a function of
+the step count) will do. `set_hyperparams` replaces them, under `jit` and under `grad` too, so a
+learning rate can itself be learned. Arithmetic is done in float32 at least, and moments are kept
+so; updates have the dtype of their gradients. Read base.py (the pair and `chain`),
+hyperparameters.py, norms.py and clipping.py, then scaling.py, stepping.py and optimizers.py.
+"""
+
+from functrace.optim.base import Transformation, apply_updates, chain
+from functrace.optim.clipping import (
+    ClipState,
+    adaptive_clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+)
+from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
+from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
+from functrace.optim.norms import global_norm
+from functrace.optim.optimizers import adagrad, adam, adamw, lamb, lion, rmsprop, sgd
+from functrace.optim.piecewise import (
+    cosine_onecycle_schedule,
+    linear_onecycle_schedule,
+    piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
+)
+from functrace.optim.reading import metrics, nonfinite_paths
+from functrace.optim.scaling import (
+    scale_by_adam,
+    scale_by_lion,
+    scale_by_rms,
+    scale_by_rss,
+    scale_by_stddev,
+    trace,
+)
+from functrace.optim.schedules import (
+    constant_schedule,
+    cosine_decay_schedule,
+    exponential_decay,
+    join_schedules,
+    linear_schedule,
+    polynomial_schedule,
+    sgdr_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+)
+from functrace.optim.stepping import scale, scale_by_learning_rate, scale_by_trust_ratio
+from functrace.optim.weight_decay import add_decayed_weights, l2_regularization
+
+__all__ = [
+    "AccumulateState",
+    "ClipState",
+    "Hyperparams",
+    "SkipState",
+    "Transformation",
+    "accumulate",
+    "adagrad",
+    "adam",
+    "adamw",
+    "adaptive_clip",
+    "add_decayed_weights",
+    "apply_updates",
+    "chain",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "exponential_decay",
+    "get_hyperparams",
+    "global_norm",
+    "join_schedules",
+    "l2_regularization",
+    "lamb",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "lion",
+    "metrics",
+    "nonfinite_paths",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "rmsprop",
+    "scale",
+    "scale_by_adam",
+    "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_rms",
+    "scale_by_rss",
+    "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "set_hyperparams",
+    "sgd",
+    "sgdr_schedule",
+    "skip_nonfinite",
+    "trace",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+]

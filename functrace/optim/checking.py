@@ -1,0 +1,83 @@
+"""What every transformation asks of its pytrees, and the messages when it is not so."""
+
+from typing import Any
+
+import jax
+import numpy as onp
+
+from functrace import numpy as fnp, tree
+from functrace.errors import ArgumentError, DtypeError
+
+PyTree = Any
+
+
+def leaf_paths(pytree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves of a pytree, each with its key path as text: `[("['w'][0]", leaf), ...]`."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(pytree)
+    return [(jax.tree_util.keystr(path) or "(the whole tree)", leaf) for path, leaf in flat]
+
+
+def as_arrays(owner: str, role: str, pytree: PyTree) -> PyTree:
+    """The pytree with numbers and NumPy arrays made arrays; all must be floating or complex."""
+    arrays = tree.map(_as_array, pytree)
+    if not all(_is_inexact(leaf) for leaf in tree.leaves(arrays)):
+        path, leaf = next((p, x) for p, x in leaf_paths(arrays) if not _is_inexact(x))
+        came = f"dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"type {type(leaf).__name__}"
+        raise DtypeError(
+            f"{owner}: {role} leaf {path} has {came}; a floating or complex dtype was expected. "
+            "Cast it (`.astype(float)`), or keep it out of the trained pytree."
+        )
+    return arrays
+
+
+def check_structure(
+    owner: str, left_name: str, left: PyTree, right_name: str, right: PyTree
+) -> None:
+    """Raise an ArgumentError that names the first path that is in one of the pytrees only."""
+    if tree.structure(left) != tree.structure(right):
+        raise ArgumentError(
+            f"{owner}: {left_name} and {right_name} are different pytrees: "
+            f"{_first_difference(left_name, left, right_name, right)}"
+        )
+
+
+def check_match(owner: str, left_name: str, left: PyTree, right_name: str, right: PyTree) -> None:
+    """As `check_structure`, and the same for the first leaf whose shapes differ."""
+    check_structure(owner, left_name, left, right_name, right)
+    for index, (a, b) in enumerate(zip(tree.leaves(left), tree.leaves(right), strict=True)):
+        if shape_of(a) != shape_of(b):
+            path = leaf_paths(left)[index][0]
+            raise ArgumentError(
+                f"{owner}: leaf {path} has shape {shape_of(a)} in the {left_name} and "
+                f"{shape_of(b)} in the {right_name}; the two must be alike."
+            )
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, and `()` of a number."""
+    return getattr(value, "shape", ())
+
+
+def _first_difference(left_name: str, left: PyTree, right_name: str, right: PyTree) -> str:
+    left_paths = [path for path, _ in leaf_paths(left)]
+    right_paths = [path for path, _ in leaf_paths(right)]
+    for name, paths, others in (
+        (left_name, left_paths, right_paths),
+        (right_name, right_paths, left_paths),
+    ):
+        alone = [path for path in paths if path not in set(others)]
+        if alone:
+            return f"leaf {alone[0]} is in the {name} only."
+    return f"their containers differ, {tree.structure(left)} against {tree.structure(right)}."
+
+
+def _as_array(leaf: Any) -> Any:
+    return (
+        fnp.asarray(leaf)
+        if isinstance(leaf, bool | int | float | complex | onp.ndarray | onp.generic)
+        else leaf
+    )
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and fnp.issubdtype(leaf.dtype, fnp.inexact)

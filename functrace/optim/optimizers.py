@@ -1,0 +1,261 @@
+"""Optimizers, each one line of `chain`. Arguments, defaults and numerics are optax's."""
+
+import dataclasses
+from typing import Any
+
+from functrace.optim.base import Transformation, chain
+from functrace.optim.hyperparameters import Hyperparam, Number
+from functrace.optim.scaling import (
+    scale_by_adam,
+    scale_by_lion,
+    scale_by_rms,
+    scale_by_rss,
+    scale_by_stddev,
+    trace,
+)
+from functrace.optim.stepping import scale_by_learning_rate, scale_by_trust_ratio
+from functrace.optim.weight_decay import Mask, add_decayed_weights
+
+
+def sgd(
+    learning_rate: Hyperparam,
+    momentum: Hyperparam | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+) -> Transformation:
+    """Gradient descent, with momentum if given.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      momentum: decay of the velocity, 0 to 1; None for none.
+      nesterov: Nesterov's momentum.
+      accumulator_dtype: the dtype of the velocity; by default the parameter's, float32 at least.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `momentum`.
+    Raises:
+      ArgumentError: `momentum` outside 0 to 1.
+    Source: Sutskever et al., On the importance of initialization and momentum, ICML (2013).
+
+    >>> optimizer = sgd(0.5)
+    >>> updates, state = optimizer.update({"w": 4.0}, optimizer.init({"w": 0.0}))
+    >>> float(updates["w"])
+    -2.0
+    """
+    velocity = [] if momentum is None else [trace(momentum, nesterov, accumulator_dtype)]
+    return _named("sgd", *velocity, scale_by_learning_rate(learning_rate))
+
+
+def rmsprop(
+    learning_rate: Hyperparam,
+    decay: Hyperparam = 0.9,
+    eps: Hyperparam = 1e-8,
+    initial_scale: Number = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Hyperparam | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+) -> Transformation:
+    """RMSProp: gradients over the root of their mean square.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      decay: of the mean square, 0 to 1.
+      eps: added to it, within the root or (`eps_in_sqrt=False`) outside.
+      initial_scale: the mean square to start from.
+      eps_in_sqrt: where `eps` is added.
+      centered: use the variance, not the mean square.
+      momentum: decay of a velocity after the step, 0 to 1; None for none.
+      nesterov: Nesterov's momentum.
+      bias_correction: correct the means for their start, as Adam does.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `decay`, `eps`, `momentum`.
+    Raises:
+      ArgumentError: a decay or momentum outside 0 to 1, a negative `eps`.
+    Source: Tieleman and Hinton, lecture 6.5 (2012); Graves, arXiv:1308.0850 (2013).
+
+    >>> optimizer = rmsprop(0.5, decay=0.75)
+    >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
+    -1.0
+    """
+    scaled = (scale_by_stddev if centered else scale_by_rms)(
+        decay, eps, initial_scale, eps_in_sqrt, bias_correction
+    )
+    velocity = [] if momentum is None else [trace(momentum, nesterov)]
+    return _named("rmsprop", scaled, scale_by_learning_rate(learning_rate), *velocity)
+
+
+def adagrad(
+    learning_rate: Hyperparam, initial_accumulator_value: Number = 0.1, eps: Hyperparam = 1e-7
+) -> Transformation:
+    """Adagrad: gradients over the root of the sum of their squares.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      initial_accumulator_value: the sum to start from.
+      eps: added within the root.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `eps`.
+    Raises:
+      ArgumentError: a negative `eps`.
+    Source: Duchi et al., Adaptive subgradient methods, JMLR 12 (2011).
+
+    >>> optimizer = adagrad(1.0, initial_accumulator_value=9.0)
+    >>> round(float(optimizer.update(4.0, optimizer.init(0.0))[0]), 5)
+    -0.8
+    """
+    return _named(
+        "adagrad",
+        scale_by_rss(initial_accumulator_value, eps),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adam(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
+    """Adam: steps along the mean gradient over the root of the mean square.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2: decay of the first and second moment, 0 to 1.
+      eps: added outside of the root.
+      eps_root: added inside of it, for derivatives through the optimizer at zero gradients.
+      mu_dtype: the dtype in which the first moment is kept; by default the parameter's, float32 at
+        least.
+      nesterov: NAdam.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `b1`, `b2`, `eps`, `eps_root`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps.
+    Source: Kingma and Ba, Adam, ICLR (2015).
+
+    >>> optimizer = adam(0.5)
+    >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
+    -0.5
+    """
+    return _named(
+        "adam",
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Hyperparam = 1e-4,
+    mask: Mask = None,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
+    """Adam with decoupled weight decay.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adam`.
+      weight_decay: how much of the parameters is added to the direction; a number, a scalar array
+        or a schedule.
+      mask: which leaves decay, as in `add_decayed_weights`.
+    Returns:
+      A transformation; hyper-parameters those of `adam` and `weight_decay`. Its update needs the
+      parameters.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps or `weight_decay`.
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, ICLR (2019).
+
+    >>> optimizer = adamw(0.5, weight_decay=0.25)
+    >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
+    -1.5
+    """
+    return _named(
+        "adamw",
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def lion(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: Hyperparam = 1e-3,
+    mask: Mask = None,
+) -> Transformation:
+    """Lion: steps of one size, along the sign of a mean gradient, with decoupled weight decay.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule; about a tenth of Adam's.
+      b1: how much of the mean gradient goes into the sign, 0 to 1.
+      b2: decay of the mean gradient, 0 to 1.
+      mu_dtype: the dtype in which it is kept; by default the parameter's, float32 at least.
+      weight_decay, mask: as in `adamw`.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `b1`, `b2`, `weight_decay`. Its update
+      needs the parameters.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative `weight_decay`.
+    Source: Chen et al., Symbolic discovery of optimization algorithms, NeurIPS (2023).
+
+    >>> optimizer = lion(0.5, weight_decay=0.25)
+    >>> float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0])
+    -1.5
+    """
+    return _named(
+        "lion",
+        scale_by_lion(b1, b2, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def lamb(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-6,
+    eps_root: Hyperparam = 0.0,
+    weight_decay: Hyperparam = 0.0,
+    mask: Mask = None,
+) -> Transformation:
+    """LAMB: AdamW's direction, each leaf at the norm of its parameters.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps, eps_root: as in `adam`.
+      weight_decay, mask: as in `adamw`.
+    Returns:
+      A transformation; hyper-parameters those of `adamw` and of `scale_by_trust_ratio`. Its update
+      needs the parameters.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps or `weight_decay`.
+    Source: You et al., Large batch optimization for deep learning, ICLR (2020).
+
+    >>> optimizer = lamb(0.5)
+    >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
+    -4.0
+    """
+    return _named(
+        "lamb",
+        scale_by_adam(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def _named(name: str, *parts: Transformation) -> Transformation:
+    return dataclasses.replace(chain(*parts), name=name)

@@ -1,0 +1,390 @@
+"""The elementwise family, and the arithmetic in which all derivatives are written.
+
+Operands have equal rank and sizes that agree or are 1, or are scalars; Python numbers become
+literals of their partner's dtype. A formula states `partials`, one an operand, each a function of
+the operands and the result (None where the derivative is zero almost everywhere):
+
+    sin = unary("sin", lax.sin, lambda x, y: cos(x))
+    div = binary("div", lax.div, lambda x, y, z: reciprocal(y), lambda x, y, z: neg(div(z, y)))
+
+What the family derives: shape, batching (align ranks), jvp (the sum of partial times tangent), and
+the transpose of those that are `linear_in` an operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax import lax, numpy as jnp
+
+from functrace.errors import ShapeError
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Undefined, ambient
+from functrace.ir.aval import is_complex
+from functrace.ir.primitive import primitive
+from functrace.primitives.families import broadcast_shapes, literal
+from functrace.primitives.space import (
+    broadcast_to,
+    reshape,
+    unbroadcast,
+    zeros,
+)
+
+F32 = np.dtype(np.float32)
+C64 = np.dtype(np.complex64)
+BOOL = np.dtype(np.bool_)
+I32 = np.dtype(np.int32)
+
+Partial = Callable[..., Any] | None
+
+class Elementwise(Primitive):
+    """A function applied to each element. Subclasses say what `derivative` and `lower` are."""
+
+    linear_in: tuple[int, ...] = ()  # operands it is linear in, one at a time
+    arity: int = 1
+
+    def __call__(self, *operands: Any) -> Any:
+        like = next((x.aval for x in operands if isinstance(x, Atom)), None)
+        if like is not None:
+            operands = tuple([x if isinstance(x, Atom) else literal(x, like) for x in operands])
+        return ambient().emit(self, operands)[0]
+
+    def out_dtype(self, *xs: Aval) -> Any:
+        """The dtype of the result; by default the one dtype of all operands."""
+        dtype = xs[0].dtype
+        for x in xs[1:]:
+            if x.dtype != dtype:
+                raise ShapeError(
+                    f"{self.name}: operand dtypes differ: {', '.join(map(str, xs))}; cast one of them"
+                )
+        return dtype
+
+    def shape(self, *xs: Aval) -> Aval:
+        first = xs[0]
+        if len(xs) != self.arity:
+            raise ShapeError(f"{self.name}: takes {self.arity} operands, got {len(xs)}")
+        weak = all([x.weak_type for x in xs])
+        dtype = self.out_dtype(*xs)
+        if all([x.shape == first.shape for x in xs]):
+            return Aval(first.shape, dtype, weak)
+        return Aval(broadcast_shapes(self.name, xs), dtype, weak)
+
+    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
+        """The partial derivative in operand i as an atom; None where it is zero."""
+        raise NotImplementedError
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        y = self(*xs)
+        if not y.aval.is_inexact:
+            return y, None
+        dy = None
+        for i, dx in enumerate(dxs):
+            if dx is None:
+                continue
+            if i in self.linear_in:
+                term = self(*[dx if j == i else x for j, x in enumerate(xs)])
+            else:
+                slope = self.derivative(i, xs, y)
+                term = None if slope is None else mul(dx, slope)
+            if term is not None:
+                dy = term if dy is None else add(dy, term)
+        if dy is not None and dy.aval.shape != y.aval.shape:
+            dy = broadcast_to(dy, y.aval.shape)
+        return y, dy
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        (i,) = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
+        if i not in self.linear_in:
+            return super().transpose(ct, *xs)
+        operands = [ct if j == i else x for j, x in enumerate(xs)]
+        return [unbroadcast(self(*operands), x.aval) if j == i else None for j, x in enumerate(xs)]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        rank = max(x.aval.ndim - b for x, b in zip(xs, batched, strict=True))
+        return self(*[align(x, b, rank) for x, b in zip(xs, batched, strict=True)]), True
+
+def align(x: Atom, is_batched: bool, rank: int) -> Atom:
+    """`x` as an operand beside batched ones of `rank` further axes: sizes 1 are put where it has none."""
+    missing = rank - (x.aval.ndim - is_batched)
+    if is_batched:
+        return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
+    return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
+
+class Formula(Elementwise):
+    """An elementwise primitive without parameters, given by its formulas."""
+
+    def __init__(
+        self,
+        name: str,
+        lower: Callable[..., Any],
+        partials: Sequence[Partial],
+        *,
+        linear_in: tuple[int, ...] = (),
+        commutative: bool = False,
+        out_dtype: Callable[..., Any] | None = None,
+        fold: Callable[..., Any] | None = None,
+        simplify: Callable[..., Any] | None = None,
+        domain: str = "real",
+        samples: Sequence[Aval] | None = None,
+        dtypes: Sequence[Any] = (F32,),
+        differentiable: bool = True,
+    ):
+        self.name = name
+        self.arity = len(partials)
+        self.lower = lower
+        self.partials = tuple(partials)
+        self.linear_in = linear_in
+        self.commutative = commutative
+        self.domain = domain
+        self.sample_avals = samples
+        self.sample_dtypes = dtypes
+        self.differentiable = differentiable
+        self._fold = fold
+        if out_dtype is not None:
+            self.out_dtype = out_dtype
+        if simplify is not None:
+            self.simplify = simplify
+        self.jax_names = (name,)
+        Primitive.named[name] = self
+
+    def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Formula:
+        return self
+
+    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
+        partial = self.partials[i]
+        return None if partial is None else partial(*xs, y)
+
+    def samples(self) -> Iterator[Sample]:
+        if self.sample_avals is not None:
+            yield Sample(self, tuple(self.sample_avals), self.domain, self.differentiable)
+            return
+        for dtype in self.sample_dtypes:
+            for shapes in SAMPLE_SHAPES[self.arity]:
+                yield Sample(self, tuple(Aval(s, dtype) for s in shapes), self.domain, self.differentiable)
+
+    def fold(self, *xs: Any) -> Any:
+        if self._fold is None or xs[0].dtype.kind not in "fiub" or xs[0].dtype.itemsize < 4:
+            return None
+        with np.errstate(all="ignore"):
+            y = self._fold(*xs)
+        # Subnormal results are left to the backend, which may flush them to zero.
+        if y.dtype.kind == "f" and y != 0 and abs(y) < np.finfo(y.dtype).tiny:
+            return None
+        return y
+
+SAMPLE_SHAPES = {
+    1: [((),), ((3,),), ((2, 0),)],
+    2: [((), ()), ((3,), (3,)), ((2, 3), (1, 3)), ((2, 3), ())],
+    3: [((3,), (3,), (3,)), ((2, 3), (2, 3), (2, 3))],
+}
+
+def unary(name: str, lower: Callable[..., Any], partial: Partial, **how: Any) -> Formula:
+    """An elementwise function of one operand; `partial(x, y)` is its derivative."""
+    return Formula(name, lower, (partial,), **how)
+
+def binary(
+    name: str, lower: Callable[..., Any], in_x: Partial, in_y: Partial, **how: Any
+) -> Formula:
+    """An elementwise function of two operands; the partials take `(x, y, result)`."""
+    return Formula(name, lower, (in_x, in_y), **how)
+
+def is_constant(x: Atom, value: float) -> bool:
+    """Whether `x` is the literal `value`, with its sign if it is a zero."""
+    return (
+        type(x) is Literal
+        and x.value == value
+        and bool(np.signbit(x.value.real)) == bool(np.signbit(value))
+    )
+
+def same_type(x: Atom, *others: Atom) -> bool:
+    """Whether an operation on `x` and scalar literals gives the type of `x`."""
+    return all(not o.aval.shape for o in others) and (
+        not x.aval.weak_type or all(o.aval.weak_type for o in others)
+    )
+
+def _simplify_add(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    if is_constant(y, -0.0) and same_type(x, y) and x.aval.is_inexact:
+        return x
+    if is_constant(x, -0.0) and same_type(y, x) and y.aval.is_inexact:
+        return y
+    return None
+
+def _simplify_sub(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    return x if is_constant(y, 0.0) and same_type(x, y) else None
+
+def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    # Not for complex values: (inf + 0j) * (1 + 0j) has a NaN part.
+    if is_complex(x.aval.dtype):
+        return None
+    if is_constant(y, 1.0) and same_type(x, y):
+        return x
+    return y if is_constant(x, 1.0) and same_type(y, x) else None
+
+def _simplify_div(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    real = not is_complex(x.aval.dtype)
+    return x if real and is_constant(y, 1.0) and same_type(x, y) else None
+
+def _simplify_neg(b: Builder, x: Atom) -> Atom | None:
+    made = b.definition(x)
+    return made.inputs[0] if made is not None and made.primitive is neg else None
+
+class _Sum(Formula):
+    """add, sub: linear in both operands jointly, so a transpose may ask for both at once."""
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        signed = (ct, neg(ct) if self is sub else ct)
+        return [
+            unbroadcast(s, x.aval) if isinstance(x, Undefined) else None
+            for s, x in zip(signed, xs, strict=True)
+        ]
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        z = self(*xs)
+        if not z.aval.is_inexact or (dxs[0] is None and dxs[1] is None):
+            return z, None
+        if dxs[0] is None:
+            dz = neg(dxs[1]) if self is sub else dxs[1]
+        else:
+            dz = dxs[0] if dxs[1] is None else self(*dxs)
+        return z, broadcast_to(dz, z.aval.shape)
+
+def _negated(x: Any) -> Any:
+    return np.negative(x) if x.dtype.kind != "b" else None
+
+NUMBERS = (F32, C64)
+neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+add = _Sum(
+    "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
+    simplify=_simplify_add, dtypes=NUMBERS,
+)  # fmt: skip
+sub = _Sum(
+    "sub", lax.sub, (None, None), linear_in=(0, 1), fold=np.subtract, simplify=_simplify_sub,
+    dtypes=NUMBERS,
+)  # fmt: skip
+mul = binary(
+    "mul", lax.mul, None, None, linear_in=(0, 1), commutative=True, fold=np.multiply,
+    simplify=_simplify_mul, dtypes=NUMBERS,
+)  # fmt: skip
+div = binary(
+    "div",
+    lax.div,
+    None,
+    lambda x, y, z: neg(div(z, y)),
+    linear_in=(0,),
+    simplify=_simplify_div,
+    fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
+    dtypes=NUMBERS,
+    domain="positive",
+)
+
+class _Select(Formula):
+    """select_n: `cases[which]`, element by element; linear in the cases jointly."""
+
+    def __call__(self, *operands: Any) -> Any:
+        return ambient().emit(self, operands)[0]
+
+    def shape(self, *xs: Aval) -> Aval:
+        which, *cases = xs
+        super().out_dtype(*cases)
+        first = cases[0]
+        if any(c.shape != first.shape for c in cases) or which.shape not in ((), first.shape):
+            raise ShapeError(
+                f"select_n: the selector {which} must be a scalar or of the shape of the cases, "
+                f"which must agree: {', '.join(map(str, cases))}"
+            )
+        return Aval(first.shape, first.dtype, all([c.weak_type for c in cases]))
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        y = self(*xs)
+        if not y.aval.is_inexact or all(dx is None for dx in dxs[1:]):
+            return y, None
+        return y, self(xs[0], *[zeros(y.aval) if dx is None else dx for dx in dxs[1:]])
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        which, *cases = xs
+        zero = zeros(ct.aval)
+        cts = [
+            self(which, *[ct if j == i else zero for j in range(len(cases))])
+            if isinstance(x, Undefined)
+            else None
+            for i, x in enumerate(cases)
+        ]
+        return [None, *cts]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        which, *cases = xs
+        shape = (size, *(cases[0].aval.shape[1:] if batched[1] else cases[0].aval.shape))
+        aligned = [broadcast_to(align(c, b, len(shape) - 1), shape) for c, b in zip(cases, batched[1:], strict=True)]
+        if batched[0] or which.aval.ndim:
+            which = broadcast_to(align(which, batched[0], len(shape) - 1), shape)
+        return self(which, *aligned), True
+
+    def samples(self) -> Iterator[Sample]:
+        yes = np.array([True, False, True])
+        yield Sample(self, (yes, Aval((3,), F32), Aval((3,), F32)))
+        yield Sample(self, (np.array(True), Aval((3,), F32), Aval((3,), F32)))
+        yield Sample(self, (np.array([0, 2, 1], np.int32), *(Aval((3,), F32),) * 3))
+
+def _simplify_select(b: Builder, which: Atom, *cases: Atom) -> Atom | None:
+    return cases[0] if all([c == cases[0] for c in cases]) else None
+
+def _lower_select(which: Any, *cases: Any) -> Any:
+    return lax.select_n(which, *map(jnp.asarray, cases))
+
+select_n = _Select("select_n", _lower_select, (None, None, None), simplify=_simplify_select)
+
+def where(condition: Atom, x: Any, y: Any) -> Atom:
+    """`x` where the boolean `condition` holds, else `y`; scalars are repeated."""
+    like = x if isinstance(x, Atom) else y
+    x, y = (v if isinstance(v, Atom) else literal(v, like.aval) for v in (x, y))
+    shape = broadcast_shapes("where", (condition.aval, x.aval, y.aval))
+    which = condition if not condition.aval.shape else broadcast_to(condition, shape)
+    return select_n(which, broadcast_to(y, shape), broadcast_to(x, shape))
+
+@primitive
+class ConvertElementType(Elementwise):
+    """Another dtype. Linear between inexact dtypes; its transpose converts back."""
+
+    name = "convert_element_type"
+    jax_names = ("convert_element_type",)
+    new_dtype: Any
+    weak_type: bool = False
+    linear_in = (0,)
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(ConvertElementType(np.dtype(np.float16)), (Aval((3,), F32),), differentiable=False)
+        yield Sample(ConvertElementType(C64), (Aval((3,), F32),))
+        yield Sample(ConvertElementType(I32), (Aval((2, 3), F32),))
+        yield Sample(ConvertElementType(F32), (np.array([1, 2], np.int32),))
+
+    def shape(self, x: Aval) -> Aval:
+        return Aval(x.shape, self.new_dtype, self.weak_type)
+
+    def lower(self, x: Any) -> Any:
+        return lax.convert_element_type(x, self.new_dtype)
+
+    def simplify(self, builder: Builder, x: Atom) -> Atom | None:
+        return x if x.aval is self.shape(x.aval) else None
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        y = self(*xs)
+        (dx,) = dxs
+        return y, None if dx is None or not y.aval.is_inexact else self(dx)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        aval = xs[0].aval
+        if is_complex(ct.aval.dtype) and not is_complex(aval.dtype):
+            ct = Primitive.named["real"](ct)
+        return [convert_element_type(ct, aval.dtype, aval.weak_type)]
+
+    @classmethod
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:
+        new_dtype = params["new_dtype"]
+        known = isinstance(new_dtype, np.dtype)
+        return cls(new_dtype, bool(params["weak_type"])) if known else None
+
+def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
+    """`x` as another dtype."""
+    return ConvertElementType(np.dtype(dtype), weak_type)(x)
+

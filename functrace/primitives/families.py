@@ -1,0 +1,52 @@
+"""Families: what you write, and the rules that follow from it.
+
+    family         you write                                     you get
+    Linear         shape, lower, transpose, batch                jvp (it is itself)
+    Elementwise    lower, the partial derivative of each operand shape, jvp, batch, and the transpose where linear
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from functrace.errors import ShapeError
+from functrace.ir import Aval, Literal, Primitive
+
+
+class Linear(Primitive):
+    """y = A x with A fixed by the parameters: linear in its operands jointly."""
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        """The map itself, applied to the tangents. Operands beyond the first are not linear."""
+        if any(dx is not None for dx in dxs[1:]):
+            raise ShapeError(f"{self.name}: only the first operand has a tangent")
+        return self(*xs), self(dxs[0], *xs[1:])
+
+
+def literal(value: Any, like: Aval) -> Literal:
+    """A scalar constant of the dtype of `like`, weak so that it never decides a type."""
+    return Literal(value, Aval((), like.dtype, True))
+
+
+def broadcast_shapes(name: str, avals: Sequence[Aval]) -> tuple[int, ...]:
+    """The common shape of operands of equal rank whose sizes agree or are 1, or scalars."""
+    shapes = [a.shape for a in avals if a.shape]
+    if not shapes:
+        return ()
+    first = shapes[0]
+    if all([s == first for s in shapes]):
+        return first
+    sizes: list[int] = []
+    for dims in zip(*shapes, strict=False):
+        wide = {n for n in dims if n != 1}
+        sizes.append(wide.pop() if wide else 1)
+        if wide:
+            sizes.clear()
+            break
+    if not sizes or len({len(s) for s in shapes}) > 1:
+        raise ShapeError(
+            f"{name}: operand shapes do not fit together: {', '.join(map(str, avals))}; sizes must "
+            "agree or be 1, and ranks must be equal"
+        )
+    return tuple(sizes)

@@ -1,0 +1,19 @@
+"""Rewrites: Program -> Program. The calculus itself; `transforms` puts it on Python functions.
+
+    jvp        (x, dx) -> (y, dy)                    every equation beside its derivative
+    linearize  x -> (y, r);  (r, dx) -> dy           jvp, split by dependence on dx
+    transpose  (r, ct_y) -> ct_x                     the linear half, backwards
+    batch      [n] x -> [n] y                        the batch axis first
+
+Each walks the equations once and asks every primitive for its own rule; none names a primitive.
+Results are memoised on the Program, so a layer that is called 48 times is rewritten once.
+"""
+
+from functrace.rewrites.batch import batch
+from functrace.rewrites.jvp import jvp
+from functrace.rewrites.linearize import Linearized, linearize, split
+from functrace.rewrites.memo import memoised
+from functrace.rewrites.transpose import transpose
+from functrace.rewrites.vjp import gradient, vjp
+
+__all__ = ["Linearized", "batch", "gradient", "jvp", "linearize", "memoised", "split", "transpose", "vjp"]

@@ -1,0 +1,48 @@
+"""jax.scipy.linalg, lifted."""
+
+from __future__ import annotations
+
+from jax.scipy import linalg
+
+from functrace.tracing import lift
+
+block_diag = lift(linalg.block_diag)
+cho_factor = lift(linalg.cho_factor)
+cho_solve = lift(linalg.cho_solve)
+cholesky = lift(linalg.cholesky)
+circulant = lift(linalg.circulant)
+companion = lift(linalg.companion)
+convolution_matrix = lift(linalg.convolution_matrix)
+det = lift(linalg.det)
+dft = lift(linalg.dft)
+eigh = lift(linalg.eigh)
+eigh_tridiagonal = lift(linalg.eigh_tridiagonal)
+expm = lift(linalg.expm)
+expm_frechet = lift(linalg.expm_frechet)
+fiedler = lift(linalg.fiedler)
+fiedler_companion = lift(linalg.fiedler_companion)
+funm = lift(linalg.funm)
+hadamard = lift(linalg.hadamard)
+hankel = lift(linalg.hankel)
+helmert = lift(linalg.helmert)
+hessenberg = lift(linalg.hessenberg)
+hilbert = lift(linalg.hilbert)
+inv = lift(linalg.inv)
+invhilbert = lift(linalg.invhilbert)
+invpascal = lift(linalg.invpascal)
+leslie = lift(linalg.leslie)
+lu = lift(linalg.lu)
+lu_factor = lift(linalg.lu_factor)
+lu_solve = lift(linalg.lu_solve)
+pascal = lift(linalg.pascal)
+polar = lift(linalg.polar)
+qr = lift(linalg.qr)
+qr_multiply = lift(linalg.qr_multiply)
+rsf2csf = lift(linalg.rsf2csf)
+schur = lift(linalg.schur)
+solve = lift(linalg.solve)
+solve_sylvester = lift(linalg.solve_sylvester)
+solve_triangular = lift(linalg.solve_triangular)
+sqrtm = lift(linalg.sqrtm)
+svd = lift(linalg.svd)
+toeplitz = lift(linalg.toeplitz)

@@ -1,0 +1,12 @@
+"""Tracing: run a Python function once on tracers and write down what it did.
+
+One class, `Tracer`, which only records. `trace` runs a function; `lift` makes a jax function
+record itself; `apply` runs a finished Program on values, or writes it into the trace that is running.
+"""
+
+from functrace.tracing import methods as methods  # gives Tracer its operators
+from functrace.tracing.lift import from_jax, lift
+from functrace.tracing.trace import Traced, apply, trace
+from functrace.tracing.tracer import Tracer, aval_of
+
+__all__ = ["Traced", "Tracer", "apply", "aval_of", "from_jax", "lift", "trace"]

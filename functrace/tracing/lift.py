@@ -1,0 +1,206 @@
+"""Lifting: a jax function called with tracers runs `jax.make_jaxpr` once for its avals and static
+arguments, and the Program of that jaxpr is written into the trace.
+
+NumPy semantics (promotion, indexing, einsum, axis arguments) are jax.numpy's business, not ours.
+Tracers and arrays are operands; everything else is static. Called with no tracer about, a lifted
+function calls the jax function.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import tree_util
+
+from functrace.errors import ArgumentError, FunctraceError, ShapeError
+from functrace.foreign import import_jaxpr
+from functrace.foreign.importing import to_jax_struct
+from functrace.ir import Builder, Program
+from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import caller_source
+from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, leaked
+
+CAPACITY = 16_384
+
+
+class Lifted(NamedTuple):
+    """The Program of one call form, its array constants, and the structure of its result."""
+
+    program: Program
+    constants: tuple[Any, ...]
+    out_tree: Any
+
+
+_lock = threading.Lock()
+_lifted: OrderedDict[Any, Lifted] = OrderedDict()
+
+
+def clear_lifted() -> None:
+    """Forget every imported Program."""
+    with _lock:
+        _lifted.clear()
+
+
+def static_key(x: Any) -> Any:
+    """A hashable that tells static arguments apart as Python's own equality does not (1, 1.0, True)."""
+    if type(x) is float:
+        return (float, x.hex())
+    if isinstance(x, slice):
+        return (slice, static_key(x.start), static_key(x.stop), static_key(x.step))
+    if isinstance(x, np.ndarray):
+        return (np.ndarray, x.shape, x.dtype, x.tobytes())
+    return (type(x), x)
+
+
+def is_operand(x: Any) -> bool:
+    """Whether a leaf is traced through rather than static."""
+    return type(x) is Tracer or isinstance(x, jax.Array | np.ndarray)
+
+
+def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Record `fun(*args, **kwargs)` in the running trace, or call it where there is none."""
+    leaves, tree = tree_util.tree_flatten((args, kwargs), is_leaf=lambda x: x is None)
+    builder = AMBIENT.builder
+    traced = any([type(x) is Tracer for x in leaves])
+    if builder is None:
+        for x in leaves:
+            if type(x) is Tracer:
+                raise leaked(x)
+        return fun(*args, **kwargs)
+    if not traced and any([isinstance(x, jax.Array | np.ndarray) for x in leaves]):
+        # Arrays alone: computed now, as in JAX; the result is a captured value.
+        return fun(*args, **kwargs)
+    try:
+        return record(name, fun, leaves, tree, builder, arrays_static=False)
+    except (jax.errors.ConcretizationTypeError, IndexError) as error:
+        if not any(isinstance(x, np.ndarray) for x in leaves):
+            raise translated(name, error, leaves) from error
+    # A NumPy array stands where jax wants a known value (section boundaries, a boolean mask).
+    return record(name, fun, leaves, tree, builder, arrays_static=True)
+
+
+def record(
+    name: str, fun: Callable[..., Any], leaves: Any, tree: Any, builder: Builder, arrays_static: bool
+) -> Any:
+    """Find or make the Program of this call form and write it into `builder`."""
+    flags = [
+        is_operand(x) and not (arrays_static and isinstance(x, np.ndarray)) for x in leaves
+    ]
+    operands = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+    avals = [x.atom.aval if type(x) is Tracer else aval_of(x) for x in operands]
+    try:
+        key = (
+            fun,
+            tree,
+            tuple([a if f else static_key(x) for x, a, f in merged(leaves, avals, flags)]),
+            jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        found = _lifted.get(key)
+    except TypeError:  # a static argument that does not hash: imported anew each time
+        key = found = None
+    if found is None:
+        found = import_call(name, fun, leaves, flags, tree, avals)
+        if key is not None:
+            with _lock:
+                _lifted[key] = found
+                while len(_lifted) > CAPACITY:
+                    _lifted.popitem(last=False)
+    source, builder.source = builder.source, caller_source()
+    try:
+        atoms = [atom_of(x, builder) for x in (*found.constants, *operands)]
+        outputs = inline_here(builder, found.program, atoms)
+    finally:
+        builder.source = source
+    return tree_util.tree_unflatten(found.out_tree, [Tracer(y, builder) for y in outputs])
+
+
+def merged(leaves: Any, avals: Any, flags: Any) -> Any:
+    """Each leaf with its aval (None if static) and its flag."""
+    rest = iter(avals)
+    return [(x, next(rest) if flag else None, flag) for x, flag in zip(leaves, flags, strict=True)]
+
+
+def inline_here(builder: Builder, program: Program, atoms: Any) -> Any:
+    """Write an imported Program, every equation with the user's line that is running."""
+    env = dict(zip(program.inputs, atoms, strict=True))
+    for eqn in program.equations:
+        ys = builder.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs]))
+        env.update(zip(eqn.outputs, ys, strict=True))
+    return [env.get(y, y) for y in program.outputs]
+
+
+def import_call(
+    name: str, fun: Callable[..., Any], leaves: Any, flags: Any, tree: Any, avals: Any
+) -> Lifted:
+    """Trace the jax function at these avals and import the jaxpr."""
+    out_trees: list[Any] = []
+
+    def of_operands(*operands: Any) -> Any:
+        rest = iter(operands)
+        values = [next(rest) if flag else x for x, flag in zip(leaves, flags, strict=True)]
+        args, kwargs = tree_util.tree_unflatten(tree, values)
+        out_leaves, out_tree = tree_util.tree_flatten(fun(*args, **kwargs))
+        out_trees.append(out_tree)
+        return out_leaves
+
+    outer, AMBIENT.builder = AMBIENT.builder, None
+    try:
+        closed = jax.make_jaxpr(of_operands)(*map(to_jax_struct, avals))
+    except FunctraceError:
+        raise
+    except (TypeError, ValueError) as error:
+        if isinstance(error, jax.errors.ConcretizationTypeError | IndexError):
+            raise
+        raise translated(name, error, leaves) from error
+    finally:
+        AMBIENT.builder = outer
+    imported = import_jaxpr(closed)
+    return Lifted(imported.program, imported.constants, out_trees[-1])
+
+
+def translated(name: str, error: Exception, leaves: Any) -> FunctraceError:
+    """JAX's complaint with the operands' types and the user's line."""
+    types = ", ".join(str(aval_of(x)) for x in leaves if is_operand(x))
+    message = f"{name}: {str(error).splitlines()[0]} Operands: {types}.{at(caller_source())}"
+    return ShapeError(message) if isinstance(error, TypeError) else ArgumentError(message)
+
+
+def lift(fun: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+    """The function `fun` of jax arrays, made to record itself when it is called with tracers.
+
+    Args:
+      fun: a function from jax.numpy, jax.lax, jax.random, ... or any function of jax arrays.
+      name: what messages call it; by default its own name.
+    Returns:
+      A function with the signature of `fun`.
+    """
+    label = name or getattr(fun, "__name__", type(fun).__name__)
+
+    def lifted(*args: Any, **kwargs: Any) -> Any:
+        return call_lifted(label, fun, args, kwargs)
+
+    update_wrapper(lifted, fun)
+    lifted.__name__ = label
+    return lifted
+
+
+def from_jax(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """Use a JAX function (a flax or equinox model, a Pallas kernel) inside functrace transforms.
+
+    Args:
+      fun: any function of pytrees of arrays that `jax.make_jaxpr` traces.
+    Returns:
+      A function of the same signature; it differentiates, batches and compiles like any other.
+
+    >>> import functrace as ft, jax
+    >>> swish = ft.from_jax(jax.nn.swish)
+    >>> round(float(ft.grad(swish)(0.0)), 3)
+    0.5
+    """
+    return lift(fun)

@@ -1,0 +1,146 @@
+"""trace: a Python function and the types of its arguments -> a Program and what it closed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jax import tree_util
+
+from functrace.errors import DtypeError, FunctraceError
+from functrace.ir import Program
+from functrace.ir.builder import Builder
+from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import caller_source
+from functrace.lower.execute import execute
+from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
+
+
+class Traced(NamedTuple):
+    """`program(*captures, *leaves)`: captured values fill the leading inputs."""
+
+    program: Program
+    captures: tuple[Any, ...]
+    out_tree: Any
+
+
+def leaf_names(args: Any, kwargs: Any, parameters: Sequence[str]) -> list[str]:
+    """A name a leaf: `params.layers.0.W` of the parameter's name and the path below it."""
+    names = []
+    for path, _ in tree_util.tree_flatten_with_path((args, kwargs))[0]:
+        first = getattr(path[1], "idx", getattr(path[1], "key", 0))
+        if not isinstance(first, str):
+            first = parameters[first] if first < len(parameters) else f"x{first}"
+        steps = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path[2:]]
+        names.append(".".join([first, *steps]))
+    return names
+
+
+def parameter_names(fun: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of a function's positional parameters, as far as Python knows them."""
+    code = getattr(fun, "__code__", None)
+    if code is None:
+        wrapped = getattr(fun, "__wrapped__", None)
+        return parameter_names(wrapped) if wrapped is not None else ()
+    names = code.co_varnames[: code.co_argcount]
+    return names[1:] if hasattr(fun, "__self__") else names
+
+
+def trace(
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    transform: str,
+    concrete: bool = False,
+    avals: Sequence[Any] | None = None,
+    result: str = "the output",
+    names: Sequence[str] = (),
+) -> Traced:
+    """Run `fun(*args, **kwargs)` on tracers.
+
+    Args:
+      fun: a pure function of pytrees of arrays to a pytree of arrays.
+      args: positional arguments, pytrees of arrays, scalars or tracers.
+      kwargs: keyword arguments, likewise.
+      transform: who traces, for messages.
+      concrete: whether Python may ask for the values of `args` while tracing.
+      avals: types to trace with, one a leaf of `args`, where they are not those of the leaves.
+      result: what the output is called in messages.
+      names: names of the positional arguments, where they are not the function's own.
+    Raises:
+      DtypeError: an output is not an array.
+    """
+    whole = (tuple(args), kwargs or {})
+    leaves, in_tree = tree_util.tree_flatten(whole)
+    if avals is None:
+        avals = [checked_aval(x, transform, whole, i) for i, x in enumerate(leaves)]
+    builder = Builder()
+    paths = leaf_names(*whole, names or parameter_names(fun))
+    inputs = [builder.input(a, n) for a, n in zip(avals, paths, strict=True)]
+    values = dict(zip(inputs, leaves, strict=True)) if concrete else None
+    builder.trace = TraceInfo(
+        transform, values, {}, {v: f"argument {n!r}" for v, n in zip(inputs, paths, strict=True)}
+    )
+    with builder:
+        try:
+            tracers = [Tracer(v, builder) for v in inputs]
+            traced_args, traced_kwargs = tree_util.tree_unflatten(in_tree, tracers)
+            try:
+                out = fun(*traced_args, **traced_kwargs)
+            except (TypeError, ValueError) as error:
+                if not isinstance(error, FunctraceError) and (clearer := handed_to_jax(error)):
+                    raise clearer from error
+                raise
+            out_leaves, out_tree = tree_util.tree_flatten(out)
+            atoms = []
+            for i, y in enumerate(out_leaves):
+                try:
+                    atoms.append(atom_of(y, builder))
+                except TypeError as error:
+                    raise not_an_array(y, out, i, transform, result) from error
+            program = builder.build(atoms)
+        finally:
+            builder.is_open = False
+    captures = tuple(value for _, value in builder.captures.values())
+    return Traced(program, captures, out_tree)
+
+
+def checked_aval(x: Any, transform: str, args: Any, i: int) -> Any:
+    """The type of an argument's leaf, or an error that names it."""
+    try:
+        return aval_of(x)
+    except TypeError as error:
+        path = tree_util.tree_flatten_with_path(args)[0][i][0][1:]
+        raise DtypeError(
+            f"{transform}: argument {describe(path)} is a {type(x).__name__} ({x!r}), not an array; pass it through "
+            f"static_argnums, or close over it.{at(caller_source())}"
+        ) from error
+
+
+def not_an_array(y: Any, out: Any, i: int, transform: str, result: str) -> DtypeError:
+    """The error for an output leaf that is not an array."""
+    path = tree_util.tree_flatten_with_path(out)[0][i][0]
+    where = f" leaf {tree_util.keystr(path)}" if path else ""
+    return DtypeError(
+        f"{transform}: {result}{where} is a {type(y).__name__} ({y!r}), and must be an array or a scalar; return it "
+        f"through has_aux where the transform has it, or leave it out.{at(caller_source())}"
+    )
+
+
+def describe(path: Any) -> str:
+    """`0 leaf ['W']` for the path of a leaf in a tuple of arguments."""
+    rest = tree_util.keystr(path[1:])
+    first = getattr(path[0], "idx", getattr(path[0], "key", path[0]))
+    return f"{first!r}{f' leaf {rest}' if rest else ''}"
+
+
+def apply(program: Program, values: Sequence[Any]) -> list[Any]:
+    """Run a finished Program on `values`; inside a trace, write it there and return tracers."""
+    builder = AMBIENT.builder
+    if builder is None:
+        return execute(program, values)
+    atoms = builder.inline(program, [atom_of(x, builder) for x in values])
+    return [Tracer(x, builder) for x in atoms]
+
+

@@ -1,0 +1,254 @@
+"""Tracer: stands for one atom of one Program being built. Operators and methods record equations."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from functrace.errors import ConcretizationError, LeakedTracerError
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
+from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import caller_source, is_internal
+from functrace.lower.evaluate import evaluate
+
+
+class Tracer:
+    """A value of a function being traced: an atom and the Builder it belongs to."""
+
+    __slots__ = ("atom", "builder")
+    __array_priority__ = 1000
+
+    def __init__(self, atom: Atom, builder: Builder):
+        self.atom = atom
+        self.builder = builder
+
+    @property
+    def aval(self) -> Aval:
+        """Type of the value."""
+        return self.atom.aval
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return self.atom.aval.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Element type."""
+        return self.atom.aval.dtype
+
+    @property
+    def weak_type(self) -> bool:
+        """Whether the type gives way to its partner's, as a Python scalar's does."""
+        return self.atom.aval.weak_type
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.atom.aval.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.atom.aval.size
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes an element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a scalar tracer")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        info = self.builder.trace
+        return f"Tracer<{self.aval}>{f' in {info.transform}' if info else ''}"
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    # What Python asks of a value. Each is the value itself where the trace knows it.
+
+    def __bool__(self) -> bool:
+        return bool(concrete(self, "bool()"))
+
+    def __float__(self) -> float:
+        return float(concrete(self, "float()"))
+
+    def __int__(self) -> int:
+        return int(concrete(self, "int()"))
+
+    def __complex__(self) -> complex:
+        return complex(concrete(self, "complex()"))
+
+    def __index__(self) -> int:
+        return concrete(self, "use as an index or a length").__index__()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        return np.asarray(concrete(self, "conversion to a NumPy array"), dtype)
+
+    def __format__(self, spec: str) -> str:
+        return format(concrete(self, "format()"), spec) if spec else repr(self)
+
+    def item(self) -> Any:
+        """The one element as a Python scalar."""
+        return np.asarray(concrete(self, ".item()")).item()
+
+    def tolist(self) -> Any:
+        """The elements as nested Python lists."""
+        return np.asarray(concrete(self, ".tolist()")).tolist()
+
+
+class TraceInfo(NamedTuple):
+    """What a trace knows beside its Builder.
+
+    `values` are those of the inputs (arrays, or tracers of an outer trace) where Python may decide on
+    them; None under jit and vmap, whose Programs are for values not yet known. `known` keeps what
+    was evaluated.
+    """
+
+    transform: str
+    values: dict[Any, Any] | None
+    known: dict[Any, Any]
+    argument: dict[Any, str]
+
+
+def at(source: Source | None) -> str:
+    """`  (train.py:41, in loss)`, for the end of a message."""
+    return "" if source is None else f"  ({source}, in {source.function})"
+
+
+def aval_of(x: Any) -> Aval:
+    """The type of an array, a tracer, or a scalar."""
+    if type(x) is Tracer:
+        return x.atom.aval
+    if type(x) is float:
+        return Aval((), jax.dtypes.canonicalize_dtype(np.float64), True)
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return Aval(x.shape, x.dtype, bool(getattr(x, "weak_type", False)))
+    aval = jax.typeof(x)
+    return Aval(aval.shape, aval.dtype, bool(aval.weak_type))
+
+
+def atom_of(x: Any, builder: Builder) -> Atom:
+    """The atom of `builder` that stands for `x`: its own, a literal, or a captured input."""
+    if type(x) is Tracer:
+        if x.builder is builder:
+            return x.atom
+        if type(x.atom) is Literal:
+            return x.atom
+        if not x.builder.is_open:
+            raise leaked(x)
+        return builder.capture(x, x.atom.aval, x.atom.name)
+    aval = aval_of(x)
+    if not aval.shape and not isinstance(x, jax.Array):
+        return Literal(x, aval)
+    return builder.capture(x, aval)
+
+
+def leaked(x: Tracer) -> LeakedTracerError:
+    """The error for a tracer whose trace has ended."""
+    made = x.builder.definition(x.atom)
+    where = f" It was made at {made.source}, in {made.source.function}." if made and made.source else ""
+    return LeakedTracerError(
+        f"a tracer of type {x.aval} is used after the function it belongs to has returned: it was kept in "
+        f"a variable outside (a global, an attribute, a list).{where} Return the value from the "
+        f"function instead.{at(caller_source())}"
+    )
+
+
+def concrete(x: Tracer, asked: str) -> Any:
+    """The value of a tracer where its trace knows one; ConcretizationError where it does not."""
+    if type(x.atom) is Literal:
+        return x.atom.value
+    builder = x.builder
+    if not builder.is_open:
+        raise leaked(x)
+    info: TraceInfo = builder.trace
+    if info.values is None:
+        raise ConcretizationError(unknown_value(x, info, asked))
+    known = info.known
+    if x.atom not in known:
+        for var, value in info.values.items():
+            if var not in known:
+                known[var] = concrete(value, asked) if type(value) is Tracer else value
+        for var, value in builder.captures.values():
+            if var not in known:
+                known[var] = concrete(value, asked) if type(value) is Tracer else value
+        run(builder, x.atom, known)
+    value = known[x.atom]
+    if isinstance(value, jax.core.Tracer):
+        raise ConcretizationError(unknown_value(x, info, asked))
+    return value
+
+
+def run(builder: Builder, atom: Any, known: dict[Any, Any]) -> None:
+    """Evaluate the equations that `atom` depends on, each once in the life of the trace."""
+    needed, wanted = [], {atom}
+    for eqn in reversed(builder.equations):
+        if not wanted.isdisjoint(eqn.outputs) and eqn.outputs[0] not in known:
+            needed.append(eqn)
+            wanted.update(v for v in eqn.inputs if type(v) is not Literal and v not in known)
+    needed.reverse()
+    made = [v for eqn in needed for v in eqn.outputs]
+    inputs = tuple(known)
+    program = Program(inputs, tuple(needed), tuple(made))
+    with suspended():
+        known.update(zip(made, evaluate(program, [known[v] for v in inputs]), strict=True))
+
+
+def handed_to_jax(error: Exception) -> ConcretizationError | None:
+    """The error for a tracer that was handed to a jax function, if that is what `error` says."""
+    if "Tracer<" not in str(error) and Tracer.__module__ not in str(error):
+        return None
+    source, frame = None, error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        if not is_internal(code):
+            source = Source(code.co_filename, frame.tb_lineno, code.co_name)
+        frame = frame.tb_next
+    return ConcretizationError(
+        "a functrace tracer was handed to a jax function, which cannot record it; use the function of the same "
+        "name in functrace.numpy, functrace.lax, functrace.nn or functrace.random, or wrap your jax "
+        f"function with functrace.from_jax.{at(source)}"
+    )
+
+
+class suspended:
+    """Compute instead of recording, within `with suspended():`."""
+
+    def __enter__(self) -> None:
+        self.builder = AMBIENT.builder
+        AMBIENT.builder = None
+
+    def __exit__(self, *error: object) -> None:
+        AMBIENT.builder = self.builder
+
+
+def unknown_value(x: Tracer, info: TraceInfo, asked: str) -> str:
+    """The message for a value that is asked for and not known."""
+    inputs = [info.argument[v] for v in sources_of(x) if v in info.argument]
+    origin = f", which depends on {', '.join(inputs)}," if inputs else ""
+    return (
+        f"{info.transform}: {asked} of a value of type {x.aval}{origin} that is not known while the "
+        "function is being traced. For a branch use functrace.numpy.where or functrace.lax.cond, for "
+        "a loop functrace.lax.while_loop; to have a Python value, mark the argument with "
+        f"static_argnums, or leave {info.transform} out.{at(caller_source())}"
+    )
+
+
+def sources_of(x: Tracer) -> list[Any]:
+    """The inputs of its trace that a tracer depends on."""
+    wanted = {x.atom}
+    for eqn in reversed(x.builder.equations):
+        if not wanted.isdisjoint(eqn.outputs):
+            wanted.update(eqn.inputs)
+    return [v for v in x.builder.inputs if v in wanted]

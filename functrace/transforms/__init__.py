@@ -1,0 +1,19 @@
+"""Transforms: a Python function in, a Python function out.
+
+Each traces its function into a Program, has `rewrites` transform it, and runs the result or writes it
+into the trace that is running. Read `autodiff`, `vmap`, `jit`, `custom_vjp` in that order.
+"""
+
+from functrace.transforms.autodiff import grad, jvp, linear_transpose, linearize, value_and_grad, vjp
+from functrace.transforms.custom_jvp import custom_jvp
+from functrace.transforms.custom_vjp import custom_vjp
+from functrace.transforms.jacobian import hessian, jacfwd, jacrev
+from functrace.transforms.jit import jit
+from functrace.transforms.program import eval_shape, make_program
+from functrace.transforms.stop_gradient import stop_gradient
+from functrace.transforms.vmap import vmap
+
+__all__ = [
+    "custom_jvp", "custom_vjp", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp",
+    "linear_transpose", "linearize", "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
+]  # fmt: skip

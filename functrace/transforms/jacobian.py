@@ -1,0 +1,193 @@
+"""Jacobians and Hessians: a derivative applied to every basis vector at once.
+
+jacfwd : (a -> b) -> a -> (b <- a)              columns, by vmap of the pushforward
+jacrev : (a -> b) -> a -> (b <- a)              rows, by vmap of the pullback
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from jax import numpy as jnp, tree_util
+
+from functrace.errors import DtypeError
+from functrace.ir import is_complex
+from functrace.ir.source import caller_source
+from functrace.tracing import aval_of, lift
+from functrace.tracing.tracer import at
+from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
+from functrace.transforms.autodiff import check_inputs, linearize, vjp
+from functrace.transforms.vmap import vmap
+
+reshape = lift(jnp.reshape)
+moveaxis = lift(jnp.moveaxis)
+
+
+def jacfwd(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+) -> Callable[..., Any]:
+    """The Jacobian of `fun` by forward mode: one pushforward a column; for few inputs.
+
+    Args:
+      fun: a pure function of pytrees of arrays.
+      argnums: position or positions of the arguments to differentiate.
+      has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
+      holomorphic: whether `fun` is promised to be holomorphic.
+    Returns:
+      A function that returns, for each leaf of the output and of the argument, an array of shape
+      `output.shape + argument.shape`, in the structure of the output with that of the argument inside.
+
+    >>> import functrace as ft, numpy as np
+    >>> ft.jacfwd(lambda x: x * x)(np.array([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    """
+    check_callable("jacfwd", fun)
+
+    @wraps(fun)
+    def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
+        numbers, chosen, of_chosen = _chosen("jacfwd", fun, args, kwargs, argnums, holomorphic)
+        _check_real("jacfwd", chosen, numbers, holomorphic)
+        out = linearize(of_chosen, *chosen, has_aux=has_aux)
+        xs, tree = tree_util.tree_flatten(tuple(chosen))
+        columns = vmap(out[1])(*tree_util.tree_unflatten(tree, basis(xs)))
+        jacobian = tree_util.tree_map(
+            lambda dy: _unravel(moveaxis(dy, 0, -1), xs, tree, argnums, dy.ndim - 1), columns
+        )
+        return (jacobian, out[2]) if has_aux else jacobian
+
+    return jacobian_fun
+
+
+def jacrev(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:
+    """The Jacobian of `fun` by reverse mode: one pullback a row; for few outputs.
+
+    Args:
+      fun: a pure function of pytrees of arrays.
+      argnums: position or positions of the arguments to differentiate.
+      has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
+      holomorphic: whether `fun` is promised to be holomorphic.
+      allow_int: whether integer leaves are allowed.
+    Returns:
+      As `jacfwd`.
+
+    >>> import functrace as ft, numpy as np
+    >>> ft.jacrev(lambda x: x * x)(np.array([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    """
+    check_callable("jacrev", fun)
+
+    @wraps(fun)
+    def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
+        _, chosen, of_chosen = _chosen("jacrev", fun, args, kwargs, argnums, holomorphic, allow_int)
+        out = vjp(of_chosen, *chosen, has_aux=has_aux)
+        ys, out_tree = tree_util.tree_flatten(out[0])
+        for y in ys:
+            if is_complex(aval_of(y).dtype) != holomorphic or not aval_of(y).is_inexact:
+                raise DtypeError(
+                    f"jacrev: outputs must be {'complex (holomorphic=True)' if holomorphic else 'real floating'}, got "
+                    f"{aval_of(y)}.{at(caller_source())}"
+                )
+        rows = vmap(out[1])(tree_util.tree_unflatten(out_tree, basis(ys)))
+        if isinstance(argnums, int):
+            (rows,) = rows
+        per_leaf = tree_util.tree_map(lambda ct: _split(ct, ys), rows)
+        jacobian = tree_util.tree_transpose(
+            tree_util.tree_structure(rows), tree_util.tree_structure([0] * len(ys)), per_leaf
+        )
+        result = tree_util.tree_unflatten(out_tree, jacobian)
+        return (result, out[2]) if has_aux else result
+
+    return jacobian_fun
+
+
+def hessian(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+) -> Callable[..., Any]:
+    """The Hessian of `fun`: forward over reverse.
+
+    Args:
+      fun: a pure function of pytrees of arrays.
+      argnums: position or positions of the arguments to differentiate.
+      has_aux: whether `fun` returns `(output, aux)`; the result is then `(hessian, aux)`.
+      holomorphic: whether `fun` is promised to be holomorphic.
+    Returns:
+      A function that returns arrays of shape `output.shape + argument.shape + argument.shape`, in
+      nested structures.
+
+    >>> import functrace as ft, numpy as np
+    >>> ft.hessian(lambda x: (x ** 3).sum())(np.array([1.0, 2.0])).tolist()
+    [[6.0, 0.0], [0.0, 12.0]]
+    """
+    inner = jacrev(fun, argnums, has_aux, holomorphic)
+    return jacfwd(inner, argnums, has_aux, holomorphic)
+
+
+def basis(xs: Sequence[Any]) -> list[Any]:
+    """For each leaf, its part of all unit vectors of the whole space, along a leading axis."""
+    avals = [aval_of(x) for x in xs]
+    total = sum(a.size for a in avals)
+    parts, start = [], 0
+    for a in avals:
+        part = np.zeros((total, a.size), a.dtype)
+        part[np.arange(start, start + a.size), np.arange(a.size)] = 1
+        parts.append(part.reshape(total, *a.shape))
+        start += a.size
+    return parts
+
+
+def _chosen(
+    transform: str, fun: Any, args: Any, kwargs: Any, argnums: Any, holomorphic: bool,
+    allow_int: bool = False,
+) -> Any:  # fmt: skip
+    numbers = positions(transform, argnums, len(args))
+    chosen = [args[i] for i in numbers]
+    xs = tree_util.tree_leaves(tuple(chosen))
+    check_inputs(transform, chosen, xs, numbers, holomorphic, allow_int)
+    return numbers, chosen, closed_over(fun, args, numbers, kwargs)
+
+
+def _check_real(transform: str, chosen: Any, numbers: Any, holomorphic: bool) -> None:
+    for i, x in enumerate(tree_util.tree_leaves(tuple(chosen))):
+        if not holomorphic and is_complex(aval_of(x).dtype):
+            raise DtypeError(
+                f"{transform}: {leaf_label(chosen, i, numbers)} is complex; pass holomorphic=True, or use jvp."
+                f"{at(caller_source())}"
+            )
+
+
+def _unravel(columns: Any, xs: Any, tree: Any, argnums: Any, ndim: int) -> Any:
+    """The last axis of `columns` as the structure and shapes of the arguments."""
+    parts, start = [], 0
+    for x in xs:
+        aval = aval_of(x)
+        part = columns[..., start : start + aval.size]
+        parts.append(reshape(part, (*columns.shape[:ndim], *aval.shape)))
+        start += aval.size
+    result = tree_util.tree_unflatten(tree, parts)
+    return result[0] if isinstance(argnums, int) else result
+
+
+def _split(rows: Any, ys: Any) -> list[Any]:
+    """The first axis of `rows` as the leaves and shapes of the output."""
+    parts, start = [], 0
+    for y in ys:
+        aval = aval_of(y)
+        part = rows[start : start + aval.size]
+        parts.append(reshape(part, (*aval.shape, *rows.shape[1:])))
+        start += aval.size
+    return parts

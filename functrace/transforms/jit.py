@@ -1,0 +1,177 @@
+"""Compile a function through `jax.jit`.
+
+jit : (a -> b) -> (a -> b)                      jit f = f, faster
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import update_wrapper
+from typing import Any
+
+import jax
+from jax import tree_util
+
+from functrace.control.call import Call
+from functrace.errors import ArgumentError
+from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import caller_source
+from functrace.lower import evaluate
+from functrace.tracing import Tracer, aval_of, trace
+from functrace.tracing.trace import Traced, parameter_names
+from functrace.tracing.tracer import at, atom_of
+from functrace.transforms.arguments import check_callable, fun_name
+
+
+def jit(
+    fun: Callable[..., Any] | None = None,
+    *,
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Iterable[str] | None = None,
+    donate_argnums: int | Sequence[int] | None = None,
+    donate_argnames: str | Iterable[str] | None = None,
+    keep_unused: bool = False,
+    inline: bool = False,
+    **options: Any,
+) -> Any:
+    """Compile `fun` with XLA, once for each combination of argument types and static values.
+
+    Args:
+      fun: a pure function of pytrees of arrays. Without it, a decorator is returned.
+      static_argnums: positions of arguments that are Python values; hashable.
+      static_argnames: names of such arguments.
+      donate_argnums: positions of arguments whose buffers the result may reuse.
+      donate_argnames: names of such arguments.
+      keep_unused: keep arguments that the function does not use.
+      inline: write nested calls in place of a shared `call`.
+      **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
+        compiler_options.
+    Returns:
+      The compiled function, with the stages of `jax.jit`: `.lower(*args)`, and `.compile()` on its
+      result. Inside a trace a call becomes a `call` equation whose Program all calls share.
+
+    >>> import functrace as ft
+    >>> step = ft.jit(lambda x, n: x * n, static_argnums=1)
+    >>> float(step(2.0, 3))
+    6.0
+    """
+    if fun is None:
+        return lambda f: jit(
+            f, static_argnums=static_argnums, static_argnames=static_argnames,
+            donate_argnums=donate_argnums, donate_argnames=donate_argnames, keep_unused=keep_unused,
+            inline=inline, **options,
+        )  # fmt: skip
+    check_callable("jit", fun)
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames or ())
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums or ())
+    parameters = parameter_names(fun)
+    names = (*names, *(parameters[i] for i in numbers if -len(parameters) <= i < len(parameters)))
+    numbers = (*numbers, *(parameters.index(n) for n in names if n in parameters))
+
+    def on_jax_tracers(*args: Any, **kwargs: Any) -> Any:
+        of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
+        traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
+        leaves = tree_util.tree_leaves((tuple(xs), keyed))
+        outputs = evaluate(traced.program, [*traced.captures, *leaves])
+        return tree_util.tree_unflatten(traced.out_tree, outputs)
+
+    on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)
+    if hasattr(fun, "__code__") or hasattr(fun, "__wrapped__"):
+        on_jax_tracers.__wrapped__ = fun  # pyright: ignore[reportFunctionMemberAccess]
+    compiled = jax.jit(
+        on_jax_tracers, static_argnums=static_argnums, static_argnames=static_argnames,
+        donate_argnums=donate_argnums, donate_argnames=donate_argnames, keep_unused=keep_unused,
+        **options,
+    )  # fmt: skip
+    shared: dict[Any, Traced] = {}
+
+    def in_trace(builder: Any, args: Any, kwargs: Any) -> Any:
+        of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
+        leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
+        avals = tuple(aval_of(x) for x in leaves)
+        key = (tree, avals, static_values(args, kwargs, numbers, names))
+        traced = shared.get(key)
+        if traced is None:
+            traced = trace(of_arrays, xs, keyed, transform="jit", avals=avals)
+            # What closes over an outer trace is good for that trace only.
+            if not any(isinstance(c, Tracer | jax.core.Tracer) for c in traced.captures):
+                shared[key] = traced
+        atoms = [atom_of(x, builder) for x in (*traced.captures, *leaves)]
+        if inline:
+            outputs = builder.inline(traced.program, atoms)
+        else:
+            outputs = Call(traced.program, fun_name(fun))(*atoms)
+        return tree_util.tree_unflatten(traced.out_tree, [Tracer(y, builder) for y in outputs])
+
+    ambient = AMBIENT
+
+    def jitted(*args: Any, **kwargs: Any) -> Any:
+        if (builder := ambient.builder) is None:
+            try:
+                return compiled(*args, **kwargs)
+            except ValueError as error:
+                if "hashable" in str(error).lower():
+                    raise unhashable(args, kwargs, numbers, names) from error
+                raise
+        return in_trace(builder, args, kwargs)
+
+    update_wrapper(jitted, fun)
+    jitted.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
+    jitted.clear_cache = compiled.clear_cache  # pyright: ignore[reportFunctionMemberAccess]
+    return jitted
+
+
+def dynamic_names(parameters: Sequence[str], count: int, numbers: Sequence[int]) -> list[str]:
+    """Names of the positional arguments that are traced."""
+    static = {i % count for i in numbers if -count <= i < count}
+    return [n for i, n in enumerate(parameters[:count]) if i not in static]
+
+
+def without_static(
+    fun: Callable[..., Any], args: Any, kwargs: Any, numbers: Any, names: Any
+) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    """`fun` as a function of the arguments that are not static, and those arguments."""
+    if not numbers and not names:
+        return fun, list(args), kwargs
+    count = len(args)
+    static = {i % count for i in numbers if -count <= i < count}
+    fixed = {k: v for k, v in kwargs.items() if k in names}
+
+    def of_arrays(*xs: Any, **keyed: Any) -> Any:
+        rest = iter(xs)
+        full = [a if i in static else next(rest) for i, a in enumerate(args)]
+        return fun(*full, **fixed, **keyed)
+
+    of_arrays.__name__ = fun_name(fun)
+    xs = [a for i, a in enumerate(args) if i not in static]
+    return of_arrays, xs, {k: v for k, v in kwargs.items() if k not in names}
+
+
+def static_values(args: Any, kwargs: Any, numbers: Any, names: Any) -> Any:
+    """The static values as a key, or the error that names the one that does not hash."""
+    count = len(args)
+    values = [(i % count, args[i]) for i in numbers if -count <= i < count]
+    values += [(k, v) for k, v in sorted(kwargs.items()) if k in names]
+    try:
+        hash(tuple(values))
+    except TypeError:
+        raise unhashable(args, kwargs, numbers, names) from None
+    return tuple((k, type(v), v) for k, v in values)
+
+
+def unhashable(args: Any, kwargs: Any, numbers: Any, names: Any) -> ArgumentError:
+    """The error that names the static argument that does not hash."""
+    count = len(args)
+    values = [(i % count, args[i]) for i in numbers if -count <= i < count]
+    values += [(repr(k), v) for k, v in kwargs.items() if k in names]
+    for where, value in values:
+        try:
+            hash(value)
+        except TypeError:
+            return ArgumentError(
+                f"jit: static argument {where} is a {type(value).__name__} ({value!r}), which is not hashable; pass a "
+                f"tuple or another hashable value, or do not mark it static.{at(caller_source())}"
+            )
+    return ArgumentError("jit: a static argument is not hashable")
+
+

@@ -1,0 +1,218 @@
+"""Bad input: each error is of the right kind and says what came, where, and what to do."""
+
+import re
+
+import pytest
+
+from functrace import numpy as fnp, optim
+from functrace.errors import ArgumentError, DtypeError
+
+W = {"w": fnp.ones(2), "b": fnp.ones(())}
+
+
+def updated(transformation, grads, params=None, made_for=W):
+    return transformation.update(grads, transformation.init(made_for), params)
+
+
+CASES = {
+    "negative norm": (
+        lambda: optim.clip_by_norm(-1.0),
+        ArgumentError,
+        "clip_by_norm: max_norm is -1.0; it must be zero",
+    ),
+    "NaN norm": (lambda: optim.clip_by_global_norm(float("nan")), ArgumentError, "max_norm is nan"),
+    "negative AGC": (
+        lambda: optim.adaptive_clip(-0.1),
+        ArgumentError,
+        "adaptive_clip: clipping is -0.1",
+    ),
+    "NaN rate": (
+        lambda: optim.sgd(float("nan")),
+        ArgumentError,
+        "learning_rate is nan; it must be a number",
+    ),
+    "beta": (
+        lambda: optim.adam(0.1, b1=1.5),
+        ArgumentError,
+        "scale_by_adam: b1 is 1.5; it must be from 0 to 1",
+    ),
+    "text": (
+        lambda: optim.sgd("fast"),
+        DtypeError,
+        "learning_rate is a str; a number, a scalar array or a schedule",
+    ),
+    "vector": (
+        lambda: optim.sgd(fnp.ones(3)),
+        ArgumentError,
+        "learning_rate has shape (3,); a scalar was expected",
+    ),
+    "schedule of vectors": (
+        lambda: optim.sgd(lambda n: fnp.ones(3)).init(W),
+        ArgumentError,
+        "learning_rate has shape (3,)",
+    ),
+    "on_nonfinite": (
+        lambda: optim.clip_by_value(1.0, on_nonfinite="ignore"),
+        ArgumentError,
+        "on_nonfinite is 'ignore'; one of 'propagate', 'skip', 'zero_leaf' was expected",
+    ),
+    "no params, AGC": (
+        lambda: updated(optim.adaptive_clip(0.1), W),
+        ArgumentError,
+        "adaptive_clip: update needs the parameters; call `update(grads, state, params)`",
+    ),
+    "no params, decay": (
+        lambda: updated(optim.adamw(0.1), W),
+        ArgumentError,
+        "add_decayed_weights: update needs",
+    ),
+    "no params, lamb": (
+        lambda: updated(optim.lamb(0.1), W),
+        ArgumentError,
+        "update needs the parameters",
+    ),
+    "missing leaf": (
+        lambda: updated(optim.sgd(0.1), {"w": fnp.ones(2)}, W),
+        ArgumentError,
+        "different pytrees: leaf ['b'] is in the parameters only",
+    ),
+    "other state": (
+        lambda: updated(optim.adam(0.1), {"w": fnp.ones(2)}),
+        ArgumentError,
+        "gradients and parameters given to init are different pytrees: leaf ['b'] is in the",
+    ),
+    "containers": (
+        lambda: optim.apply_updates((1.0, 2.0), [1.0, 2.0]),
+        ArgumentError,
+        "their containers differ, PyTreeDef((*, *))",
+    ),
+    "shapes": (
+        lambda: updated(optim.sgd(0.1), {"w": fnp.ones(3), "b": 1.0}, W),
+        ArgumentError,
+        "leaf ['w'] has shape (3,) in the gradients and (2,) in the parameters",
+    ),
+    "shape of a moment": (
+        lambda: updated(optim.adam(0.1), {"w": fnp.ones(3), "b": 1.0}),
+        ArgumentError,
+        "leaf ['w'] has shape (3,) in the gradients and (2,) in the parameters given to init",
+    ),
+    "integers": (
+        lambda: updated(optim.sgd(0.1), {"w": fnp.ones(2, int), "b": 1.0}),
+        DtypeError,
+        "gradient leaf ['w'] has dtype int32; a floating or complex dtype was expected",
+    ),
+    "integer norm": (
+        lambda: optim.global_norm([fnp.ones(2, int)]),
+        DtypeError,
+        "leaf [0] has dtype int32",
+    ),
+    "not arrays": (lambda: optim.adam(0.1).init({"w": "x"}), DtypeError, "leaf ['w'] has type str"),
+    "axes": (
+        lambda: updated(
+            optim.adaptive_clip(1.0), fnp.ones([1] * 6), fnp.ones([1] * 6), fnp.ones([1] * 6)
+        ),
+        ArgumentError,
+        "Give `axis`, the axes to sum over",
+    ),
+    "mask structure": (
+        lambda: updated(optim.adamw(0.1, mask={"w": True}), W, W),
+        ArgumentError,
+        "mask and parameters are different pytrees: leaf ['b']",
+    ),
+    "mask leaf": (
+        lambda: updated(optim.l2_regularization(0.1, mask={"w": 1.0, "b": True}), W, W),
+        DtypeError,
+        "l2_regularization: mask leaf ['w'] is a float; a Python boolean was expected",
+    ),
+    "k": (
+        lambda: optim.accumulate(optim.sgd(0.1), 0),
+        ArgumentError,
+        "accumulate: k is 0; an integer of 1 or more",
+    ),
+    "max_consecutive": (
+        lambda: optim.skip_nonfinite(optim.sgd(0.1), -1),
+        ArgumentError,
+        "max_consecutive is -1; it must be zero",
+    ),
+    "missing call": (
+        lambda: optim.chain(optim.adam),
+        DtypeError,
+        "part 0 is a function; a transformation",
+    ),
+    "chain's state": (
+        lambda: optim.chain(optim.scale(1.0)).update(W, ()),
+        ArgumentError,
+        "the state is of tuple",
+    ),
+    "swapped state": (
+        lambda: optim.scale_by_adam().update(W, ()),
+        ArgumentError,
+        "the state is a tuple; a MomentsState, made by init",
+    ),
+    "unknown name": (
+        lambda: optim.set_hyperparams(optim.sgd(0.1).init(W), rate=1.0),
+        ArgumentError,
+        "the state has no 'rate'; it has learning_rate",
+    ),
+    "ambiguous name": (
+        lambda: optim.set_hyperparams(
+            optim.chain(optim.scale(1.0), optim.scale(1.0)).init(W), step_size=1.0
+        ),
+        ArgumentError,
+        "in several parts, ['scale'], ['scale_2']",
+    ),
+    "scheduled name": (
+        lambda: optim.set_hyperparams(optim.sgd(lambda n: 0.1).init(W), learning_rate=1.0),
+        ArgumentError,
+        "follows a schedule",
+    ),
+    "set out of range": (
+        lambda: optim.set_hyperparams(optim.adam(0.1).init(W), b1=2.0),
+        ArgumentError,
+        "b1 is 2.0; it must be from 0 to 1",
+    ),
+    "steps": (
+        lambda: optim.linear_schedule(0, 1, 0),
+        ArgumentError,
+        "transition_steps is 0; a positive number",
+    ),
+    "begin": (lambda: optim.linear_schedule(0, 1, 2, -1), ArgumentError, "transition_begin is -1"),
+    "rate of decay": (
+        lambda: optim.exponential_decay(1.0, 2, 0.0),
+        ArgumentError,
+        "decay_rate is 0.0; a positive",
+    ),
+    "cosine": (lambda: optim.cosine_decay_schedule(1.0, 0), ArgumentError, "decay_steps is 0"),
+    "warm-up": (
+        lambda: optim.warmup_cosine_decay_schedule(0, 1, 10, 10),
+        ArgumentError,
+        "length of the whole, warm-up included",
+    ),
+    "negative warm-up": (
+        lambda: optim.warmup_exponential_decay_schedule(0, 1, -1, 10, 0.5),
+        ArgumentError,
+        "warmup_steps is -1",
+    ),
+    "negative factor": (
+        lambda: optim.piecewise_constant_schedule(1.0, {3: -1.0}),
+        ArgumentError,
+        "the factor at step 3 is -1.0",
+    ),
+    "interpolation": (
+        lambda: optim.piecewise_interpolate_schedule("cubic", 1.0),
+        ArgumentError,
+        "interpolate_type is 'cubic'",
+    ),
+    "boundaries": (
+        lambda: optim.join_schedules([], []),
+        ArgumentError,
+        "0 schedules and 0 boundaries; one boundary fewer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_told(name):
+    call, error, message = CASES[name]
+    with pytest.raises(error, match=re.escape(message)):
+        call()

@@ -1,0 +1,215 @@
+"""Every optimizer against optax, its derivatives, its dtypes, and that nothing compiles twice."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import functrace as ft
+from functrace import numpy as fnp, optim
+
+from .trees import assert_trees_close, random_tree, small_tree
+
+RATE = 0.03
+SLOW = optim.exponential_decay(0.03, 10, 0.9)
+
+
+def only_matrices(params):
+    return ft.tree.map(lambda p: p.ndim > 1, params)
+
+
+PAIRS = {
+    "sgd": (optim.sgd(RATE), optax.sgd(RATE)),
+    "sgd schedule": (optim.sgd(SLOW), optax.sgd(optax.exponential_decay(0.03, 10, 0.9))),
+    "momentum": (optim.sgd(RATE, 0.9), optax.sgd(RATE, 0.9)),
+    "nesterov": (optim.sgd(RATE, 0.9, nesterov=True), optax.sgd(RATE, 0.9, nesterov=True)),
+    "rmsprop": (optim.rmsprop(RATE), optax.rmsprop(RATE)),
+    "rmsprop all": (
+        optim.rmsprop(RATE, 0.8, 1e-6, 1.0, False, False, 0.9, True, True),
+        optax.rmsprop(RATE, 0.8, 1e-6, 1.0, False, False, 0.9, True, True),
+    ),
+    "rmsprop centered": (
+        optim.rmsprop(RATE, eps=1e-2, initial_scale=1.0, centered=True, momentum=0.5),
+        optax.rmsprop(RATE, eps=1e-2, initial_scale=1.0, centered=True, momentum=0.5),
+    ),
+    "adagrad": (optim.adagrad(RATE), optax.adagrad(RATE)),
+    "adagrad from 0": (optim.adagrad(RATE, 0.0), optax.adagrad(RATE, 0.0)),
+    "adam": (optim.adam(RATE), optax.adam(RATE)),
+    "adam betas": (
+        optim.adam(RATE, 0.8, 0.9999, 1e-5, 1e-6),
+        optax.adam(RATE, 0.8, 0.9999, 1e-5, 1e-6),
+    ),
+    "nadam": (optim.adam(RATE, nesterov=True), optax.adam(RATE, nesterov=True)),
+    "adamw": (
+        optim.adamw(RATE, weight_decay=0.1, mask=only_matrices),
+        optax.adamw(RATE, weight_decay=0.1, mask=only_matrices),
+    ),
+    "adamw schedule": (
+        optim.adamw(SLOW, weight_decay=lambda n: 0.01 / (n + 1)),
+        optax.adamw(optax.exponential_decay(0.03, 10, 0.9), weight_decay=lambda n: 0.01 / (n + 1)),
+    ),
+    "lion": (optim.lion(RATE), optax.lion(RATE)),
+    "lamb": (optim.lamb(RATE, weight_decay=0.1), optax.lamb(RATE, weight_decay=0.1)),
+    "l2": (
+        optim.chain(optim.l2_regularization(0.1), optim.adam(RATE)),
+        optax.chain(optax.add_decayed_weights(0.1), optax.adam(RATE)),
+    ),
+    "accumulate": (
+        optim.accumulate(optim.adam(RATE), 3),
+        optax.MultiSteps(optax.adam(RATE), 3),
+    ),
+    "accumulate schedule": (
+        optim.accumulate(optim.sgd(RATE), lambda n: 1 + n // 2),
+        optax.MultiSteps(optax.sgd(RATE), lambda n: 1 + n // 2),
+    ),
+    "clipped": (
+        optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(RATE)),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE)),
+    ),
+}
+OPTIMIZERS = {
+    "sgd": lambda rate: optim.sgd(rate, 0.9),
+    "rmsprop": lambda rate: optim.rmsprop(rate, momentum=0.5, bias_correction=True),
+    "adagrad": optim.adagrad,
+    "adam": optim.adam,
+    "adamw": lambda rate: optim.adamw(rate, weight_decay=0.1),
+    "lion": optim.lion,
+    "lamb": lambda rate: optim.lamb(rate, weight_decay=0.1),
+    "chained": lambda rate: optim.skip_nonfinite(
+        optim.accumulate(
+            optim.chain(
+                optim.clip_by_value(10.0),
+                optim.clip_by_norm(optim.linear_schedule(1.0, 2.0, 10), "skip"),
+                optim.clip_by_block_rms(1.0, "zero_leaf"),
+                optim.clip_by_global_norm(1.0),
+                optim.adaptive_clip(0.1),
+                optim.sgd(rate),
+            ),
+            k=2,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_optax_over_100_steps(name):
+    ours, theirs = PAIRS[name]
+    params = expected = random_tree(0)
+    state, their_state = ours.init(params), theirs.init(params)
+    our_update, their_update = ft.jit(ours.update), jax.jit(theirs.update)
+    for number in range(100):
+        grads = random_tree(number + 1)
+        updates, state = our_update(grads, state, params)
+        their_updates, their_state = their_update(grads, their_state, params)
+        assert_trees_close(updates, their_updates, rtol=3e-6, err_msg=f"step {number}")
+        params = optim.apply_updates(params, updates)
+        expected = optax.apply_updates(expected, their_updates)
+        assert_trees_close(params, expected, rtol=3e-6, atol=1e-6)
+        params = expected  # so that each step is compared by itself
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [fnp.float32, fnp.bfloat16])
+def test_dtypes_stay_and_nothing_compiles_again(name, dtype):
+    optimizer = OPTIMIZERS[name](optim.cosine_decay_schedule(0.1, 10))
+    traces = []
+
+    def step(params, state, grads):
+        traces.append(None)
+        updates, state = optimizer.update(grads, state, params)
+        return optim.apply_updates(params, updates), state, updates, optim.metrics(state)
+
+    step = ft.jit(step)
+    params = random_tree(0, dtype)
+    state = optimizer.init(params)
+    for number in range(3):
+        params, state, updates, _ = step(params, state, random_tree(number, dtype))
+        state = state if number else set_somewhere(state)
+        assert {x.dtype for x in ft.tree.leaves((params, updates))} == {fnp.dtype(dtype)}
+        assert all(fnp.isfinite(x).all() for x in ft.tree.leaves(params))
+    assert len(traces) == 1
+
+
+def set_somewhere(state):
+    """Replacing a hyper-parameter does not compile again either."""
+    settable = [n for n in optim.get_hyperparams(state) if n in ("eps", "b1", "momentum")]
+    return optim.set_hyperparams(state, **{n: 0.125 for n in settable[:1]})
+
+
+def loss_of_two_steps(optimizer, state, params, gradients):
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, params)
+        params = optim.apply_updates(params, updates)
+    return sum(fnp.sum(p**3) for p in ft.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_derivative_with_respect_to_the_learning_rate(name):
+    optimizer = OPTIMIZERS[name](0.1)
+
+    def loss_after(rate):
+        state = optim.set_hyperparams(optimizer.init(params), learning_rate=rate)
+        return loss_of_two_steps(optimizer, state, params, gradients)
+
+    with jax.enable_x64(True):
+        params, *gradients = (small_tree(n, fnp.float64) for n in range(3))
+        loss_after = ft.jit(loss_after)
+        expected = (loss_after(0.1 + 1e-5) - loss_after(0.1 - 1e-5)) / 2e-5
+        np.testing.assert_allclose(ft.grad(loss_after)(0.1), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["b1", "b2", "eps", "weight_decay", "max_norm", "learning_rate"])
+def test_derivative_with_respect_to_any_hyperparameter(name):
+    optimizer = optim.chain(
+        optim.clip_by_global_norm(0.5), optim.adamw(0.1, 0.5, 0.6, 0.1, weight_decay=0.01)
+    )
+
+    def loss_after(value):
+        state = optim.set_hyperparams(optimizer.init(params), **{name: value})
+        return loss_of_two_steps(optimizer, state, params, gradients)
+
+    with jax.enable_x64(True):
+        params, *gradients = (small_tree(n, fnp.float64) for n in range(3))
+        loss_after = ft.jit(loss_after)
+        start = optim.get_hyperparams(optimizer.init(params))[name]
+        slope = ft.grad(loss_after)(start)
+        expected = (loss_after(start + 1e-5) - loss_after(start - 1e-5)) / 2e-5
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)
+        assert slope != 0
+
+
+def test_hyperparameters_are_leaves_of_the_state():
+    optimizer = optim.chain(optim.clip_by_norm(2.0), opt=optim.adam(optim.linear_schedule(1, 0, 4)))
+    state = optimizer.init({"w": 1.0})
+    for rate in (1.0, 0.75, 0.5):
+        _, state = optimizer.update({"w": 1.0}, state)
+        assert float(optim.get_hyperparams(state)["learning_rate"]) == rate
+    state = optim.set_hyperparams(state, max_norm=0.25, b1=0.0)
+    assert float(state["clip_by_norm"].hyperparams["max_norm"]) == 0.25
+    assert all(not leaf.weak_type for leaf in ft.tree.leaves(state))
+    updates, _ = ft.vmap(
+        lambda norm: optimizer.update({"w": 1.0}, optim.set_hyperparams(state, max_norm=norm))
+    )(fnp.array([1.0, 2.0]))
+    assert updates["w"].shape == (2,)
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        params = {"w": fnp.ones(3, fnp.float64), "v": fnp.ones(3, fnp.float32)}
+        optimizer = optim.chain(optim.clip_by_global_norm(1e-3), optim.adamw(0.1))
+        state = optimizer.init(params)
+        updates, state = optimizer.update(params, state, params)
+        assert (updates["w"].dtype, updates["v"].dtype) == (fnp.float64, fnp.float32)
+        assert state["adamw"]["scale_by_adam"].mu["v"].dtype == fnp.float32
+        expected = -0.1 * (1 / (1 + 1e-8 / (1e-3 / 6**0.5)) + 1e-4)
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-12)
+
+
+def test_half_precision_moments_accumulate():
+    # In bfloat16, 0.999 is 1: an average kept in it would only ever grow.
+    params = fnp.zeros((), fnp.bfloat16)
+    optimizer = optim.adam(0.1)
+    state = optimizer.init(params)
+    for _ in range(20):
+        updates, state = optimizer.update(fnp.ones((), fnp.bfloat16), state)
+        np.testing.assert_allclose(float(updates), -0.1, rtol=1e-2)
