@@ -25,6 +25,7 @@ from functrace.ir.aval import is_complex
 from functrace.ir.primitive import primitive
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import (
+    BroadcastInDim,
     broadcast_to,
     reshape,
     unbroadcast,
@@ -143,13 +144,24 @@ class Formula(Elementwise):
         self._fold = fold
         if out_dtype is not None:
             self.out_dtype = out_dtype
-        if simplify is not None:
-            self.simplify = simplify
+        self._simplify = simplify
         self.jax_names = (name,)
         Primitive.named[name] = self
 
     def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Formula:
         return self
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
+        # A scalar repeated to its partner's shape is the scalar.
+        if len(xs) == 2 and xs[0].aval.shape:
+            for i, x in enumerate(xs):
+                made = builder.definition(x)
+                if made is not None and type(made.primitive) is BroadcastInDim:
+                    (scalar,) = made.inputs
+                    if not scalar.aval.shape and xs[1 - i].aval.shape == x.aval.shape:
+                        pair = (scalar, xs[1]) if i == 0 else (xs[0], scalar)
+                        return builder.emit(self, pair)[0]
+        return None if self._simplify is None else self._simplify(builder, *xs)
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         partial = self.partials[i]
