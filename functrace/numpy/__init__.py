@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functrace.numpy import fft as fft, linalg as linalg
-from functrace.tracing import lift
+from functrace.tracing import Tracer, lift
 
 iscomplexobj = np.iscomplexobj
 isrealobj = np.isrealobj
@@ -14,6 +14,12 @@ isscalar = np.isscalar
 ndim = np.ndim
 shape = np.shape
 size = np.size
+
+
+def result_type(*args: object) -> np.dtype:
+    """The dtype that jax.numpy promotes these arrays, scalars and dtypes to."""
+    return jnp.result_type(*[x.dtype if isinstance(x, Tracer) else x for x in args])
+
 
 array_repr = jnp.array_repr
 array_str = jnp.array_str

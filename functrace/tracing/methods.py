@@ -235,8 +235,21 @@ def array_ufunc(self: Tracer, ufunc: Any, method: str, *inputs: Any, **kwargs: A
     return lift(fun)(*inputs, **kwargs)
 
 
+# What NumPy asks of an array's type has a Python value, not an array.
+ABOUT_TYPES: dict[Any, Callable[..., Any]] = {
+    np.shape: lambda a: a.shape,
+    np.ndim: lambda a: a.ndim,
+    np.size: lambda a, axis=None: a.size if axis is None else a.shape[axis],
+    np.iscomplexobj: lambda x: x.dtype.kind == "c",
+    np.isrealobj: lambda x: x.dtype.kind != "c",
+    np.result_type: lambda *xs: jnp.result_type(*[x.dtype if isinstance(x, Tracer) else x for x in xs]),
+}
+
+
 def array_function(self: Tracer, fun: Any, types: Any, args: Any, kwargs: Any) -> Any:
     """`np.concatenate([tracer, tracer])`: the jax.numpy function of the same name."""
+    if fun in ABOUT_TYPES:
+        return ABOUT_TYPES[fun](*args, **kwargs)
     space = jnp.linalg if fun.__module__ == "numpy.linalg" else jnp.fft if "fft" in fun.__module__ else jnp
     found = getattr(space, fun.__name__, None)
     return NotImplemented if found is None else lift(found)(*args, **kwargs)
