@@ -2,13 +2,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: test test-all lint clean
+.PHONY: demo test test-all lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "functrace needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	touch $@
+
+demo: .venv/installed
+	$(PY) examples/train_digits.py
 
 test: .venv/installed lint
 	$(PY) -m pytest -n 2 -m "not slow"
@@ -17,7 +20,7 @@ test-all: .venv/installed lint
 	$(PY) -m pytest -n 2
 
 lint: .venv/installed
-	.venv/bin/ruff check functrace tests
+	.venv/bin/ruff check functrace tests examples
 	.venv/bin/lint-imports
 
 clean:

@@ -22,10 +22,10 @@ def read_idx(path: Path) -> np.ndarray:
         try:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, OSError) as error:
-            raise ValueError(f"{path}: the gzip stream is damaged or cut short ({error}); fetch the file again") from error
+            raise ValueError(f"{path}: the gzip stream is damaged or cut short ({error}); fetch it again") from error
     magic = int.from_bytes(data[:4], "big")
     if magic not in MAGIC:
-        raise ValueError(f"{path}: not an IDX file of images or labels: its magic number is {magic}, not 2049 or 2051")
+        raise ValueError(f"{path}: not an IDX file of images or labels: its magic number is {magic}")
     axes = MAGIC[magic]
     header = 4 + 4 * axes
     shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))

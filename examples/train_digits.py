@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import functrace as ft
 import jax
 import numpy as np
+
+import functrace as ft
 from functrace import lax, nn, numpy as fnp, optim
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -154,8 +155,9 @@ def explosion(history: Sequence[dict[str, float]]) -> str | None:
             peak = max(r["norm"] for r in history[: step + 1] if np.isfinite(r["norm"]))
             what = "is not finite" if not np.isfinite(row["loss"]) else f"rose to {row['loss']:.4g}"
             return (
-                f"the training exploded: at step {step} the loss {what} (it was {history[0]['loss']:.3f} at step 0); the "
-                f"gradient norm reached {peak:.4g}. Clipping (--clip 1, the default) bounds each step and prevents this."
+                f"the training exploded: at step {step} the loss {what} (at step 0 it was {history[0]['loss']:.3f}); "
+                f"the gradient norm reached {peak:.4g}. Clipping (--clip 1, the default) bounds each step and "
+                "prevents this."
             )
     return None
 
@@ -238,8 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         history += rows
         mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
         table.add_row(
-            str(epoch), f"{mean['loss']:.4f}", f"{mean['accuracy']:.3f}", f"{mean['norm']:.3f}", f"{mean['clipped']:.2f}"
-        )
+            str(epoch), f"{mean['loss']:.4f}", f"{mean['accuracy']:.3f}", f"{mean['norm']:.3f}",
+            f"{mean['clipped']:.2f}",
+        )  # fmt: skip
     console.print(table)
     predict = ft.jit(lambda params, x: model.apply(*params, x, False)[0].argmax(axis=-1))
     accuracy = float((np.asarray(predict(params, test_images)) == test_labels).mean())

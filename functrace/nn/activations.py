@@ -12,8 +12,7 @@ from typing import Any
 
 import jax
 
-from functrace import lax
-from functrace import numpy as fnp
+from functrace import lax, numpy as fnp
 from functrace.tracing import lift
 
 logsumexp = lift(jax.scipy.special.logsumexp)

@@ -82,6 +82,6 @@ def same_shape(loss: str, predictions: Any, targets: Any) -> None:
     """Refuse to broadcast: a silent outer difference is a common mistake."""
     if fnp.shape(predictions) != fnp.shape(targets):
         raise ShapeError(
-            f"{loss}: predictions of shape {fnp.shape(predictions)} and targets of shape {fnp.shape(targets)} must have "
-            "the same shape; reshape one of them"
+            f"{loss}: predictions of shape {fnp.shape(predictions)} and targets of shape {fnp.shape(targets)} must "
+            "have the same shape; reshape one of them"
         )
