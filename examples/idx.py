@@ -32,8 +32,8 @@ def read_idx(path: Path) -> np.ndarray:
     expected = header + math.prod(shape)
     if len(data) != expected:
         raise ValueError(
-            f"{path}: {len(data)} bytes where its header, of shape {shape}, calls for {expected}; the file is cut short "
-            "or damaged: fetch it again"
+            f"{path}: {len(data)} bytes where its header, of shape {shape}, calls for {expected}; the file is cut "
+            "short or damaged: fetch it again"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 

@@ -58,9 +58,7 @@ def chain(*parts: Transformation, **named_parts: Transformation) -> Transformati
     (-0.5, 4.0)
     """
     named: dict[str, Transformation] = {}
-    for part, given_name in [(p, None) for p in parts] + [
-        (p, name) for name, p in named_parts.items()
-    ]:
+    for part, given_name in [(p, None) for p in parts] + [(p, name) for name, p in named_parts.items()]:
         if not (callable(getattr(part, "init", None)) and callable(getattr(part, "update", None))):
             raise DtypeError(
                 f"chain: part {len(named)} is a {type(part).__name__}; a transformation (with init "
@@ -72,14 +70,11 @@ def chain(*parts: Transformation, **named_parts: Transformation) -> Transformati
     def init(params: PyTree) -> dict[str, PyTree]:
         return {name: part.init(params) for name, part in named.items()}
 
-    def update(
-        grads: PyTree, state: PyTree, params: PyTree = None
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, dict[str, PyTree]]:
         if not isinstance(state, Mapping) or state.keys() != named.keys():
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise ArgumentError(
-                f"chain: the state is of {came}; one of {list(named)}, from this chain's init, "
-                "was expected."
+                f"chain: the state is of {came}; one of {list(named)}, from this chain's init, was expected."
             )
         new_state = {}
         for name, part in named.items():
@@ -142,13 +137,10 @@ def transformation(
             params = as_arrays(owner, "parameter", params)
             check_match(owner, "gradients", grads, "parameters", params)
         elif needs_params:
-            raise ArgumentError(
-                f"{owner}: update needs the parameters; call `update(grads, state, params)`."
-            )
+            raise ArgumentError(f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
         if not isinstance(state, state_type):
             raise ArgumentError(
-                f"{owner}: the state is a {type(state).__name__}; "
-                f"a {state_type.__name__}, made by init, was expected."
+                f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected."
             )
         if like is not None:
             remembered = getattr(state, like)

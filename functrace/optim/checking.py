@@ -30,9 +30,7 @@ def as_arrays(owner: str, role: str, pytree: PyTree) -> PyTree:
     return arrays
 
 
-def check_structure(
-    owner: str, left_name: str, left: PyTree, right_name: str, right: PyTree
-) -> None:
+def check_structure(owner: str, left_name: str, left: PyTree, right_name: str, right: PyTree) -> None:
     """Raise an ArgumentError that names the first path that is in one of the pytrees only."""
     if tree.structure(left) != tree.structure(right):
         raise ArgumentError(
@@ -72,11 +70,7 @@ def _first_difference(left_name: str, left: PyTree, right_name: str, right: PyTr
 
 
 def _as_array(leaf: Any) -> Any:
-    return (
-        fnp.asarray(leaf)
-        if isinstance(leaf, bool | int | float | complex | onp.ndarray | onp.generic)
-        else leaf
-    )
+    return fnp.asarray(leaf) if isinstance(leaf, bool | int | float | complex | onp.ndarray | onp.generic) else leaf
 
 
 def _is_inexact(leaf: Any) -> bool:

@@ -23,7 +23,7 @@ from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, real_dtype, transformation
 from functrace.optim.checking import check_structure
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
-from functrace.optim.norms import Axes, leaf_norm, shrink, tree_norm
+from functrace.optim.norms import Axes, Norm, leaf_norm, shrink, tree_norm
 
 Array = jax.Array
 PyTree = Any
@@ -112,9 +112,7 @@ def clip_by_norm(max_norm: Hyperparam, on_nonfinite: OnNonfinite = "propagate") 
     return _per_leaf(settings, clip_leaf, on_nonfinite)
 
 
-def clip_by_block_rms(
-    threshold: Hyperparam, on_nonfinite: OnNonfinite = "propagate"
-) -> Transformation:
+def clip_by_block_rms(threshold: Hyperparam, on_nonfinite: OnNonfinite = "propagate") -> Transformation:
     """Every leaf is scaled down, if need be, to a root mean square of at most `threshold`.
 
     Args:
@@ -142,9 +140,7 @@ def clip_by_block_rms(
     return _per_leaf(settings, clip_leaf, on_nonfinite)
 
 
-def clip_by_global_norm(
-    max_norm: Hyperparam, on_nonfinite: OnNonfinite = "propagate"
-) -> Transformation:
+def clip_by_global_norm(max_norm: Hyperparam, on_nonfinite: OnNonfinite = "propagate") -> Transformation:
     """All leaves are scaled down by one factor, if need be, to a global norm of `max_norm`.
 
     Args:
@@ -214,11 +210,11 @@ def adaptive_clip(
         norm, weight = leaf_norm(g, axes), leaf_norm(p, axes)
         dtype = norm.root.dtype
         ratio, floor = hyper.cast("clipping", dtype), hyper.cast("eps", dtype)
-        # The root first: `ratio * root * peak` then overflows only where the threshold itself does.
-        threshold = fnp.maximum(
-            ratio * weight.root.astype(dtype) * weight.peak.astype(dtype), ratio * floor
-        )
-        update, shrunk = shrink(g, norm, threshold)
+        root, peak = weight.root.astype(dtype), weight.peak.astype(dtype)
+        # Both sides in smaller units where either could overflow.
+        unit = fnp.where(fnp.maximum(norm.peak, peak) > 1e30, 2.0**-16, 1).astype(dtype)
+        threshold = ratio * fnp.maximum(root * (peak * unit), floor * unit)
+        update, shrunk = shrink(g, Norm(norm.peak * unit, norm.root), threshold)
         return update, fnp.max(norm.value, initial=0), _fraction(shrunk)
 
     return _per_leaf(settings, clip_leaf, on_nonfinite, needs_params=True)
@@ -278,9 +274,7 @@ def _clipping(
     """
     if on_nonfinite not in get_args(OnNonfinite):
         choices = ", ".join(map(repr, get_args(OnNonfinite)))
-        raise ArgumentError(
-            f"{settings.owner}: on_nonfinite is {on_nonfinite!r}; one of {choices} was expected."
-        )
+        raise ArgumentError(f"{settings.owner}: on_nonfinite is {on_nonfinite!r}; one of {choices} was expected.")
 
     def memory(params: PyTree) -> dict[str, PyTree]:
         norm = tree.map(fnp.zeros_like, norm_like(params))

@@ -77,9 +77,7 @@ def accumulate(inner: Transformation, k: int | Callable[[Array], Any]) -> Transf
         mean = tree.map(lambda p: fnp.zeros(p.shape, computing_dtype(p)), arrays)
         return AccumulateState(zero, zero, inner.init(params), mean)
 
-    def update(
-        grads: PyTree, state: AccumulateState, params: PyTree = None
-    ) -> tuple[PyTree, AccumulateState]:
+    def update(grads: PyTree, state: AccumulateState, params: PyTree = None) -> tuple[PyTree, AccumulateState]:
         grads = as_arrays("accumulate", "gradient", grads)
         check_match("accumulate", "gradients", grads, "parameters given to init", state.mean)
         wanted = k(state.gradient_step) if callable(k) else k
@@ -124,22 +122,16 @@ def skip_nonfinite(inner: Transformation, max_consecutive: int | None = None) ->
     (0.0, 1)
     """
     if max_consecutive is not None and max_consecutive < 0:
-        raise ArgumentError(
-            f"skip_nonfinite: max_consecutive is {max_consecutive}; it must be zero or more."
-        )
+        raise ArgumentError(f"skip_nonfinite: max_consecutive is {max_consecutive}; it must be zero or more.")
 
     def init(params: PyTree) -> SkipState:
         zero = fnp.zeros((), fnp.int32)
-        return SkipState(
-            zero, zero, tree.map(lambda _: fnp.zeros((), bool), params), inner.init(params)
-        )
+        return SkipState(zero, zero, tree.map(lambda _: fnp.zeros((), bool), params), inner.init(params))
 
     def update(grads: PyTree, state: SkipState, params: PyTree = None) -> tuple[PyTree, SkipState]:
         grads = as_arrays("skip_nonfinite", "gradient", grads)
         nonfinite = tree.map(lambda g: ~fnp.all(fnp.isfinite(g)), grads)
-        check_structure(
-            "skip_nonfinite", "gradients", grads, "parameters given to init", state.nonfinite
-        )
+        check_structure("skip_nonfinite", "gradients", grads, "parameters given to init", state.nonfinite)
         is_bad = any_of(nonfinite)
         consecutive = fnp.where(is_bad, increment(state.consecutive), 0)
         skip = is_bad if max_consecutive is None else is_bad & (consecutive <= max_consecutive)

@@ -42,9 +42,7 @@ class Hyperparams(Mapping[str, Array]):
 
     __slots__ = ("_low", "_values", "scheduled")
 
-    def __init__(
-        self, values: Mapping[str, Any], low: Mapping[str, Any], scheduled: tuple[str, ...]
-    ):
+    def __init__(self, values: Mapping[str, Any], low: Mapping[str, Any], scheduled: tuple[str, ...]):
         self._values = dict(values)
         self._low = dict(low)
         self.scheduled = scheduled
@@ -82,10 +80,7 @@ class Hyperparams(Mapping[str, Array]):
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Any]:
         """The values and their low parts as leaves; the names are the structure."""
         keyed = [(jax.tree_util.DictKey(name), value) for name, value in self._values.items()]
-        keyed += [
-            (jax.tree_util.DictKey(f"{name} (low part)"), value)
-            for name, value in self._low.items()
-        ]
+        keyed += [(jax.tree_util.DictKey(f"{name} (low part)"), value) for name, value in self._low.items()]
         return tuple(keyed), (tuple(self._values), tuple(self._low), self.scheduled)
 
     @classmethod
@@ -117,20 +112,14 @@ class Settings:
     def initial(self) -> Hyperparams:
         """The hyper-parameters of step 0."""
         dtype = fnp.zeros(()).dtype
-        values = {
-            name: scalar(name, v(0) if callable(v) else v, dtype) for name, v in self.given.items()
-        }
+        values = {name: scalar(name, v(0) if callable(v) else v, dtype) for name, v in self.given.items()}
         fixed_decays = [name for name in self.decays if not callable(self.given[name])]
         low = {name: rounding(self.given[name], dtype) for name in fixed_decays}
-        return Hyperparams(
-            values, low, tuple(name for name, v in self.given.items() if callable(v))
-        )
+        return Hyperparams(values, low, tuple(name for name, v in self.given.items() if callable(v)))
 
     def at(self, count: Any, hyperparams: Hyperparams) -> Hyperparams:
         """The hyper-parameters of step `count`: the schedules' values, else the state's."""
-        return hyperparams.replace(
-            **{name: v(count) for name, v in self.given.items() if callable(v)}
-        )
+        return hyperparams.replace(**{name: v(count) for name, v in self.given.items() if callable(v)})
 
 
 def get_hyperparams(state: PyTree) -> dict[str, Array]:
@@ -149,9 +138,7 @@ def get_hyperparams(state: PyTree) -> dict[str, Array]:
     """
     found = [(path, name, hyper[name]) for path, hyper in _hyperparams_of(state) for name in hyper]
     names = [name for _, name, _ in found]
-    return {
-        name if names.count(name) == 1 else f"{path}.{name}": value for path, name, value in found
-    }
+    return {name if names.count(name) == 1 else f"{path}.{name}": value for path, name, value in found}
 
 
 def set_hyperparams(state: PyTree, **values: Number) -> PyTree:
@@ -225,9 +212,7 @@ def _is_host_number(value: Any) -> bool:
 
 
 def _hyperparams_of(state: PyTree) -> list[tuple[str, Hyperparams]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(
-        state, is_leaf=lambda node: isinstance(node, Hyperparams)
-    )
+    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, Hyperparams))
     return [
         (jax.tree_util.keystr(path).removesuffix(".hyperparams"), node)
         for path, node in flat
@@ -239,9 +224,7 @@ def _check_settable(name: str, found: list[tuple[str, Hyperparams]]) -> None:
     owners = [path for path, hyper in found if name in hyper]
     if not owners:
         known = sorted({name for _, hyper in found for name in hyper})
-        raise ArgumentError(
-            f"set_hyperparams: the state has no {name!r}; it has {', '.join(known) or 'none'}."
-        )
+        raise ArgumentError(f"set_hyperparams: the state has no {name!r}; it has {', '.join(known) or 'none'}.")
     if len(owners) > 1:
         raise ArgumentError(
             f"set_hyperparams: {name!r} is in several parts, {', '.join(owners)}; set it in the "

@@ -53,9 +53,7 @@ def tree_norm(pytree: PyTree) -> Norm:
     dtype = functools.reduce(fnp.promote_types, [real_dtype(leaf) for leaf in leaves])
     magnitudes = [fnp.abs(leaf).astype(dtype) for leaf in leaves]
     peak = _peak(magnitudes, None)
-    return Norm(
-        peak, _root(sum(_scaled_squares(magnitude, peak, None) for magnitude in magnitudes))
-    )
+    return Norm(peak, _root(sum(_scaled_squares(magnitude, peak, None) for magnitude in magnitudes)))
 
 
 def global_norm(pytree: PyTree) -> Array:
@@ -93,7 +91,7 @@ def shrink(leaf: Array, norm: Norm, max_norm: Array) -> tuple[Array, Array]:
     safe = Norm(fnp.where(norm.peak == 0, 1, norm.peak), norm.root)
     factor = max_norm / safe.value
     is_normal = (factor >= fnp.finfo(dtype).tiny) & (value <= _largest_divisor(dtype))
-    half = fnp.sqrt(max_norm / safe.root) / fnp.sqrt(safe.peak)
+    half = fnp.sqrt(max_norm) / (fnp.sqrt(safe.root) * fnp.sqrt(safe.peak))
     first, second = fnp.where(is_normal, factor, half), fnp.where(is_normal, 1, half)
     return fnp.where(shrunk, (leaf * first * second).astype(leaf.dtype), leaf), shrunk
 

@@ -78,9 +78,7 @@ def rmsprop(
     >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
     -1.0
     """
-    scaled = (scale_by_stddev if centered else scale_by_rms)(
-        decay, eps, initial_scale, eps_in_sqrt, bias_correction
-    )
+    scaled = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
     velocity = [] if momentum is None else [trace(momentum, nesterov)]
     return _named("rmsprop", scaled, scale_by_learning_rate(learning_rate), *velocity)
 

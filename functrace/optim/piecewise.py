@@ -148,13 +148,9 @@ def cosine_onecycle_schedule(
     return piecewise_interpolate_schedule("cosine", peak_value / div_factor, corners)
 
 
-def _checked_boundaries(
-    owner: str, boundaries_and_scales: Mapping[int, Any] | None
-) -> list[tuple[int, Any]]:
+def _checked_boundaries(owner: str, boundaries_and_scales: Mapping[int, Any] | None) -> list[tuple[int, Any]]:
     boundaries = sorted((boundaries_and_scales or {}).items())
     for boundary, factor in boundaries:
         if isinstance(factor, int | float) and not factor >= 0:
-            raise ArgumentError(
-                f"{owner}: the factor at step {boundary} is {factor}; it must be zero or more."
-            )
+            raise ArgumentError(f"{owner}: the factor at step {boundary} is {factor}; it must be zero or more.")
     return boundaries

@@ -37,9 +37,7 @@ def metrics(state: PyTree) -> dict[str, Array]:
     for path, part in _guards_of(state):
         if isinstance(part, ClipState):
             logged[f"{path}norm"] = fnp.max(fnp.stack(tree.leaves(part.norm) or [fnp.zeros(())]))
-            logged[f"{path}clipped"] = fnp.mean(
-                fnp.stack(tree.leaves(part.clipped) or [fnp.zeros(())])
-            )
+            logged[f"{path}clipped"] = fnp.mean(fnp.stack(tree.leaves(part.clipped) or [fnp.zeros(())]))
         if isinstance(part, ClipState | SkipState):
             flags = tree.leaves(part.nonfinite)
             logged[f"{path}nonfinite"] = fnp.asarray(sum(flags, fnp.zeros((), fnp.int32)))
@@ -66,19 +64,13 @@ def nonfinite_paths(state: PyTree) -> list[str]:
     ["['b']"]
     """
     guards = [part for _, part in _guards_of(state) if isinstance(part, ClipState | SkipState)]
-    return list(
-        dict.fromkeys(
-            path for part in guards for path, flag in leaf_paths(part.nonfinite) if bool(flag)
-        )
-    )
+    return list(dict.fromkeys(path for part in guards for path, flag in leaf_paths(part.nonfinite) if bool(flag)))
 
 
 def _guards_of(state: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
     """Every clipping and guard state, with its dotted path; those inside of a wrapper too."""
     kinds = (ClipState, SkipState, AccumulateState)
-    flat, _ = jax.tree_util.tree_flatten_with_path(
-        state, is_leaf=lambda node: isinstance(node, kinds)
-    )
+    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, kinds))
     found = []
     for path, part in flat:
         if isinstance(part, kinds):

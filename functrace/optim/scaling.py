@@ -54,9 +54,7 @@ class MomentsState(NamedTuple):
     nu: PyTree
 
 
-def trace(
-    decay: Hyperparam, nesterov: bool = False, accumulator_dtype: Any = None
-) -> Transformation:
+def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: Any = None) -> Transformation:
     """Momentum: `t = g + decay * t`, the update being `t`, or with Nesterov's `g + decay * t`.
 
     Args:
@@ -121,9 +119,7 @@ def scale_by_adam(
     1.0
     """
 
-    def step(
-        grads: PyTree, state: MomentsState, params: PyTree
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
         mu = tree.map(lambda g, m: _mean(hyper, "b1", g, m), grads, state.mu)
         nu = tree.map(lambda g, v: _mean(hyper, "b2", _squared(g), v), grads, state.nu)
@@ -133,10 +129,7 @@ def scale_by_adam(
                 return m / _correction(hyper, "b1", count, m)
             g_hat = g / _correction(hyper, "b1", count, m)
             m_hat = m / _correction(hyper, "b1", increment(count), m)
-            return (
-                hyper.cast("b1", real_dtype(m)) * m_hat
-                + hyper.complement("b1", real_dtype(m)) * g_hat
-            )
+            return hyper.cast("b1", real_dtype(m)) * m_hat + hyper.complement("b1", real_dtype(m)) * g_hat
 
         def direction(g: Array, m: Array, v: Array) -> Array:
             v_hat = v / _correction(hyper, "b2", count, v)
@@ -158,9 +151,7 @@ def scale_by_adam(
     )
 
 
-def scale_by_lion(
-    b1: Hyperparam = 0.9, b2: Hyperparam = 0.99, mu_dtype: Any = None
-) -> Transformation:
+def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99, mu_dtype: Any = None) -> Transformation:
     """Lion's direction: the sign of `(1 - b1) g + b1 mu`.
 
     Args:
@@ -178,9 +169,7 @@ def scale_by_lion(
     [1.0, -1.0]
     """
 
-    def step(
-        grads: PyTree, state: FirstMomentState, params: PyTree
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def step(grads: PyTree, state: FirstMomentState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper = state.hyperparams
         updates = tree.map(lambda g, m: fnp.sign(_mean(hyper, "b1", g, m)), grads, state.mu)
         return updates, {"mu": tree.map(lambda g, m: _mean(hyper, "b2", g, m), grads, state.mu)}
@@ -219,9 +208,7 @@ def scale_by_rms(
     2.0
     """
 
-    def step(
-        grads: PyTree, state: SquaresState, params: PyTree
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def step(grads: PyTree, state: SquaresState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
         nu = tree.map(lambda g, v: _mean(hyper, "decay", _squared(g), v), grads, state.nu)
 
@@ -265,18 +252,14 @@ def scale_by_stddev(
     2.0
     """
 
-    def step(
-        grads: PyTree, state: MomentsState, params: PyTree
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
         mu = tree.map(lambda g, m: _mean(hyper, "decay", g, m), grads, state.mu)
         nu = tree.map(lambda g, v: _mean(hyper, "decay", _squared(g), v), grads, state.nu)
 
         def direction(g: Array, m: Array, v: Array) -> Array:
             correction = _correction(hyper, "decay", count, v) if bias_correction else 1
-            return g * _reciprocal_root(
-                v / correction - _squared(m / correction), hyper, eps_in_sqrt
-            )
+            return g * _reciprocal_root(v / correction - _squared(m / correction), hyper, eps_in_sqrt)
 
         return tree.map(direction, grads, mu, nu), {"mu": mu, "nu": nu}
 
@@ -306,9 +289,7 @@ def scale_by_rss(initial_accumulator_value: Number = 0.1, eps: Hyperparam = 1e-7
     0.8
     """
 
-    def step(
-        grads: PyTree, state: SquaresState, params: PyTree
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def step(grads: PyTree, state: SquaresState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         nu = tree.map(lambda g, v: _squared(g) + v, grads, state.nu)
 
         def direction(g: Array, v: Array) -> Array:
@@ -349,9 +330,7 @@ def _reciprocal_root(squares: Array, hyper: Hyperparams, eps_in_sqrt: bool) -> A
 
 
 def _zeros(params: PyTree, dtype: Any = None) -> PyTree:
-    return tree.map(
-        lambda p: fnp.zeros(p.shape, computing_dtype(p) if dtype is None else dtype), params
-    )
+    return tree.map(lambda p: fnp.zeros(p.shape, computing_dtype(p) if dtype is None else dtype), params)
 
 
 def _real_full(params: PyTree, value: Number) -> PyTree:

@@ -107,9 +107,7 @@ def exponential_decay(
     check_length("exponential_decay", "transition_steps", transition_steps)
     _check_beginning("exponential_decay", transition_begin)
     if not decay_rate > 0:
-        raise ArgumentError(
-            f"exponential_decay: decay_rate is {decay_rate}; a positive number was expected."
-        )
+        raise ArgumentError(f"exponential_decay: decay_rate is {decay_rate}; a positive number was expected.")
 
     def schedule(count: Any) -> Any:
         exponent = fnp.maximum(count - transition_begin, 0) / transition_steps
@@ -214,9 +212,7 @@ def warmup_exponential_decay_schedule(
     [0.5, 1.0, 0.5]
     """
     _check_warmup("warmup_exponential_decay_schedule", warmup_steps)
-    decay = exponential_decay(
-        peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value
-    )
+    decay = exponential_decay(peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
     return _after_warmup(init_value, peak_value, warmup_steps, decay)
 
 
@@ -269,14 +265,10 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     return schedule
 
 
-def _after_warmup(
-    init_value: Number, peak_value: Number, warmup_steps: int, decay: Schedule
-) -> Schedule:
+def _after_warmup(init_value: Number, peak_value: Number, warmup_steps: int, decay: Schedule) -> Schedule:
     if warmup_steps == 0:
         return decay
-    return join_schedules(
-        [linear_schedule(init_value, peak_value, warmup_steps), decay], [warmup_steps]
-    )
+    return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), decay], [warmup_steps])
 
 
 def check_length(owner: str, name: str, steps: int) -> None:
@@ -292,6 +284,4 @@ def _check_warmup(owner: str, steps: int) -> None:
 
 def _check_beginning(owner: str, transition_begin: int) -> None:
     if transition_begin < 0:
-        raise ArgumentError(
-            f"{owner}: transition_begin is {transition_begin}; it must be zero or more."
-        )
+        raise ArgumentError(f"{owner}: transition_begin is {transition_begin}; it must be zero or more.")

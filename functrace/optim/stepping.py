@@ -77,22 +77,17 @@ def scale_by_trust_ratio(
         def scaled(g: Array, p: Array) -> Array:
             dtype = real_dtype(g)
             floor, coefficient, small = (
-                state.hyperparams.cast(name, dtype)
-                for name in ("min_norm", "trust_coefficient", "trust_ratio_eps")
+                state.hyperparams.cast(name, dtype) for name in ("min_norm", "trust_coefficient", "trust_ratio_eps")
             )
             g_norm = fnp.maximum(leaf_norm(g).value, floor)
             p_norm = fnp.maximum(leaf_norm(p).value.astype(dtype), floor)
             unknown = (g_norm == 0) | (p_norm == 0)
-            return g * fnp.where(
-                unknown, 1, coefficient * p_norm / fnp.where(unknown, 1, g_norm + small)
-            )
+            return g * fnp.where(unknown, 1, coefficient * p_norm / fnp.where(unknown, 1, g_norm + small))
 
         return tree.map(scaled, grads, params), {}
 
     given = {"min_norm": min_norm, "trust_coefficient": trust_coefficient, "trust_ratio_eps": eps}
-    return transformation(
-        Settings("scale_by_trust_ratio", given), StepState, step, needs_params=True
-    )
+    return transformation(Settings("scale_by_trust_ratio", given), StepState, step, needs_params=True)
 
 
 def _multiplied(settings: Settings, name: str, sign: int) -> Transformation:

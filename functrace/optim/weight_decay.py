@@ -38,9 +38,7 @@ def add_decayed_weights(weight_decay: Hyperparam = 0.0, mask: Mask = None) -> Tr
     >>> float(updates["w"]), float(updates["b"])
     (3.0, 1.0)
     """
-    return _decay(
-        Settings("add_decayed_weights", {"weight_decay": weight_decay}), "weight_decay", mask
-    )
+    return _decay(Settings("add_decayed_weights", {"weight_decay": weight_decay}), "weight_decay", mask)
 
 
 def l2_regularization(l2: Hyperparam = 0.0, mask: Mask = None) -> Transformation:
@@ -84,9 +82,6 @@ def _chosen(owner: str, mask: Mask, params: PyTree) -> PyTree:
     chosen = mask(params) if callable(mask) else mask
     for path, flag in leaf_paths(chosen):
         if not isinstance(flag, bool | onp.bool_):
-            raise DtypeError(
-                f"{owner}: mask leaf {path} is a {type(flag).__name__}; "
-                "a Python boolean was expected."
-            )
+            raise DtypeError(f"{owner}: mask leaf {path} is a {type(flag).__name__}; a Python boolean was expected.")
     check_structure(owner, "mask", chosen, "parameters", params)
     return chosen

@@ -10,7 +10,10 @@ from functrace import nn
 from functrace.errors import FunctraceError
 
 POINTS = np.array([0.0, 1e-30, -1e-30, 0.3, -0.7, 2.0, -5.0, 50.0, -50.0, 1e4, -1e4], np.float32)
-SAME_AS_JAX = ["relu", "leaky_relu", "elu", "celu", "selu", "silu", "softplus", "log_sigmoid", "soft_sign", "hard_tanh", "sigmoid", "mish", "gelu", "swish"]
+SAME_AS_JAX = [
+    "relu", "leaky_relu", "elu", "celu", "selu", "silu", "softplus", "log_sigmoid", "soft_sign", "hard_tanh",
+    "sigmoid", "mish", "gelu", "swish",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAME_AS_JAX)

@@ -39,9 +39,7 @@ def test_equals_optax_on_ordinary_inputs(name, threshold):
 def test_clip_by_norm_is_by_leaf():
     grads = random_tree(1)
     updates, state = clipped_by(optim.clip_by_norm(1.0), grads)
-    for u, g, n, c in zip(
-        *map(ft.tree.leaves, (updates, grads, state.norm, state.clipped)), strict=True
-    ):
+    for u, g, n, c in zip(*map(ft.tree.leaves, (updates, grads, state.norm, state.clipped)), strict=True):
         norm = np.linalg.norm(np.asarray(g).ravel())
         np.testing.assert_allclose(n, norm, rtol=1e-6)
         np.testing.assert_allclose(u, g / max(norm, 1.0), rtol=1e-6)
@@ -77,7 +75,7 @@ def magnitudes(dtype):
 @st.composite
 def extreme_cases(draw):
     dtype = DTYPES[draw(st.sampled_from(list(DTYPES)))]
-    threshold = 2.0 ** draw(st.floats(-100, 100))
+    threshold = 2.0 ** draw(st.floats(-120, 120))
     values = draw(st.lists(magnitudes(dtype), min_size=12, max_size=12))
     return draw(st.sampled_from(list(CLIPPERS))), threshold, dtype, values[:6], values[6:]
 
@@ -93,9 +91,11 @@ THRESHOLDS = {
 UPDATES = {name: ft.jit(make(1.0).update) for name, (make, _) in CLIPPERS.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(extreme_cases())
 @example(("clip_by_global_norm", 1.0, F32, [1e25, 1, 0, 0, 0, 0], ONES))
+@example(("adaptive_clip", 1.0, F32, [3e38] * 6, [2e38, 3e38, 0, 0, 3e38, 0]))
+@example(("clip_by_norm", 1e-37, F32, [3e38] * 6, ONES))
 @example(("clip_by_norm", 1e30, F32, [3e38, 3e38, 1, 3e38, 3e38, 1e-20], ONES))
 @example(("clip_by_norm", 1e-3, F32, [1e37, 1e36, 1e-3, 1, 1, 1], ONES))
 @example(("clip_by_norm", 1.0, F16, [65504, 65504, 6e-8, 6e-8, 65504, 1], ONES))
@@ -103,9 +103,7 @@ UPDATES = {name: ft.jit(make(1.0).update) for name, (make, _) in CLIPPERS.items(
 def test_right_on_every_finite_input(case):
     name, threshold, dtype, grads, params = case
     threshold = float(np.float32(threshold))
-    grads, params = (
-        {"a": np.array(x[:4], dtype), "b": np.array(x[4:], dtype)} for x in (grads, params)
-    )
+    grads, params = ({"a": np.array(x[:4], dtype), "b": np.array(x[4:], dtype)} for x in (grads, params))
     state = CLIPPERS[name][0](1.0).init(params)
     state = optim.set_hyperparams(state, **{THRESHOLDS[name]: threshold})
     updates, _ = UPDATES[name](grads, state, params)
@@ -162,9 +160,7 @@ def test_behaviour_on_inf_and_nan(name, on_nonfinite, expected, dtype):
     updates, state = clipped_by(clipper, grads, params)
     for key, wanted in expected.items():
         actual = np.asarray(updates[key], np.float64)
-        np.testing.assert_allclose(
-            actual, wanted, rtol=2 * float(ml_dtypes.finfo(DTYPES[dtype]).eps)
-        )
+        np.testing.assert_allclose(actual, wanted, rtol=2 * float(ml_dtypes.finfo(DTYPES[dtype]).eps))
     assert optim.nonfinite_paths(state) == ["['b']", "['c']"]
     assert int(state.skipped) == (on_nonfinite == "skip")
     finite = ft.tree.map(fnp.zeros_like, grads)
@@ -179,13 +175,9 @@ def test_infinity_has_an_infinite_norm():
     assert float(optim.global_norm({"a": fnp.zeros((0,)), "b": fnp.zeros(())})) == 0
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (1,), (6,), (1, 6), (4, 6), (2, 3, 4), (2, 3, 4, 5), (1, 2, 3, 2, 2)]
-)
+@pytest.mark.parametrize("shape", [(), (1,), (6,), (1, 6), (4, 6), (2, 3, 4), (2, 3, 4, 5), (1, 2, 3, 2, 2)])
 def test_adaptive_clip_units_are_those_of_optax(shape):
-    params, grads = (
-        fnp.asarray(np.random.default_rng(n).normal(size=shape), fnp.float32) for n in (0, 1)
-    )
+    params, grads = (fnp.asarray(np.random.default_rng(n).normal(size=shape), fnp.float32) for n in (0, 1))
     for options in ({}, {"axis": len(shape) - 1}) if shape else ({},):
         theirs = optax.adaptive_grad_clip(0.5, **options)
         expected, _ = theirs.update(grads, theirs.init(params), params)
@@ -200,9 +192,7 @@ def test_clipping_is_differentiable():
     def total(grads, max_norm):
         clipper = optim.chain(optim.clip_by_norm(2.0), optim.clip_by_global_norm(1.0))
         state = optim.set_hyperparams(clipper.init(grads) | {"clip_by_norm": ()}, max_norm=max_norm)
-        return fnp.sum(
-            optim.clip_by_global_norm(1.0).update(grads, state["clip_by_global_norm"])[0]["a"] ** 3
-        )
+        return fnp.sum(optim.clip_by_global_norm(1.0).update(grads, state["clip_by_global_norm"])[0]["a"] ** 3)
 
     def plain(grads, max_norm):
         norm = fnp.sqrt(sum(fnp.sum(g * g) for g in ft.tree.leaves(grads)))

@@ -108,9 +108,7 @@ CASES = {
     ),
     "not arrays": (lambda: optim.adam(0.1).init({"w": "x"}), DtypeError, "leaf ['w'] has type str"),
     "axes": (
-        lambda: updated(
-            optim.adaptive_clip(1.0), fnp.ones([1] * 6), fnp.ones([1] * 6), fnp.ones([1] * 6)
-        ),
+        lambda: updated(optim.adaptive_clip(1.0), fnp.ones([1] * 6), fnp.ones([1] * 6), fnp.ones([1] * 6)),
         ArgumentError,
         "Give `axis`, the axes to sum over",
     ),
@@ -155,9 +153,7 @@ CASES = {
         "the state has no 'rate'; it has learning_rate",
     ),
     "ambiguous name": (
-        lambda: optim.set_hyperparams(
-            optim.chain(optim.scale(1.0), optim.scale(1.0)).init(W), step_size=1.0
-        ),
+        lambda: optim.set_hyperparams(optim.chain(optim.scale(1.0), optim.scale(1.0)).init(W), step_size=1.0),
         ArgumentError,
         "in several parts, ['scale'], ['scale_2']",
     ),

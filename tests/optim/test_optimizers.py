@@ -160,9 +160,7 @@ def test_derivative_with_respect_to_the_learning_rate(name):
 
 @pytest.mark.parametrize("name", ["b1", "b2", "eps", "weight_decay", "max_norm", "learning_rate"])
 def test_derivative_with_respect_to_any_hyperparameter(name):
-    optimizer = optim.chain(
-        optim.clip_by_global_norm(0.5), optim.adamw(0.1, 0.5, 0.6, 0.1, weight_decay=0.01)
-    )
+    optimizer = optim.chain(optim.clip_by_global_norm(0.5), optim.adamw(0.1, 0.5, 0.6, 0.1, weight_decay=0.01))
 
     def loss_after(value):
         state = optim.set_hyperparams(optimizer.init(params), **{name: value})
@@ -187,9 +185,9 @@ def test_hyperparameters_are_leaves_of_the_state():
     state = optim.set_hyperparams(state, max_norm=0.25, b1=0.0)
     assert float(state["clip_by_norm"].hyperparams["max_norm"]) == 0.25
     assert all(not leaf.weak_type for leaf in ft.tree.leaves(state))
-    updates, _ = ft.vmap(
-        lambda norm: optimizer.update({"w": 1.0}, optim.set_hyperparams(state, max_norm=norm))
-    )(fnp.array([1.0, 2.0]))
+    updates, _ = ft.vmap(lambda norm: optimizer.update({"w": 1.0}, optim.set_hyperparams(state, max_norm=norm)))(
+        fnp.array([1.0, 2.0])
+    )
     assert updates["w"].shape == (2,)
 
 
