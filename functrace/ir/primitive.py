@@ -38,7 +38,8 @@ class Sample(NamedTuple):
     `operands` are avals (random values are drawn) or concrete arrays; `differentiable=False` marks a
     point where the derivative does not exist or the law of numerical derivatives does not apply;
     `real` draws from [0.2, 2) of either sign, `positive` from [0.6, 1.5), `unit` from [0.09, 0.9) of
-    either sign, `above_one` from [1.1, 2). Operands in `fixed` have no derivative.
+    either sign, `above_one` from [1.1, 2). Operands in `fixed` have no derivative;
+    `order=1` says that there is no second one.
     """
 
     primitive: Primitive
@@ -46,6 +47,7 @@ class Sample(NamedTuple):
     domain: str = "real"  # "real", "positive", "unit", "above_one"
     differentiable: bool = True
     fixed: tuple[int, ...] = ()
+    order: int = 2
 
 
 class Primitive:

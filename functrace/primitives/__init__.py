@@ -1,6 +1,25 @@
-"""Primitives: each defined once, with all its rules, in the file of its family."""
+"""Primitives: each defined once, with all its rules, in the file of its family.
 
-from functrace.primitives import comparison, unary
+`families` and `space` come first: the linear maps that tangents and cotangents live among. In
+`elementwise` is the arithmetic that derivatives are written in. Every other file stands on these.
+"""
+
+from functrace.primitives import (
+    binary,
+    casts,
+    comparison,
+    complex,
+    elementwise,
+    gather_scatter,
+    indexing,
+    space,
+    special,
+    structural,
+    unary,
+)
 from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
 
-__all__ = ["add", "comparison", "div", "mul", "neg", "select_n", "sub", "unary", "where"]
+__all__ = [
+    "add", "binary", "casts", "comparison", "complex", "div", "elementwise", "gather_scatter",
+    "indexing", "mul", "neg", "select_n", "space", "special", "structural", "sub", "unary", "where",
+]  # fmt: skip

@@ -5,7 +5,7 @@ literals of their partner's dtype. A formula states `partials`, one an operand, 
 the operands and the result (None where the derivative is zero almost everywhere):
 
     sin = unary("sin", lax.sin, lambda x, y: cos(x))
-    div = binary("div", lax.div, lambda x, y, z: reciprocal(y), lambda x, y, z: neg(div(z, y)))
+    atan = unary("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)))
 
 What the family derives: shape, batching (align ranks), jvp (the sum of partial times tangent), and
 the transpose of those that are `linear_in` an operand.
@@ -27,6 +27,7 @@ from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
+    full,
     reshape,
     unbroadcast,
     zeros,
@@ -75,6 +76,11 @@ class Elementwise(Primitive):
         """The partial derivative in operand i as an atom; None where it is zero."""
         raise NotImplementedError
 
+    def term(self, i: int, dx: Atom, xs: Sequence[Any], y: Any) -> Any:
+        """What the tangent of operand i adds to the result's tangent; None where that is zero."""
+        slope = self.derivative(i, xs, y)
+        return None if slope is None else mul(dx, slope)
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         y = self(*xs)
         if not y.aval.is_inexact:
@@ -86,8 +92,7 @@ class Elementwise(Primitive):
             if i in self.linear_in:
                 term = self(*[dx if j == i else x for j, x in enumerate(xs)])
             else:
-                slope = self.derivative(i, xs, y)
-                term = None if slope is None else mul(dx, slope)
+                term = self.term(i, dx, xs, y)
             if term is not None:
                 dy = term if dy is None else add(dy, term)
         if dy is not None and dy.aval.shape != y.aval.shape:
@@ -130,7 +135,17 @@ class Formula(Elementwise):
         samples: Sequence[Aval] | None = None,
         dtypes: Sequence[Any] = (F32,),
         differentiable: bool = True,
+        edges: Sequence[tuple[Any, ...]] = (),
+        fixed: tuple[int, ...] = (),
+        order: int = 2,
     ):
+        """
+        Args:
+          linear_in: operands it is linear in, one at a time; their partials are not asked for.
+          edges: further sample operands, where the derivative is a convention, which is JAX's.
+          fixed: operands without a derivative; their partials raise.
+          order: 1 where JAX has no second derivative to compare with.
+        """
         self.name = name
         self.arity = len(partials)
         self.lower = lower
@@ -141,6 +156,9 @@ class Formula(Elementwise):
         self.sample_avals = samples
         self.sample_dtypes = dtypes
         self.differentiable = differentiable
+        self.sample_edges = edges
+        self.sample_fixed = fixed
+        self.sample_order = order
         self._fold = fold
         if out_dtype is not None:
             self.out_dtype = out_dtype
@@ -148,8 +166,9 @@ class Formula(Elementwise):
         self.jax_names = (name,)
         Primitive.named[name] = self
 
-    def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Formula:
-        return self
+    def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:
+        # A parameter that asks for something, such as an accuracy, is not represented here.
+        return self if all(v is None for v in params.values()) else None
 
     def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
         # A scalar repeated to its partner's shape is the scalar.
@@ -168,27 +187,34 @@ class Formula(Elementwise):
         return None if partial is None else partial(*xs, y)
 
     def samples(self) -> Iterator[Sample]:
-        if self.sample_avals is not None:
-            yield Sample(self, tuple(self.sample_avals), self.domain, self.differentiable)
-            return
-        for dtype in self.sample_dtypes:
-            for shapes in SAMPLE_SHAPES[self.arity]:
-                yield Sample(self, tuple(Aval(s, dtype) for s in shapes), self.domain, self.differentiable)
+        avals = [self.sample_avals] if self.sample_avals is not None else [
+            tuple(Aval(shape, dtype) for shape in shapes)
+            for n, dtype in enumerate(self.sample_dtypes)
+            for shapes in SAMPLE_SHAPES[self.arity][n and -1 :]
+        ]  # fmt: skip
+        for operands in avals:
+            yield Sample(
+                self, tuple(operands), self.domain, self.differentiable, self.sample_fixed, self.sample_order
+            )
+        for operands in self.sample_edges:
+            yield Sample(self, operands, self.domain, False, self.sample_fixed, self.sample_order)
 
     def fold(self, *xs: Any) -> Any:
         if self._fold is None or xs[0].dtype.kind not in "fiub" or xs[0].dtype.itemsize < 4:
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal results are left to the backend, which may flush them to zero.
-        if y.dtype.kind == "f" and y != 0 and abs(y) < np.finfo(y.dtype).tiny:
-            return None
-        return y
+        # Subnormal values are left to the backend, which may flush them to zero.
+        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+
+def is_subnormal(x: Any) -> bool:
+    """Whether a NumPy scalar is one that backends may flush to zero."""
+    return x.dtype.kind == "f" and x != 0 and bool(abs(x) < np.finfo(x.dtype).tiny)
 
 SAMPLE_SHAPES = {
-    1: [((),), ((3,),), ((2, 0),)],
-    2: [((), ()), ((3,), (3,)), ((2, 3), (1, 3)), ((2, 3), ())],
-    3: [((3,), (3,), (3,)), ((2, 3), (2, 3), (2, 3))],
+    1: [((),), ((3,),)],  # for the first dtype; further ones are tested on the last row
+    2: [((), ()), ((2, 3), ()), ((3,), (3,)), ((2, 3), (1, 3))],
+    3: [((), (), ()), ((2, 3), (2, 3), (2, 3))],
 }
 
 def unary(name: str, lower: Callable[..., Any], partial: Partial, **how: Any) -> Formula:
@@ -234,6 +260,8 @@ def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
     return y if is_constant(x, 1.0) and same_type(y, x) else None
 
 def _simplify_div(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    if is_constant(x, 1.0) and same_type(y, x) and y.aval.is_inexact:
+        return reciprocal(y)
     real = not is_complex(x.aval.dtype)
     return x if real and is_constant(y, 1.0) and same_type(x, y) else None
 
@@ -282,13 +310,60 @@ div = binary(
     "div",
     lax.div,
     None,
-    lambda x, y, z: neg(div(z, y)),
+    lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
     linear_in=(0,),
     simplify=_simplify_div,
     fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
     dtypes=NUMBERS,
     domain="positive",
 )
+
+@primitive
+class IntegerPow(Elementwise):
+    """x ** exponent for a fixed integer. At high order the derivative stays one product."""
+
+    name = "integer_pow"
+    jax_names = ("integer_pow",)
+    exponent: int
+
+    def samples(self) -> Iterator[Sample]:
+        for n in (-3, -1, 0, 2, 5):
+            yield Sample(IntegerPow(n), (Aval((3,), F32),))
+        yield Sample(IntegerPow(-2), (Aval((3,), C64),))
+        yield Sample(IntegerPow(3), (Aval((2, 0), F32),))
+        yield Sample(IntegerPow(3), (Aval((3,), I32),))
+        yield Sample(IntegerPow(2), (np.array([0.0, -0.0], np.float32),), differentiable=False)
+        yield Sample(IntegerPow(-1), (np.array([0.0, -0.0], np.float32),), differentiable=False)
+
+    def lower(self, x: Any) -> Any:
+        return lax.integer_pow(x, self.exponent)
+
+    def fold(self, *xs: Any) -> Any:
+        (x,) = xs
+        if self.exponent != -1 or x.dtype.kind != "f" or x.dtype.itemsize < 4:
+            return None
+        with np.errstate(all="ignore"):
+            y = np.divide(x.dtype.type(1), x)
+        return None if is_subnormal(x) or is_subnormal(y) else y
+
+    def simplify(self, builder: Builder, x: Atom) -> Atom | None:
+        return x if self.exponent == 1 else full(x.aval, 1) if self.exponent == 0 else None
+
+    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
+        n = self.exponent
+        return None if n == 0 else mul(integer_pow(xs[0], n - 1), float(n))
+
+    @classmethod
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> IntegerPow:
+        return cls(params["y"])
+
+def integer_pow(x: Atom, n: int) -> Atom:
+    """`x ** n`."""
+    return IntegerPow(n)(x)
+
+def reciprocal(x: Atom) -> Atom:
+    """1 / x."""
+    return IntegerPow(-1)(x)
 
 class _Select(Formula):
     """select_n: `cases[which]`, element by element; linear in the cases jointly."""

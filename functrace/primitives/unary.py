@@ -1,5 +1,8 @@
-"""Elementwise functions of one operand. Derivatives are written in terms of the result y where that is
-cheaper and stays accurate at high order."""
+"""Elementwise functions of one real or complex number.
+
+`partial(x, y)` is the derivative at x, where the result is y. It is written in y where that is
+cheaper, and where it can be as one product, whose derivatives of high order stay small.
+"""
 
 from __future__ import annotations
 
@@ -7,106 +10,125 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from jax import lax
 
-from functrace.ir import Aval, Builder, Sample
+from functrace.ir import Atom, Aval, Sample
+from functrace.ir.aval import is_complex
 from functrace.ir.primitive import primitive
 from functrace.primitives.elementwise import (
-    BOOL,
     C64,
     F32,
+    I32,
     Elementwise,
-    Formula,
+    IntegerPow,
     add,
     div,
+    integer_pow,
     mul,
     neg,
+    reciprocal,
     sub,
     unary,
 )
 
-REAL_AND_COMPLEX = (F32, C64)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+BOTH = (F32, C64)
+
+
+def edge(*values: float) -> tuple[np.ndarray]:
+    """Sample operands where the derivative is infinite or a convention."""
+    return (np.array(values, np.float32),)
+
+
+def one_minus_square(x: Atom) -> Atom:
+    """1 - x^2; of a real x by its factors, which keep their digits near 1."""
+    # The factors of a complex number would put the result on the other side of a branch cut.
+    return sub(1.0, square(x)) if is_complex(x.aval.dtype) else mul(sub(1.0, x), add(x, 1.0))
+
+
+def square_minus_one(x: Atom) -> Atom:
+    """x^2 - 1, likewise."""
+    return sub(square(x), 1.0) if is_complex(x.aval.dtype) else mul(sub(x, 1.0), add(x, 1.0))
+
+
+square = unary(
+    "square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, dtypes=(F32, C64, I32)
+)
+exp = unary("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
+exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH)
+expm1 = unary("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
+log = unary("log", lax.log, lambda x, y: reciprocal(x), domain="positive", dtypes=BOTH)
+log1p = unary(
+    "log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH
+)
+sqrt = unary(
+    "sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)]
+)
+rsqrt = unary(
+    "rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH
+)
+cbrt = unary("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
+
+sin = unary("sin", lax.sin, lambda x, y: cos(x), dtypes=BOTH)
+cos = unary("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=BOTH)
+tan = unary("tan", lax.tan, lambda x, y: add(square(y), 1.0), domain="unit", dtypes=BOTH)
+asin = unary("asin", lax.asin, lambda x, y: rsqrt(one_minus_square(x)), domain="unit", dtypes=BOTH)
+acos = unary(
+    "acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH
+)
+atan = unary("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH)
+sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH)
+cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH)
+asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH)
+acosh = unary(
+    "acosh", lax.acosh, lambda x, y: rsqrt(square_minus_one(x)), domain="above_one", dtypes=BOTH
+)
+atanh = unary(
+    "atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH
+)
+
+tanh = unary("tanh", lax.tanh, lambda x, y: mul(add(y, 1.0), sub(1.0, y)), dtypes=(F32, C64, BF16))
+logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16))
+
+sign = unary("sign", lax.sign, None, dtypes=(F32, I32), edges=[edge(0.0, -0.0)])
+floor = unary("floor", lax.floor, None, fold=np.floor)
+ceil = unary("ceil", lax.ceil, None, fold=np.ceil)
 
 
 @primitive
-class IntegerPow(Elementwise):
-    """x ** exponent for a fixed integer."""
+class Round(Elementwise):
+    """The nearest integer; a half goes away from zero (method 0) or to the even one (method 1)."""
 
-    name = "integer_pow"
-    jax_names = ("integer_pow",)
-    exponent: int
+    name = "round"
+    jax_names = ("round",)
+    method: int
 
     def samples(self) -> Iterator[Sample]:
-        for n in (-3, -1, 0, 2, 5):
-            yield Sample(IntegerPow(n), (Aval((3,), F32),), "positive")
+        halves = np.array([0.5, 1.5, -2.5], np.float32)
+        for method in (0, 1):
+            yield Sample(Round(method), (Aval((3,), F32),))
+            yield Sample(Round(method), (halves,), differentiable=False)
 
     def lower(self, x: Any) -> Any:
-        return lax.integer_pow(x, self.exponent)
+        return lax.round(x, lax.RoundingMethod(self.method))
 
-    def simplify(self, builder: Builder, x: Any) -> Any:
-        return x if self.exponent == 1 else None
-
-    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
-        n = self.exponent
-        return None if n == 0 else mul(integer_pow(xs[0], n - 1), float(n))
+    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> None:
+        return None
 
     @classmethod
-    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> IntegerPow:
-        return cls(params["y"])
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Round:
+        return cls(int(params["rounding_method"]))
 
 
-def integer_pow(x: Any, n: int) -> Any:
-    """`x ** n`."""
-    return IntegerPow(n)(x)
+def round_(x: Atom, method: int = 1) -> Atom:
+    """`x` rounded to integers."""
+    return Round(method)(x)
 
 
-def reciprocal(x: Any) -> Any:
-    """1 / x."""
-    return IntegerPow(-1)(x)
-
-
-exp = unary("exp", lax.exp, lambda x, y: y, dtypes=REAL_AND_COMPLEX)
-exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)))
-expm1 = unary("expm1", lax.expm1, lambda x, y: add(y, 1.0))
-log = unary("log", lax.log, lambda x, y: reciprocal(x), domain="positive")
-log1p = unary("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive")
-sqrt = unary("sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive")
-rsqrt = unary("rsqrt", lax.rsqrt, lambda x, y: mul(div(y, x), -0.5), domain="positive")
-cbrt = unary("cbrt", lax.cbrt, lambda x, y: div(y, mul(x, 3.0)), domain="positive")
-square = unary("square", lax.square, lambda x, y: mul(x, 2.0), dtypes=REAL_AND_COMPLEX)
-sin = unary("sin", lax.sin, lambda x, y: cos(x), dtypes=REAL_AND_COMPLEX)
-cos = unary("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=REAL_AND_COMPLEX)
-tan = unary("tan", lax.tan, lambda x, y: add(mul(y, y), 1.0))
-asin = unary("asin", lax.asin, lambda x, y: rsqrt(sub(1.0, mul(x, x))), domain="unit")
-acos = unary("acos", lax.acos, lambda x, y: neg(rsqrt(sub(1.0, mul(x, x)))), domain="unit")
-atan = unary("atan", lax.atan, lambda x, y: reciprocal(add(mul(x, x), 1.0)))
-sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=REAL_AND_COMPLEX)
-cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=REAL_AND_COMPLEX)
-tanh = unary("tanh", lax.tanh, lambda x, y: mul(add(y, 1.0), sub(1.0, y)), dtypes=REAL_AND_COMPLEX)
-asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(mul(x, x), 1.0)))
-acosh = unary(
-    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), domain="above_one"
-)
-atanh = unary(
-    "atanh", lax.atanh, lambda x, y: reciprocal(mul(add(x, 1.0), sub(1.0, x))), domain="unit"
-)
-logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=REAL_AND_COMPLEX)
-erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(mul(x, x))), 2 / math.sqrt(math.pi)))
-erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(mul(x, x))), -2 / math.sqrt(math.pi)))
-erf_inv = unary(
-    "erf_inv", lax.erf_inv, lambda x, y: mul(exp(mul(y, y)), math.sqrt(math.pi) / 2), domain="unit"
-)
-floor = unary("floor", lax.floor, None)
-ceil = unary("ceil", lax.ceil, None)
-sign = unary("sign", lax.sign, None)
-is_finite = unary("is_finite", lax.is_finite, None, out_dtype=lambda x: BOOL)
-
-
-class _StopGradient(Formula):
-    """The identity, constant to every derivative."""
-
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        return self(*xs), None
-
-
-stop_gradient = _StopGradient("stop_gradient", lax.stop_gradient, (None,), differentiable=False)
+__all__ = [
+    "IntegerPow", "Round", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos",
+    "cosh", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic", "reciprocal",
+    "round_", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh",
+]  # fmt: skip

@@ -1,0 +1,172 @@
+"""Elementwise functions of two or three real numbers: powers, extrema, angles, remainders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jax import lax, numpy as jnp
+
+from functrace.errors import RuleError, ShapeError
+from functrace.ir import Atom, Aval, Builder, Sample
+from functrace.ir.aval import is_inexact
+from functrace.primitives.comparison import eq, gt, logical_and, lt
+from functrace.primitives.elementwise import (
+    C64,
+    F32,
+    I32,
+    Formula,
+    add,
+    binary,
+    convert_element_type,
+    div,
+    is_constant,
+    mul,
+    neg,
+    same_type,
+    sub,
+    where,
+)
+from functrace.primitives.families import literal
+from functrace.primitives.unary import ceil, floor, log, square
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+VECTOR = Aval((3,), F32)
+
+
+def _pair(*pairs: tuple[float, float]) -> tuple[Any, Any]:
+    """Sample operands from pairs of values."""
+    return tuple(np.array(column, np.float32) for column in zip(*pairs, strict=True))  # pyright: ignore
+
+
+def one_for_zero(x: Atom) -> Atom:
+    """`x` with 1 in the place of 0, where a limit must not meet 0 * inf."""
+    return where(eq(x, 0), 1, x)
+
+
+class _Power(Formula):
+    """x ** y for an inexact x and a y of its dtype or of an integer one."""
+
+    def __call__(self, *operands: Any) -> Any:
+        x, y = operands
+        if isinstance(x, Atom) and type(y) is int and is_inexact(x.aval.dtype):
+            y = float(y)
+        return super().__call__(x, y)
+
+    def out_dtype(self, *xs: Aval) -> Any:
+        x, y = xs
+        if not x.is_inexact or (y.is_inexact and x.dtype != y.dtype):
+            raise ShapeError(
+                f"pow: {x} ** {y}: the base must be inexact and the exponent of its dtype or integer"
+            )
+        return x.dtype
+
+    def samples(self) -> Iterator[Sample]:
+        yield from super().samples()
+        for exponent in (np.int32(3), np.array([0, 2, -1], np.int32)):
+            yield Sample(self, (VECTOR, np.asarray(exponent)), "positive")
+        powers = np.array([0, 1, 2], np.int32)
+        yield Sample(self, (np.zeros(3, np.float32), powers), differentiable=False)
+
+
+def _simplify_pow(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    return x if not y.aval.shape and y.aval.is_inexact and is_constant(y, 1.0) and same_type(x, y) else None
+
+
+def _pow_in_base(x: Atom, y: Atom, z: Atom) -> Atom:
+    if y.aval.is_inexact:
+        return mul(y, pow_(x, sub(y, 1.0)))
+    n = convert_element_type(y, x.aval.dtype)
+    slope = mul(one_for_zero(n), pow_(x, sub(n, 1.0)))
+    return where(eq(n, 0), 0, slope)
+
+
+pow_ = _Power(
+    "pow",
+    lax.pow,
+    (_pow_in_base, lambda x, y, z: mul(log(one_for_zero(x)), z)),
+    simplify=_simplify_pow,
+    domain="positive",
+    dtypes=(F32, C64, BF16),
+    edges=[_pair((0.0, 2.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.5), (-2.0, 2.0), (-2.0, 3.0))],
+)
+
+
+def _share(x: Atom, other: Atom, z: Atom) -> Atom:
+    """1 where x is the extremum z, half where the other operand is too."""
+    one = literal(1, z.aval)
+    return where(eq(x, z), where(eq(other, z), 0.5, one), 0)
+
+
+TIES = [_pair((1.0, 1.0), (1.0, 2.0), (0.0, -0.0), (np.nan, 1.0), (np.inf, np.inf))]
+EXTREMUM = {"commutative": True, "dtypes": (F32, I32, BF16), "edges": TIES}
+max_ = binary(
+    "max", lax.max, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM
+)
+min_ = binary(
+    "min", lax.min, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM
+)
+
+
+def _truncated(x: Atom) -> Atom:
+    return where(lt(x, 0), ceil(x), floor(x))
+
+
+rem = binary(
+    "rem",
+    lax.rem,
+    lambda x, y, z: 1.0,
+    lambda x, y, z: neg(_truncated(div(x, y))),
+    dtypes=(F32, I32),
+    domain="positive",
+    edges=[_pair((5.0, -3.0), (-5.0, 3.0), (4.5, 1.5))],
+)
+atan2 = binary(
+    "atan2",
+    lax.atan2,
+    lambda x, y, z: div(y, add(square(x), square(y))),
+    lambda x, y, z: neg(div(x, add(square(x), square(y)))),
+    edges=[_pair((0.0, 1.0), (1.0, 0.0), (0.0, -1.0))],
+)
+
+
+def _no_derivative(*xs: Any) -> Any:
+    raise RuleError("nextafter: it has no derivative; wrap its operands in stop_gradient")
+
+
+nextafter = binary("nextafter", lax.nextafter, _no_derivative, _no_derivative, fixed=(0, 1))
+
+
+class _Clamp(Formula):
+    """clamp(low, x, high): x, moved into [low, high]."""
+
+    def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
+        # Selected and not multiplied, so that a tangent of inf outside of the interval adds zero.
+        low, x, high = xs
+        is_active = (
+            logical_and(gt(low, x), lt(low, high)),
+            logical_and(gt(x, low), lt(x, high)),
+            lt(high, x),
+        )[i]
+        return where(is_active, dx, 0)
+
+
+def _lower_clamp(low: Any, x: Any, high: Any) -> Any:
+    # JAX's bounds are scalars or of the shape of x.
+    shape = jnp.broadcast_shapes(*map(jnp.shape, (low, x, high)))
+    low, high = (b if jnp.ndim(b) == 0 else jnp.broadcast_to(b, shape) for b in (low, high))
+    return lax.clamp(low, jnp.broadcast_to(x, shape), high)
+
+
+clamp = _Clamp(
+    "clamp",
+    _lower_clamp,
+    (None, None, None),
+    dtypes=(F32, I32),
+    edges=[
+        (np.float32(-1), np.array([-2, -1, 0.5, 1, 2], np.float32), np.float32(1)),
+        tuple(np.array(v, np.float32) for v in ([0, 1, 1], [0.5, 0.5, 3], [1, 1, 0])),
+    ],
+)
