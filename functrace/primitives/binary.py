@@ -58,9 +58,7 @@ class _Power(Formula):
     def out_dtype(self, *xs: Aval) -> Any:
         x, y = xs
         if not x.is_inexact or (y.is_inexact and x.dtype != y.dtype):
-            raise ShapeError(
-                f"pow: {x} ** {y}: the base must be inexact and the exponent of its dtype or integer"
-            )
+            raise ShapeError(f"pow: {x} ** {y}: the base must be inexact and the exponent of its dtype or integer")
         return x.dtype
 
     def samples(self) -> Iterator[Sample]:
@@ -102,12 +100,8 @@ def _share(x: Atom, other: Atom, z: Atom) -> Atom:
 
 TIES = [_pair((1.0, 1.0), (1.0, 2.0), (0.0, -0.0), (np.nan, 1.0), (np.inf, np.inf))]
 EXTREMUM = {"commutative": True, "dtypes": (F32, I32, BF16), "edges": TIES}
-max_ = binary(
-    "max", lax.max, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM
-)
-min_ = binary(
-    "min", lax.min, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM
-)
+max_ = binary("max", lax.max, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM)
+min_ = binary("min", lax.min, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM)
 
 
 def _truncated(x: Atom) -> Atom:
@@ -154,10 +148,8 @@ class _Clamp(Formula):
 
 
 def _lower_clamp(low: Any, x: Any, high: Any) -> Any:
-    # JAX's bounds are scalars or of the shape of x.
-    shape = jnp.broadcast_shapes(*map(jnp.shape, (low, x, high)))
-    low, high = (b if jnp.ndim(b) == 0 else jnp.broadcast_to(b, shape) for b in (low, high))
-    return lax.clamp(low, jnp.broadcast_to(x, shape), high)
+    # JAX's bounds are scalars, and then without a derivative, or of the shape of x.
+    return lax.clamp(*jnp.broadcast_arrays(low, x, high))
 
 
 clamp = _Clamp(

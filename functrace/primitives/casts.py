@@ -102,9 +102,7 @@ class _StopGradient(Formula):
         return self(*xs), None
 
 
-stop_gradient = _StopGradient(
-    "stop_gradient", lax.stop_gradient, (None,), differentiable=False, dtypes=(F32, I32)
-)
+stop_gradient = _StopGradient("stop_gradient", lax.stop_gradient, (None,), differentiable=False, dtypes=(F32, I32))
 
 __all__ = [
     "BitcastConvertType", "ReducePrecision", "bitcast_convert_type", "copy", "reduce_precision",

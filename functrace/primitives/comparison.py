@@ -52,9 +52,7 @@ ge = comparison("ge", lax.ge, fold=np.greater_equal)
 eq_to = comparison("eq_to", _total(lax.eq_to_p), commutative=True)
 lt_to = comparison("lt_to", _total(lax.lt_to_p))
 le_to = comparison("le_to", _total(lax.le_to_p))
-is_finite = _Predicate(
-    "is_finite", lax.is_finite, (None,), edges=[(np.array([1.0, np.inf, np.nan], np.float32),)]
-)
+is_finite = _Predicate("is_finite", lax.is_finite, (None,), edges=[(np.array([1.0, np.inf, np.nan], np.float32),)])
 
 logical_and = binary("and", lax.bitwise_and, None, None, commutative=True, dtypes=LOGICAL)
 logical_or = binary("or", lax.bitwise_or, None, None, commutative=True, dtypes=LOGICAL)
@@ -66,9 +64,7 @@ shift_left = binary("shift_left", lax.shift_left, None, None, dtypes=INTEGERS, e
 shift_right_arithmetic = binary(
     "shift_right_arithmetic", lax.shift_right_arithmetic, None, None, dtypes=INTEGERS, edges=SHIFTS
 )
-shift_right_logical = binary(
-    "shift_right_logical", lax.shift_right_logical, None, None, dtypes=INTEGERS, edges=SHIFTS
-)
+shift_right_logical = binary("shift_right_logical", lax.shift_right_logical, None, None, dtypes=INTEGERS, edges=SHIFTS)
 population_count = unary("population_count", lax.population_count, None, dtypes=INTEGERS)
 clz = unary("clz", lax.clz, None, dtypes=INTEGERS)
 mulhi = binary("mulhi", lax.mulhi, None, None, commutative=True, dtypes=INTEGERS)

@@ -15,8 +15,8 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Undefined
 from functrace.ir.aval import is_complex
-from functrace.primitives.comparison import ge
 from functrace.primitives.binary import one_for_zero
+from functrace.primitives.comparison import ge
 from functrace.primitives.elementwise import (
     C64,
     F32,
@@ -28,10 +28,9 @@ from functrace.primitives.elementwise import (
     literal,
     mul,
     neg,
-    unary,
     where,
 )
-from functrace.primitives.space import broadcast_to, unbroadcast, zeros
+from functrace.primitives.space import broadcast_to, unbroadcast
 
 C128 = np.dtype(np.complex128)
 F64 = np.dtype(np.float64)
@@ -82,8 +81,7 @@ class _Complex(Formula):
     def transpose(self, ct: Any, *xs: Any) -> Any:
         parts = (real(ct), neg(imag(ct)))
         return [
-            unbroadcast(part, x.aval) if isinstance(x, Undefined) else None
-            for part, x in zip(parts, xs, strict=True)
+            unbroadcast(part, x.aval) if isinstance(x, Undefined) else None for part, x in zip(parts, xs, strict=True)
         ]
 
 

@@ -132,7 +132,7 @@ class Formula(Elementwise):
         fold: Callable[..., Any] | None = None,
         simplify: Callable[..., Any] | None = None,
         domain: str = "real",
-        samples: Sequence[Aval] | None = None,
+        samples: Sequence[Any] | None = None,
         dtypes: Sequence[Any] = (F32,),
         differentiable: bool = True,
         edges: Sequence[tuple[Any, ...]] = (),

@@ -50,9 +50,7 @@ def missing(name: str, operand: str) -> Callable[..., Any]:
 
 erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(square(x))), 2 / ROOT_PI))
 erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(square(x))), -2 / ROOT_PI))
-erf_inv = unary(
-    "erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit"
-)
+erf_inv = unary("erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit")
 
 lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive")
 digamma = unary("digamma", lax.digamma, lambda x, y: polygamma(1.0, x), domain="positive")
@@ -65,9 +63,7 @@ polygamma = binary(
     domain="positive",
     fixed=(0,),
 )
-zeta = binary(
-    "zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", fixed=(0, 1)
-)
+zeta = binary("zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", fixed=(0, 1))
 
 
 def _igamma_slope(a: Atom, x: Atom) -> Atom:

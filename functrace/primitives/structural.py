@@ -29,7 +29,7 @@ BF16 = Aval((), "bfloat16").dtype
 
 
 class JointlyLinear(Primitive):
-    """Linear in all operands jointly but the `fixed` ones; a missing tangent is filled with zeros."""
+    """Linear in all operands jointly but the `fixed` ones; a missing tangent becomes zeros."""
 
     def fixed(self, i: int) -> bool:
         """Whether operand i is an index, in which nothing is linear."""
@@ -213,8 +213,9 @@ class Slice(Linear):
         yield Sample(Slice((0,), (2,), (1,)), (Aval((3,), I32),))
 
     def shape(self, x: Aval) -> Aval:
-        bounds = tuple(zip(self.start, self.limit, self.strides, strict=True))
-        if len(bounds) != x.ndim or not all(
+        bounds = tuple(zip(self.start, self.limit, self.strides, strict=False))
+        lengths = {x.ndim, len(self.start), len(self.limit), len(self.strides)}
+        if len(lengths) > 1 or not all(
             [0 <= a <= b <= n and s > 0 for n, (a, b, s) in zip(x.shape, bounds, strict=True)]
         ):
             raise ShapeError(

@@ -12,10 +12,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jax import lax
+from jax import lax, numpy as jnp
 
 from functrace.ir import Atom, Aval, Sample
-from functrace.ir.aval import is_complex
 from functrace.ir.primitive import primitive
 from functrace.primitives.elementwise import (
     C64,
@@ -42,54 +41,46 @@ def edge(*values: float) -> tuple[np.ndarray]:
     return (np.array(values, np.float32),)
 
 
-def one_minus_square(x: Atom) -> Atom:
-    """1 - x^2; of a real x by its factors, which keep their digits near 1."""
-    # The factors of a complex number would put the result on the other side of a branch cut.
-    return sub(1.0, square(x)) if is_complex(x.aval.dtype) else mul(sub(1.0, x), add(x, 1.0))
-
-
-def square_minus_one(x: Atom) -> Atom:
-    """x^2 - 1, likewise."""
-    return sub(square(x), 1.0) if is_complex(x.aval.dtype) else mul(sub(x, 1.0), add(x, 1.0))
-
-
-square = unary(
-    "square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, dtypes=(F32, C64, I32)
+square = unary("square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, dtypes=(F32, C64, I32))
+# By factors, which keep their digits near 1; with a derivative of its own, as that of the factors
+# cancels near 0.
+one_minus_square = unary(
+    "one_minus_square",
+    lambda x: jnp.add(x, 1) * jnp.subtract(1, x),
+    lambda x, y: mul(x, -2.0),
+    dtypes=BOTH,
 )
 exp = unary("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
 exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH)
 expm1 = unary("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
 log = unary("log", lax.log, lambda x, y: reciprocal(x), domain="positive", dtypes=BOTH)
-log1p = unary(
-    "log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH
+log2 = unary(
+    "log2",
+    lambda x: lax.log(x) * (1 / math.log(2)),
+    lambda x, y: mul(reciprocal(x), 1 / math.log(2)),
+    domain="positive",
+    dtypes=BOTH,
 )
-sqrt = unary(
-    "sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)]
-)
-rsqrt = unary(
-    "rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH
-)
+log1p = unary("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH)
+sqrt = unary("sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)])
+rsqrt = unary("rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH)
 cbrt = unary("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
 
 sin = unary("sin", lax.sin, lambda x, y: cos(x), dtypes=BOTH)
 cos = unary("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=BOTH)
 tan = unary("tan", lax.tan, lambda x, y: add(square(y), 1.0), domain="unit", dtypes=BOTH)
 asin = unary("asin", lax.asin, lambda x, y: rsqrt(one_minus_square(x)), domain="unit", dtypes=BOTH)
-acos = unary(
-    "acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH
-)
+acos = unary("acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH)
 atan = unary("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH)
 sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH)
 cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH)
 asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH)
 acosh = unary(
-    "acosh", lax.acosh, lambda x, y: rsqrt(square_minus_one(x)), domain="above_one", dtypes=BOTH
+    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), domain="above_one", dtypes=BOTH
 )
-atanh = unary(
-    "atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH
-)
+atanh = unary("atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH)
 
-tanh = unary("tanh", lax.tanh, lambda x, y: mul(add(y, 1.0), sub(1.0, y)), dtypes=(F32, C64, BF16))
+tanh = unary("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
 logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16))
 
 sign = unary("sign", lax.sign, None, dtypes=(F32, I32), edges=[edge(0.0, -0.0)])
@@ -129,6 +120,7 @@ def round_(x: Atom, method: int = 1) -> Atom:
 
 __all__ = [
     "IntegerPow", "Round", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos",
-    "cosh", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic", "reciprocal",
-    "round_", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh",
+    "cosh", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "log2", "logistic",
+    "one_minus_square", "reciprocal", "round_", "rsqrt", "sign", "sin", "sinh", "sqrt", "square",
+    "tan", "tanh",
 ]  # fmt: skip
