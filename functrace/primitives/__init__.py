@@ -9,6 +9,8 @@ from functrace.primitives import (
     casts,
     comparison,
     complex,
+    contraction,
+    convolution,
     elementwise,
     gather_scatter,
     indexing,
@@ -16,10 +18,12 @@ from functrace.primitives import (
     special,
     structural,
     unary,
+    windows,
 )
 from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
 
 __all__ = [
-    "add", "binary", "casts", "comparison", "complex", "div", "elementwise", "gather_scatter",
-    "indexing", "mul", "neg", "select_n", "space", "special", "structural", "sub", "unary", "where",
+    "add", "binary", "casts", "comparison", "complex", "contraction", "convolution", "div",
+    "elementwise", "gather_scatter", "indexing", "mul", "neg", "select_n", "space", "special",
+    "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

@@ -1,0 +1,225 @@
+"""Products summed over shared axes: `dot_general`, and the family of what is linear in each operand.
+
+A product has a transpose an operand, which is again a product: of the cotangent with the other
+operand. The result's axes are the batch axes, then the free axes of the left and the right operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax import lax
+
+from functrace.errors import ShapeError
+from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, is_complex, primitive
+from functrace.primitives.complex import real
+from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type
+from functrace.primitives.space import move_axis, transpose
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+Dims = tuple[int, ...]
+DimensionNumbers = tuple[tuple[Dims, Dims], tuple[Dims, Dims]]
+Precision = tuple[str, str] | str | None
+
+
+class Bilinear(Primitive):
+    """Linear in each of two operands, one at a time."""
+
+    def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom | None:
+        """The cotangent of operand i, of type `x`, given the other operand."""
+        raise NotImplementedError
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        x, y = xs
+        dx, dy = dxs
+        z = self(x, y)
+        if not z.aval.is_inexact or (dx is None and dy is None):
+            return z, None
+        if dx is None or dy is None:
+            return z, self(x, dy) if dx is None else self(dx, y)
+        return z, add(self(dx, y), self(x, dy))
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        (i,) = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
+        ct_x = self.transpose_in(i, ct, xs[i].aval, xs[1 - i])
+        return [ct_x if j == i else None for j in range(2)]
+
+
+def as_dtype(ct: Atom, dtype: Any) -> Atom:
+    """A cotangent of another dtype; of a complex one for a real operand, the real part."""
+    if ct.aval.dtype == dtype:
+        return ct
+    if is_complex(ct.aval.dtype) and not is_complex(dtype):
+        ct = real(ct)
+    return convert_element_type(ct, dtype)
+
+
+def precision_names(precision: Any) -> Precision:
+    """JAX's precision as text, which `jax_precision` reads."""
+    return tuple([p.name for p in precision]) if isinstance(precision, tuple) else precision and precision.name
+
+
+def jax_precision(precision: Precision) -> Any:
+    """What `jax.lax` calls a precision of this name."""
+    if isinstance(precision, tuple):
+        return tuple([lax.Precision[p] for p in precision])
+    return None if precision is None else lax.DotAlgorithmPreset[precision]
+
+
+def dtype_or_none(dtype: Any) -> Any:
+    """A parameter that may be a dtype, as NumPy's."""
+    return None if dtype is None else np.dtype(dtype)
+
+
+def result_dtype(primitive: Primitive, x: Aval, y: Aval) -> Any:
+    """The dtype of a product of operands of two dtypes, as JAX has it."""
+    structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, y)]
+    try:
+        return np.dtype(jax.eval_shape(primitive.lower, *structs).dtype)
+    except TypeError as error:
+        raise ShapeError(
+            f"{primitive.name}: the dtypes of {x} and {y} have no product; cast one of them"
+        ) from error
+
+
+def free_axes(x: Aval, contracted: Dims, batch: Dims) -> Dims:
+    """The axes of `x` that are neither contracted nor batch axes, in order."""
+    return tuple([i for i in range(x.ndim) if i not in contracted and i not in batch])
+
+
+def behind(dims: Dims) -> Dims:
+    """The same axes behind a new leading axis."""
+    return tuple([d + 1 for d in dims])
+
+
+@primitive
+class DotGeneral(Bilinear):
+    """Products summed over contracted axes, for each index of the batch axes.
+
+    `dimension_numbers` is `((x contracted, y contracted), (x batch, y batch))`. `precision` is
+    "DEFAULT", "HIGH" or "HIGHEST" for each operand, or the name of an algorithm.
+    """
+
+    name = "dot_general"
+    jax_names = ("dot_general",)
+    dimension_numbers: DimensionNumbers
+    precision: Precision = None
+    preferred_element_type: Any = None
+
+    def samples(self) -> Iterator[Sample]:
+        matmul: Any = (((1,), (0,)), ((), ()))
+        several: Any = (((3, 1), (0, 2)), ((0,), (3,)))
+        two_batches: Any = (((1,), (3,)), ((2, 0), (0, 1)))
+        outer: Any = (((), ()), ((), ()))
+        yield Sample(DotGeneral(matmul), (Aval((2, 3), F32), Aval((3, 4), F32)))
+        yield Sample(DotGeneral((((0,), (0,)), ((), ()))), (Aval((3,), F32), Aval((3,), F32)))
+        yield Sample(DotGeneral(several), (Aval((2, 3, 2, 4), F32), Aval((4, 5, 3, 2), F32)))
+        yield Sample(DotGeneral(two_batches), (Aval((2, 4, 3), C64), Aval((3, 2, 2, 4), C64)))
+        yield Sample(DotGeneral(outer), (Aval((2,), F32), Aval((3,), F32)))
+        yield Sample(DotGeneral(outer), (Aval((), F32), Aval((), F32)))
+        yield Sample(DotGeneral(matmul), (Aval((2, 0), F32), Aval((0, 3), F32)))
+        yield Sample(DotGeneral(matmul), (Aval((0, 2), F32), Aval((2, 3), F32)))
+        yield Sample(DotGeneral(matmul), (Aval((2, 3), I32), Aval((3, 2), I32)))
+        yield Sample(DotGeneral(matmul), (Aval((2, 3), C64), Aval((3, 2), F32)))
+        highest = DotGeneral(matmul, ("HIGHEST", "HIGH"), F32)
+        yield Sample(highest, (Aval((2, 3), F32), Aval((3, 2), F32)))
+        algorithm = DotGeneral(matmul, "F32_F32_F32")
+        yield Sample(algorithm, (Aval((2, 3), F32), Aval((3, 2), F32)), differentiable=False)
+        wide = DotGeneral(matmul, None, F32)
+        yield Sample(wide, (Aval((2, 3), BF16), Aval((3, 2), BF16)))
+        yield Sample(DotGeneral(matmul), (Aval((2, 3), BF16), Aval((3, 2), F32)))
+        yield Sample(DotGeneral(matmul, None, F32), (Aval((2, 3), I32), Aval((3, 2), I32)))
+
+    def shape(self, *xs: Aval) -> Aval:
+        x, y = xs
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        for a, dims in ((x, xc + xb), (y, yc + yb)):
+            if len(set(dims)) < len(dims) or any([not 0 <= d < a.ndim for d in dims]):
+                raise ShapeError(f"dot_general: axes {dims} of {a} repeat or do not exist")
+        for kind, of_x, of_y in (("contracted", xc, yc), ("batch", xb, yb)):
+            sizes = [x.shape[i] for i in of_x], [y.shape[i] for i in of_y]
+            if sizes[0] != sizes[1]:
+                raise ShapeError(
+                    f"dot_general: the {kind} axes of {x} and {y} must agree: axes {of_x} have "
+                    f"sizes {tuple(sizes[0])}, axes {of_y} have {tuple(sizes[1])}"
+                )
+        dtype = self.preferred_element_type
+        if dtype is None:
+            dtype = x.dtype if x.dtype == y.dtype else result_dtype(self, x, y)
+        axes = (*xb, *free_axes(x, xc, xb))
+        shape = (*[x.shape[i] for i in axes], *[y.shape[i] for i in free_axes(y, yc, yb)])
+        return Aval(shape, dtype, x.weak_type and y.weak_type)
+
+    def lower(self, x: Any, y: Any) -> Any:
+        return lax.dot_general(
+            x,
+            y,
+            self.dimension_numbers,
+            precision=jax_precision(self.precision),
+            preferred_element_type=self.preferred_element_type,
+        )
+
+    def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom:
+        contracted, batch = self.dimension_numbers
+        xc, yc, xb, yb = contracted[i], contracted[1 - i], batch[i], batch[1 - i]
+        x_free, y_free = free_axes(x, xc, xb), free_axes(other.aval, yc, yb)
+        before = len(xb) + (0 if i else len(x_free))
+        in_ct = tuple(range(before, before + len(y_free)))
+        numbers = ((in_ct, y_free), (tuple(range(len(xb))), yb))
+        product = DotGeneral(numbers, self.precision, self.preferred_element_type)(ct, other)
+        # Contracted axes come in the order they have in the other operand.
+        axes = (*xb, *x_free, *[a for _, a in sorted(zip(yc, xc, strict=True))])
+        order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
+        return as_dtype(transpose(product, order), x.dtype)
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        x, y = xs
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        if batched[0]:
+            xc, xb = behind(xc), behind(xb)
+        if batched[1]:
+            yc, yb = behind(yc), behind(yb)
+        if all(batched):
+            xb, yb = (0, *xb), (0, *yb)
+        numbers = ((xc, yc), (xb, yb))
+        z = DotGeneral(numbers, self.precision, self.preferred_element_type)(x, y)
+        if all(batched):
+            return z, True
+        # One operand's batch axis is its first free one.
+        return move_axis(z, len(xb) if batched[0] else x.aval.ndim - len(xc), 0), True
+
+    @classmethod
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> DotGeneral | None:
+        precision = params["precision"]
+        if params["out_sharding"] is not None or isinstance(precision, lax.DotAlgorithm):
+            return None
+        contracted, batch = [
+            tuple([tuple([int(d) for d in dims]) for dims in pair])
+            for pair in params["dimension_numbers"]
+        ]
+        preferred = dtype_or_none(params["preferred_element_type"])
+        return cls((contracted, batch), precision_names(precision), preferred)
+
+
+def dot_general(
+    x: Atom,
+    y: Atom,
+    dimension_numbers: DimensionNumbers,
+    precision: Precision = None,
+    preferred_element_type: Any = None,
+) -> Atom:
+    """The products of `x` and `y` summed over the contracted axes."""
+    preferred = dtype_or_none(preferred_element_type)
+    return DotGeneral(dimension_numbers, precision, preferred)(x, y)
+
+
+def matmul(x: Atom, y: Atom, precision: Precision = None) -> Atom:
+    """The matrix product over the last two axes, for each index of the leading ones."""
+    batch = tuple(range(x.aval.ndim - 2))
+    contracted = ((x.aval.ndim - 1,), (y.aval.ndim - 2,))
+    return dot_general(x, y, (contracted, (batch, batch)), precision)
