@@ -57,6 +57,7 @@ class Primitive:
     multiple_results: ClassVar[bool] = False
     has_effects: bool = False
     commutative: bool = False
+    readable_text: ClassVar[bool] = True  # whether its text reads back
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
 

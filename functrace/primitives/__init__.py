@@ -11,9 +11,12 @@ from functrace.primitives import (
     complex,
     contraction,
     convolution,
+    cumulative,
     elementwise,
     gather_scatter,
     indexing,
+    reductions,
+    sorting,
     space,
     special,
     structural,
@@ -23,7 +26,7 @@ from functrace.primitives import (
 from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
 
 __all__ = [
-    "add", "binary", "casts", "comparison", "complex", "contraction", "convolution", "div",
-    "elementwise", "gather_scatter", "indexing", "mul", "neg", "select_n", "space", "special",
+    "add", "binary", "casts", "comparison", "complex", "contraction", "convolution", "cumulative", "div",
+    "elementwise", "gather_scatter", "indexing", "mul", "neg", "reductions", "select_n", "sorting", "space", "special",
     "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

@@ -138,6 +138,7 @@ class Formula(Elementwise):
         edges: Sequence[tuple[Any, ...]] = (),
         fixed: tuple[int, ...] = (),
         order: int = 2,
+        in_jax: bool = True,
     ):
         """
         Args:
@@ -145,6 +146,7 @@ class Formula(Elementwise):
           edges: further sample operands, where the derivative is a convention, which is JAX's.
           fixed: operands without a derivative; their partials raise.
           order: 1 where JAX has no second derivative to compare with.
+          in_jax: whether JAX has a primitive of this name.
         """
         self.name = name
         self.arity = len(partials)
@@ -163,7 +165,7 @@ class Formula(Elementwise):
         if out_dtype is not None:
             self.out_dtype = out_dtype
         self._simplify = simplify
-        self.jax_names = (name,)
+        self.jax_names = (name,) if in_jax else ()
         Primitive.named[name] = self
 
     def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:

@@ -1,0 +1,201 @@
+"""Running sums, products, extrema and log-sum-exps along an axis.
+
+The sum is linear. The others differentiate through a scan of pairs `(value, tangent)`, combined by
+the derivative of the binary primitive that they repeat.
+Source of the scan: Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+from jax import lax, numpy as jnp
+
+from functrace.errors import ShapeError
+from functrace.ir import Atom, Aval, Primitive, Sample, primitive
+from functrace.primitives.binary import max_, min_
+from functrace.primitives.comparison import eq, is_finite, logical_and, logical_not
+from functrace.primitives.elementwise import C64, F32, I32, Elementwise, binary, mul, sub, where
+from functrace.primitives.families import Linear
+from functrace.primitives.space import reshape
+from functrace.primitives.structural import concatenate, rev, slice_, slice_along, stack, with_size
+from functrace.primitives.unary import exp
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def share_of(x: Atom, z: Atom) -> Atom:
+    """exp(x - z), where x is part of the log-sum-exp z; 1 if they are the same infinity."""
+    same = logical_and(eq(x, z), logical_not(is_finite(x)))
+    return exp(where(same, 0.0, sub(x, z)))
+
+
+logaddexp = binary(
+    "logaddexp",
+    jnp.logaddexp,
+    lambda x, y, z: share_of(x, z),
+    lambda x, y, z: share_of(y, z),
+    # Where one operand is inf, JAX's derivative in the other is not zero.
+    edges=[(np.array([-np.inf, np.inf, 1.0], np.float32), np.array([0.0, np.inf, 1.0], np.float32))],
+    in_jax=False,
+)
+
+Pair = Sequence[Atom]
+
+
+def at_even(x: Atom, axis: int, start: int) -> Atom:
+    """Every other element along an axis."""
+    ones = (1,) * x.aval.ndim
+    first = with_size((0,) * x.aval.ndim, axis, start)
+    return slice_(x, first, x.aval.shape, with_size(ones, axis, 2))
+
+
+def interleave(evens: Atom, odds: Atom, axis: int) -> Atom:
+    """Elements by turns; there are as many even ones as odd ones, or one more."""
+    n = odds.aval.shape[axis]
+    pairs = stack((slice_along(evens, axis, 0, n), odds), axis + 1)
+    whole = reshape(pairs, with_size(odds.aval.shape, axis, 2 * n))
+    rest = evens.aval.shape[axis] - n
+    return concatenate((whole, slice_along(evens, axis, n, n + 1)), axis) if rest else whole
+
+
+def scan_pairs(combine: Callable[[Pair, Pair], Pair], pair: Pair, axis: int) -> Pair:
+    """All prefixes along an axis combined, in about log2 n rounds."""
+    n = pair[0].aval.shape[axis]
+    if n < 2:
+        return pair
+    evens = [at_even(slice_along(v, axis, 0, n - 1), axis, 0) for v in pair]
+    odds = [at_even(v, axis, 1) for v in pair]
+    odd_prefixes = scan_pairs(combine, combine(evens, odds), axis)
+    even_prefixes = [slice_along(v, axis, 0, 1) for v in pair]
+    if n > 2:
+        before = [slice_along(v, axis, 0, (n - 1) // 2) for v in odd_prefixes]
+        later = combine(before, [at_even(v, axis, 2) for v in pair])
+        even_prefixes = [concatenate(vs, axis) for vs in zip(even_prefixes, later, strict=True)]
+    return [interleave(e, o, axis) for e, o in zip(even_prefixes, odd_prefixes, strict=True)]
+
+
+@dataclass(frozen=True, repr=False)
+class Cumulative(Primitive):
+    """The results for all prefixes along an axis, or for all suffixes if `reverse`."""
+
+    axis: int
+    reverse: bool
+    scan: ClassVar[Callable[..., Any]]
+    combine: ClassVar[Elementwise]
+
+    def shape(self, x: Aval) -> Aval:
+        if not 0 <= self.axis < x.ndim:
+            raise ShapeError(f"{self.name}: {x} has no axis {self.axis}")
+        return x
+
+    def lower(self, x: Any) -> Any:
+        return type(self).scan(x, self.axis, self.reverse)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        y = self(*xs)
+        if not y.aval.is_inexact:
+            return y, None
+
+        def turned(x: Atom) -> Atom:
+            return rev(x, (self.axis,)) if self.reverse else x
+
+        def combine(low: Pair, high: Pair) -> Pair:
+            return self.combine.jvp((low[0], high[0]), (low[1], high[1]))
+
+        return y, turned(scan_pairs(combine, [turned(xs[0]), turned(dxs[0])], self.axis)[1])
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return replace(self, axis=self.axis + 1)(*xs), True
+
+    @classmethod
+    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Any:
+        return cls(int(params["axis"]), bool(params["reverse"]))
+
+
+def cumulative_samples(cls: Any, dtypes: Sequence[Any], edges: Sequence[Any] = ()) -> Iterator[Sample]:
+    """Samples of a running reduction: both ways, of lengths 0 to 6."""
+    for n in (0, 1, 2, 5, 6):
+        yield Sample(cls(0, False), (Aval((n,), F32),))
+    yield Sample(cls(1, True), (Aval((2, 3, 2), F32),))
+    for dtype in dtypes:
+        yield Sample(cls(1, False), (Aval((2, 3), dtype),))
+    for edge in edges:
+        for reverse in (False, True):
+            yield Sample(cls(0, reverse), (np.array(edge, np.float32),), differentiable=False)
+
+
+@primitive
+class CumSum(Linear, Cumulative):
+    """Running sum; its transpose is the running sum from the other end."""
+
+    name = "cumsum"
+    jax_names = ("cumsum",)
+    scan = lax.cumsum
+
+    def samples(self) -> Iterator[Sample]:
+        return cumulative_samples(CumSum, (I32, C64, BF16))
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        return [CumSum(self.axis, not self.reverse)(ct)]
+
+
+@primitive
+class CumProd(Cumulative):
+    """Running product."""
+
+    name = "cumprod"
+    jax_names = ("cumprod",)
+    scan = lax.cumprod
+    combine = mul
+
+    def samples(self) -> Iterator[Sample]:
+        return cumulative_samples(CumProd, (I32, C64, BF16), ([2, 0, 3, 0, 1],))
+
+
+@primitive
+class CumMax(Cumulative):
+    """Running maximum."""
+
+    name = "cummax"
+    jax_names = ("cummax",)
+    scan = lax.cummax
+    combine = max_
+
+    def samples(self) -> Iterator[Sample]:
+        return cumulative_samples(CumMax, (I32, BF16), ([1, 3, 3, 2, 3], [1, np.nan, 2]))
+
+
+@primitive
+class CumMin(Cumulative):
+    """Running minimum."""
+
+    name = "cummin"
+    jax_names = ("cummin",)
+    scan = lax.cummin
+    combine = min_
+
+    def samples(self) -> Iterator[Sample]:
+        return cumulative_samples(CumMin, (I32, BF16), ([4, 3, 3, 5, 3], [1, np.nan, 2]))
+
+
+@primitive
+class CumLogSumExp(Cumulative):
+    """Running log of a sum of exponentials."""
+
+    name = "cumlogsumexp"
+    jax_names = ("cumlogsumexp",)
+    scan = lax.cumlogsumexp
+    combine = logaddexp
+
+    def samples(self) -> Iterator[Sample]:
+        return cumulative_samples(CumLogSumExp, (BF16,), ([90, -90, 90], [1, 1, 1, 1]))
+
+
+def cumsum(x: Atom, axis: int, reverse: bool = False) -> Atom:
+    """The running sum along an axis."""
+    return CumSum(axis, reverse)(x)
