@@ -1,258 +1,415 @@
-"""Train a classifier of handwritten digits: parameters are a pytree, the step is one pure function.
+"""Train a classifier of handwritten digits.
 
-    python examples/train_digits.py                       # an MLP on scikit-learn's 1,797 digits
-    python examples/train_digits.py --model cnn           # convolution, pooling, batch norm
-    python examples/train_digits.py --data DIR            # MNIST, from its four IDX files
-    python examples/train_digits.py --clip none --lr 5    # the explosion that clipping prevents
+    python examples/train_digits.py                     # an MLP on scikit-learn's 1,797 digits
+    python examples/train_digits.py --model cnn         # convolution, batch norm, max-pool
+    python examples/train_digits.py --data DIR          # MNIST, from its four IDX files
+    python examples/train_digits.py --clip none --lr 5  # the explosion that clipping prevents
+
+A model is a pair of pure functions of a pytree; so is an optimizer; and a step of training is one
+pure function of both, differentiated, compiled and called in a loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from idx import CLASSES, IdxError, read_mnist
+from report import Report, Row, draw
 
 import functrace as ft
-from functrace import lax, nn, numpy as fnp, optim
+from functrace import lax, nn, numpy as fnp, optim, random
 
-sys.path.insert(0, str(Path(__file__).parent))
-from idx import read_mnist
+Array = Any
+PyTree = Any
 
-CLASSES = 10
+HELD_OUT = 360  # of scikit-learn's digits, the same for every seed
+DEFAULT_CLIP = 1.0
+
+
+# Data.
+
+
+class Data(NamedTuple):
+    """Images f32[n, height, width, 1] in [0, 1], labels i32[n]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    name: str
+
+
+def load(folder: Path | None) -> Data:
+    """MNIST from a folder, or scikit-learn's digits with some held out."""
+    if folder is not None:
+        arrays, brightest, name = read_mnist(folder), 255, f"{folder}"
+    else:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise IdxError(
+                "scikit-learn, which brings the digits, is not installed: "
+                "pip install 'functrace[examples]', or give --data for MNIST."
+            ) from error
+        images, labels = load_digits().images, load_digits().target
+        order = np.random.default_rng(0).permutation(len(images))
+        test, kept = order[:HELD_OUT], order[HELD_OUT:]
+        arrays = images[kept], labels[kept], images[test], labels[test]
+        brightest, name = 16, "scikit-learn's digits"
+    x, y, test_x, test_y = arrays
+    scaled = lambda images: (images / brightest).astype(np.float32)[..., None]
+    return Data(scaled(x), y.astype(np.int32), scaled(test_x), test_y.astype(np.int32), name)
+
+
+# Models: `init(key, shape) -> Params`, `apply(params, images, train) -> logits, statistics`.
+
+
+class Params(NamedTuple):
+    """What a model knows: the weights are trained; the statistics are only kept up to date."""
+
+    weights: PyTree
+    statistics: PyTree
 
 
 class Model(NamedTuple):
-    """`init(key, size) -> (weights, stats)`; `apply(weights, stats, images, train) -> (logits, stats)`."""
+    """Two pure functions. Images are f32[n, height, width, 1], logits f32[n, 10]."""
 
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
+    init: Callable[[Array, tuple[int, int]], Params]
+    apply: Callable[[Params, Array, bool], tuple[Array, PyTree]]
 
 
-def dense_init(key: Any, fan_in: int, fan_out: int) -> dict[str, Any]:
-    """Weights of a dense layer, He-initialised."""
+def dense_init(key: Array, fan_in: int, fan_out: int) -> PyTree:
+    """The weights of a dense layer."""
     return {"W": nn.initializers.he_normal()(key, (fan_in, fan_out)), "b": fnp.zeros(fan_out)}
 
 
-def mlp_init(key: Any, size: int) -> Any:
-    """An MLP of two hidden layers; it has no statistics."""
-    widths = (size * size, 128, 128, CLASSES)
-    keys = jax.random.split(key, len(widths))
-    return [dense_init(k, m, n) for k, m, n in zip(keys, widths[:-1], widths[1:], strict=False)], {}
+def dense(weights: PyTree, x: Array) -> Array:
+    """x W + b."""
+    return x @ weights["W"] + weights["b"]
 
 
-def mlp_apply(weights: Any, stats: Any, images: Any, train: bool) -> Any:
-    """Logits of images of shape [n, size, size, 1]."""
+def mlp_init(key: Array, shape: tuple[int, int]) -> Params:
+    """Two hidden layers; no statistics."""
+    widths = [math.prod(shape), 256, 256, CLASSES]
+    keys = random.split(key, len(widths) - 1)
+    layers = zip(keys, widths[:-1], widths[1:], strict=True)
+    return Params([dense_init(key, m, n) for key, m, n in layers], None)
+
+
+def mlp_apply(params: Params, images: Array, train: bool) -> tuple[Array, PyTree]:
+    """Dense layers with leaky ReLU between."""
     x = images.reshape(images.shape[0], -1)
-    for layer in weights[:-1]:
-        x = nn.leaky_relu(x @ layer["W"] + layer["b"])
-    return x @ weights[-1]["W"] + weights[-1]["b"], stats
+    *hidden, last = params.weights
+    for layer in hidden:
+        x = nn.leaky_relu(dense(layer, x))
+    return dense(last, x), params.statistics
 
 
-def conv_block_init(key: Any, channels_in: int, channels_out: int) -> Any:
-    """A 3x3 convolution with batch norm: its weights and its running statistics."""
-    kernel = nn.initializers.he_normal()(key, (3, 3, channels_in, channels_out))
+def block_init(key: Array, channels_in: int, channels_out: int) -> tuple[PyTree, PyTree]:
+    """Weights and statistics of a convolution with batch norm."""
     one, zero = fnp.ones(channels_out), fnp.zeros(channels_out)
+    kernel = nn.initializers.he_normal()(key, (3, 3, channels_in, channels_out))
     return {"kernel": kernel, "scale": one, "shift": zero}, {"mean": zero, "variance": one}
 
 
-def conv_block(weights: Any, stats: Any, x: Any, train: bool) -> Any:
-    """Convolution, batch norm, leaky ReLU, 2x2 max-pool."""
-    x = lax.conv_general_dilated(x, weights["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    x, stats = batch_norm(weights, stats, x, train)
-    x = nn.leaky_relu(x)
-    n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4)), stats
+def block(weights: PyTree, statistics: PyTree, x: Array, train: bool) -> tuple[Array, PyTree]:
+    """Convolution, batch norm, leaky ReLU, max-pool: [n, h, w, c] to [n, h // 2, w // 2, c']."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = lax.conv_general_dilated(x, weights["kernel"], (1, 1), "SAME", dimension_numbers=layout)
+    x, statistics = batch_norm(weights, statistics, x, train)
+    return max_pool(nn.leaky_relu(x)), statistics
 
 
-def batch_norm(weights: Any, stats: Any, x: Any, train: bool) -> Any:
-    """Normalise by the batch's statistics in training, by the running ones otherwise."""
+def batch_norm(weights: PyTree, statistics: PyTree, x: Array, train: bool) -> tuple[Array, PyTree]:
+    """Each channel to mean 0 and variance 1, then scaled and shifted (Ioffe and Szegedy, 2015).
+
+    In training by the statistics of the batch, which go into the running ones; else by those.
+    """
+    now = statistics
     if train:
-        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
-        stats = {
-            "mean": 0.9 * stats["mean"] + 0.1 * ft.stop_gradient(mean),
-            "variance": 0.9 * stats["variance"] + 0.1 * ft.stop_gradient(variance),
-        }
-    else:
-        mean, variance = stats["mean"], stats["variance"]
-    return weights["scale"] * (x - mean) * lax.rsqrt(variance + 1e-5) + weights["shift"], stats
+        axes = tuple(range(x.ndim - 1))
+        now = {"mean": x.mean(axes), "variance": x.var(axes)}
+        statistics = ft.tree.map(
+            lambda old, new: 0.9 * old + 0.1 * ft.stop_gradient(new), statistics, now
+        )
+    x = nn.standardize(x, axis=None, mean=now["mean"], variance=now["variance"])
+    return weights["scale"] * x + weights["shift"], statistics
 
 
-def cnn_init(key: Any, size: int) -> Any:
-    """Two convolution blocks and a dense layer."""
-    keys = jax.random.split(key, 3)
-    first, first_stats = conv_block_init(keys[0], 1, 32)
-    second, second_stats = conv_block_init(keys[1], 32, 64)
-    dense = dense_init(keys[2], (size // 4) ** 2 * 64, CLASSES)
-    return {"blocks": [first, second], "dense": dense}, [first_stats, second_stats]
+def max_pool(x: Array) -> Array:
+    """The largest of each 2 by 2 pixels; an odd last row or column is left out."""
+    n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
-def cnn_apply(weights: Any, stats: Any, images: Any, train: bool) -> Any:
-    """Logits of images of shape [n, size, size, 1], and the new running statistics."""
-    x, new_stats = images, []
-    for block, block_stats in zip(weights["blocks"], stats, strict=True):
-        x, updated = conv_block(block, block_stats, x, train)
-        new_stats.append(updated)
-    x = x.reshape(x.shape[0], -1)
-    return x @ weights["dense"]["W"] + weights["dense"]["b"], new_stats
+def cnn_init(key: Array, shape: tuple[int, int]) -> Params:
+    """Two blocks of 32 and 64 channels, and a dense layer."""
+    first, second, last = random.split(key, 3)
+    blocks = [block_init(first, 1, 32), block_init(second, 32, 64)]
+    pixels = (shape[0] // 4) * (shape[1] // 4)
+    weights = {"blocks": [w for w, _ in blocks], "dense": dense_init(last, 64 * pixels, CLASSES)}
+    return Params(weights, [s for _, s in blocks])
+
+
+def cnn_apply(params: Params, images: Array, train: bool) -> tuple[Array, PyTree]:
+    """The blocks in turn, then the dense layer."""
+    x, statistics = images, []
+    for weights, old in zip(params.weights["blocks"], params.statistics, strict=True):
+        x, new = block(weights, old, x, train)
+        statistics.append(new)
+    return dense(params.weights["dense"], x.reshape(x.shape[0], -1)), statistics
 
 
 MODELS = {"mlp": Model(mlp_init, mlp_apply), "cnn": Model(cnn_init, cnn_apply)}
 
 
+# Training.
+
+
+def make_optimizer(options: argparse.Namespace, steps: int) -> optim.Transformation:
+    """Clipping, then adamw or sgd, with a learning rate that warms up and goes down by a cosine."""
+    schedule = optim.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=options.lr,
+        warmup_steps=max(1, steps // 20),
+        decay_steps=steps + 1,
+    )
+    clip = [] if options.clip is None else [optim.clip_by_global_norm(options.clip)]
+    if options.optimizer == "sgd":
+        return optim.chain(*clip, optim.sgd(schedule))
+    return optim.chain(*clip, optim.adamw(schedule, weight_decay=options.weight_decay))
+
+
 def make_train_step(model: Model, optimizer: optim.Transformation) -> Callable[..., Any]:
-    """One jitted, pure `train_step(params, opt_state, batch) -> (params, opt_state, metrics)`."""
+    """The pure function `train_step(params, opt_state, batch) -> (params, opt_state, metrics)`."""
 
-    def loss_fn(weights: Any, stats: Any, images: Any, labels: Any) -> Any:
-        logits, stats = model.apply(weights, stats, images, True)
+    def loss_of(weights: PyTree, statistics: PyTree, images: Array, labels: Array) -> Any:
+        logits, statistics = model.apply(Params(weights, statistics), images, True)
         loss = nn.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (stats, (logits.argmax(axis=-1) == labels).mean())
+        return loss, (statistics, (logits.argmax(axis=-1) == labels).mean())
 
-    def train_step(params: Any, opt_state: Any, batch: Any) -> Any:
-        weights, stats = params
-        (loss, (stats, accuracy)), grads = ft.value_and_grad(loss_fn, has_aux=True)(weights, stats, *batch)
-        updates, opt_state = optimizer.update(grads, opt_state, weights)
-        logged = optim.metrics(opt_state)
+    def train_step(params: Params, opt_state: PyTree, batch: tuple[Array, Array]) -> Any:
+        (loss, (statistics, accuracy)), grads = ft.value_and_grad(loss_of, has_aux=True)(
+            *params, *batch
+        )
+        updates, opt_state = optimizer.update(grads, opt_state, params.weights)
+        clip = opt_state.get("clip_by_global_norm")
         metrics = {
             "loss": loss,
             "accuracy": accuracy,
-            "norm": optim.global_norm(grads),
-            "clipped": logged.get("clip_by_global_norm.clipped", fnp.zeros(())),
+            "gradient norm": optim.global_norm(grads) if clip is None else clip.norm,
+            "clipped": 0.0 if clip is None else clip.clipped,
         }
-        return (optim.apply_updates(weights, updates), stats), opt_state, metrics
+        params = Params(optim.apply_updates(params.weights, updates), statistics)
+        return params, opt_state, metrics
 
     return ft.jit(train_step)
 
 
-def load(data: Path | None, seed: int) -> Any:
-    """Images in [0, 1] of shape [n, size, size, 1] and labels: for training, then held out."""
-    if data is not None:
-        train_x, train_y, test_x, test_y = read_mnist(data)
-        scale = 255.0
-    else:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise SystemExit("train_digits: scikit-learn is missing; pip install 'functrace[examples]'") from error
-        digits = load_digits()
-        order = np.random.default_rng(seed).permutation(len(digits.images))
-        held_out, kept = order[:360], order[360:]
-        train_x, train_y = digits.images[kept], digits.target[kept]
-        test_x, test_y = digits.images[held_out], digits.target[held_out]
-        scale = 16.0
-    prepare = lambda x: (np.asarray(x, np.float32) / scale)[..., None]
-    return prepare(train_x), train_y.astype(np.int32), prepare(test_x), test_y.astype(np.int32)
+class Run(NamedTuple):
+    """How a run went: a row for each step and each epoch, and the first step that went wrong."""
+
+    params: Params
+    steps: list[Row]
+    epochs: list[Row]
+    accuracy: float
+    explosion: tuple[int, str] | None
+    figure: Path | None = None
 
 
-def explosion(history: Sequence[dict[str, float]]) -> str | None:
-    """What happened and at which step, if the loss became non-finite or far larger than at the start."""
-    for step, row in enumerate(history):
-        if not np.isfinite(row["loss"]) or row["loss"] > 20 * history[0]["loss"]:
-            peak = max(r["norm"] for r in history[: step + 1] if np.isfinite(r["norm"]))
-            what = "is not finite" if not np.isfinite(row["loss"]) else f"rose to {row['loss']:.4g}"
-            return (
-                f"the training exploded: at step {step} the loss {what} (at step 0 it was {history[0]['loss']:.3f}); "
-                f"the gradient norm reached {peak:.4g}. Clipping (--clip 1, the default) bounds each step and "
-                "prevents this."
-            )
+def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
+    """Train, and test on what was held out; an epoch with a number that is not finite is the last."""
+    model = MODELS[options.model]
+    params = model.init(random.key(options.seed), data.train_images.shape[1:3])
+    in_epoch = len(data.train_images) // options.batch_size
+    optimizer = make_optimizer(options, in_epoch * options.epochs)
+    opt_state = optimizer.init(params.weights)
+    train_step = make_train_step(model, optimizer)
+    steps: list[Row] = []
+    epochs: list[Row] = []
+    with report.progress(in_epoch * options.epochs) as advance:
+        for epoch, batches in enumerate(shuffled(data, options)):
+            pending, text = [], f"loss {epochs[-1]['loss']:.4f}" if epochs else ""
+            for batch in batches:
+                params, opt_state, metrics = train_step(params, opt_state, batch)
+                pending.append(metrics)  # read at the end of the epoch: the device need not wait
+                advance(text)
+            rows = [{name: float(value) for name, value in row.items()} for row in pending]
+            steps += rows
+            means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+            epochs.append({"epoch": epoch + 1, **means})
+            if not all(map(math.isfinite, means.values())):
+                break
+    accuracy = evaluate(model, params, data.test_images, data.test_labels)
+    return Run(params, steps, epochs, accuracy, find_explosion(steps))
+
+
+def shuffled(data: Data, options: argparse.Namespace) -> Iterator[Iterator[tuple[Array, Array]]]:
+    """For each epoch, batches of all training examples in a new order; a short last one is left."""
+    rng = np.random.default_rng(options.seed)
+    size, total = options.batch_size, len(data.train_images)
+    for _ in range(options.epochs):
+        order = rng.permutation(total)[: total // size * size].reshape(-1, size)
+        yield ((data.train_images[chosen], data.train_labels[chosen]) for chosen in order)
+
+
+def evaluate(model: Model, params: Params, images: Array, labels: Array) -> float:
+    """The fraction that is classified right."""
+
+    @ft.jit
+    def predict(params: Params, images: Array) -> Array:
+        return model.apply(params, images, False)[0].argmax(axis=-1)
+
+    parts = np.array_split(np.arange(len(images)), math.ceil(len(images) / 1000))
+    right = [np.asarray(predict(params, images[part])) == labels[part] for part in parts]
+    return float(np.concatenate(right).mean())
+
+
+def find_explosion(steps: Sequence[Row]) -> tuple[int, str] | None:
+    """The first step at which the loss or the gradient is not finite, or 100 times the first."""
+    for step, row in enumerate(steps):
+        for name in ("loss", "gradient norm"):
+            value, start = row[name], steps[0][name]
+            if not math.isfinite(value):
+                return step, f"the {name} is {value} (at step 0 it was {start:.3g})"
+            if value > 100 * max(start, 1.0):
+                return step, f"the {name} is {value:.3g} (at step 0 it was {start:.3g})"
     return None
 
 
-def plot(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Loss, accuracy and gradient norm against the step, as a PNG."""
-    import matplotlib
+# The command line.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-    for axis, name in zip(axes, ("loss", "accuracy", "norm"), strict=True):
-        values = np.array([row[name] for row in history])
-        axis.plot(np.where(np.isfinite(values), values, np.nan), linewidth=0.8)
-        axis.set(title="gradient norm" if name == "norm" else name, xlabel="step")
-        if name != "accuracy":
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def clip_norm(text: str) -> float | None:
+    """A finite number above 0, or none."""
+    try:
+        return None if text == "none" else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor the word none") from None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(MODELS), default="mlp")
-    parser.add_argument("--data", type=Path, help="folder with the four IDX files of MNIST")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--clip", default="1", help="largest global gradient norm, or none")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the figure")
+    """The options, with the defaults that depend on others filled in."""
+    parser = argparse.ArgumentParser(
+        prog="train_digits", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--model", choices=sorted(MODELS), default="mlp")
+    add("--data", type=Path, metavar="DIR", help="folder with MNIST's four IDX files")
+    add("--epochs", type=count, help="30 for the digits (cnn: 15), 3 for MNIST")
+    add("--batch-size", type=count, default=64)
+    add("--lr", type=positive, default=3e-3, help="the highest learning rate; 0.003")
+    add("--clip", type=clip_norm, default=DEFAULT_CLIP, metavar="NORM",
+        help="largest global norm of the gradient, or none; 1")  # fmt: skip
+    add("--optimizer", choices=["adamw", "sgd"],
+        help="adamw; sgd for a learning rate of 0.1 or more, since each step of adamw moves every "
+             "weight by about the learning rate")  # fmt: skip
+    add("--weight-decay", type=positive, default=1e-2, help="of adamw; 0.01")
+    add("--seed", type=int, default=0, help="of the initial weights and the order of the data")
+    add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the figure; out/")
+    add("--quiet", action="store_true", help="no progress bar, no table")
     options = parser.parse_args(arguments)
-    if options.epochs < 1 or options.batch_size < 1:
-        parser.error("--epochs and --batch-size must be at least 1")
-    try:
-        options.clip = None if options.clip == "none" else float(options.clip)
-    except ValueError:
-        parser.error(f"--clip must be a number or none, got {options.clip!r}")
+    if options.seed < 0:
+        parser.error(f"argument --seed: {options.seed} is negative")
+    if options.epochs is None:
+        options.epochs = 3 if options.data else {"mlp": 30, "cnn": 15}[options.model]
+    if options.optimizer is None:
+        options.optimizer = "sgd" if options.lr >= 0.1 else "adamw"
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, print a table, save the curves; returns the history and the held-out accuracy."""
+def main(arguments: Sequence[str] | None = None) -> Run:
+    """Train as the command line says, and report."""
     options = parse(arguments)
+    report = Report(options.quiet)
     try:
-        from rich.console import Console
-        from rich.progress import track
-        from rich.table import Table
-    except ImportError as error:
-        raise SystemExit("train_digits: rich is missing; pip install 'functrace[examples]'") from error
-    console = Console()
+        data = load(options.data)
+    except IdxError as error:
+        sys.exit(f"train_digits: {error}")
+    if options.batch_size > len(data.train_images):
+        sys.exit(
+            f"train_digits: --batch-size is {options.batch_size}; there are "
+            f"{len(data.train_images)} training images."
+        )
+    if min(data.train_images.shape[1:3]) < 4:
+        sys.exit(f"train_digits: images of {data.train_images.shape[1:3]}; 4 by 4 is the least.")
+    title = f"{options.model} on {data.name}: {options.optimizer}, lr {options.lr:g}, " + (
+        "no clipping" if options.clip is None else f"clipped to norm {options.clip:g}"
+    )
     try:
-        images, labels, test_images, test_labels = load(options.data, options.seed)
-    except ValueError as error:
-        raise SystemExit(f"train_digits: {error}") from error
-    batch = min(options.batch_size, len(images))
-    steps = len(images) // batch
-    model = MODELS[options.model]
-    params = model.init(jax.random.key(options.seed), images.shape[1])
-    total = steps * options.epochs
-    schedule = optim.warmup_cosine_decay_schedule(0.0, options.lr, max(1, total // 20), total + 1)
-    clip = [] if options.clip is None else [optim.clip_by_global_norm(options.clip)]
-    optimizer = optim.chain(*clip, optim.adamw(schedule, weight_decay=1e-3))
-    opt_state = optimizer.init(params[0])
-    train_step = make_train_step(model, optimizer)
-    rng = np.random.default_rng(options.seed)
-    history: list[dict[str, float]] = []
-    table = Table("epoch", "loss", "accuracy", "gradient norm", "fraction clipped", title=f"{options.model} on digits")
-    for epoch in track(range(options.epochs), description="training", console=console):
-        order = rng.permutation(len(images))[: steps * batch].reshape(steps, batch)
-        rows = []
-        for chosen in order:
-            params, opt_state, metrics = train_step(params, opt_state, (images[chosen], labels[chosen]))
-            rows.append(metrics)
-        rows = [{name: float(value) for name, value in row.items()} for row in rows]
-        history += rows
-        mean = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
-        table.add_row(
-            str(epoch), f"{mean['loss']:.4f}", f"{mean['accuracy']:.3f}", f"{mean['norm']:.3f}",
-            f"{mean['clipped']:.2f}",
-        )  # fmt: skip
-    console.print(table)
-    predict = ft.jit(lambda params, x: model.apply(*params, x, False)[0].argmax(axis=-1))
-    accuracy = float((np.asarray(predict(params, test_images)) == test_labels).mean())
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"train_digits: --out {options.out}: {error.strerror}.")
+    report.say(title)
+    start = time.perf_counter()
+    run = train(options, data, report)
+    seconds = time.perf_counter() - start
+    report.table(run.epochs, title)
+    if run.explosion is not None:
+        tell_explosion(run.explosion, options, data, report)
     figure = options.out / f"train_digits_{options.model}.png"
-    plot(history, figure)
-    message = explosion(history)
-    if message:
-        console.print(message)
-    console.print(f"held-out accuracy: {accuracy:.2%} of {len(test_labels)}; curves in {figure}")
-    return {"history": history, "accuracy": accuracy, "message": message, "figure": figure}
+    if draw(run.steps, figure, title):
+        run = run._replace(figure=figure)
+        report.say(f"curves: {figure}")
+    else:
+        report.say("curves: not drawn, for want of matplotlib. pip install 'functrace[examples]'")
+    tested = f"{len(data.test_labels)} held-out images"
+    report.say(f"accuracy: {run.accuracy:.2%} of {tested}, after {seconds:.0f} s of training")
+    return run
+
+
+def tell_explosion(
+    explosion: tuple[int, str], options: argparse.Namespace, data: Data, report: Report
+) -> None:
+    """What happened, at which step; and, where there was no clipping, what clipping makes of it."""
+    step, what = explosion
+    report.say(f"EXPLODED at step {step}: {what}.")
+    if options.clip is not None:
+        report.say("Clipping bounds the gradient, not the learning rate: try a lower --lr.")
+        return
+    clipped = argparse.Namespace(**{**vars(options), "clip": DEFAULT_CLIP})
+    report.say(f"The same run with --clip {DEFAULT_CLIP:g}, the default:")
+    control = train(clipped, data, report)
+    norms = max(row["gradient norm"] for row in control.steps)
+    if control.explosion is None:
+        report.say(
+            f"It does not explode: the loss ends at {control.epochs[-1]['loss']:.3g} and "
+            f"{control.accuracy:.2%} are classified right. Clipping prevented it: gradients of "
+            f"norm up to {norms:.3g} were scaled down to {DEFAULT_CLIP:g}."
+        )
+    else:
+        at, how = control.explosion
+        report.say(
+            f"It explodes too, at step {at}: {how}. Clipping does not prevent this one: "
+            "the learning rate itself is too high for the optimizer."
+        )
 
 
 if __name__ == "__main__":

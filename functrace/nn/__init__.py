@@ -1,9 +1,15 @@
-"""Functions of neural networks: activations, initialisers, losses. All pure; names are `jax.nn`'s.
+"""Neural networks are functions of parameter pytrees; here are the pieces that need care.
 
->>> import numpy as np
+Activations and losses are ordinary functions of arrays, written with `functrace.numpy`, and an
+initialiser is a function of a key and a shape. Names and meaning are `jax.nn`'s; what is added is
+that derivatives stay finite at the edges and that shapes which do not fit are refused. Layers and
+models are yours to write, as functions: `examples/train_digits.py` has an MLP, convolution and
+batch norm.
+
+>>> import functrace as ft
 >>> from functrace import nn
->>> nn.relu(np.array([-1.0, 2.0])).tolist()
-[0.0, 2.0]
+>>> [float(ft.grad(nn.relu)(x)) for x in (-1.0, 0.0, 2.0)]
+[0.0, 0.0, 1.0]
 """
 
 from functrace.nn import initializers
@@ -14,6 +20,7 @@ from functrace.nn.activations import (
     glu,
     hard_sigmoid,
     hard_silu,
+    hard_swish,
     hard_tanh,
     leaky_relu,
     log_sigmoid,
@@ -30,13 +37,23 @@ from functrace.nn.activations import (
     soft_sign,
     softmax,
     softplus,
+    standardize,
     swish,
 )
-from functrace.nn.losses import huber, mse, softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
+from functrace.nn.losses import (
+    huber,
+    mse,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    squared_error,
+)
 
 __all__ = [
-    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_tanh", "huber", "initializers",
-    "leaky_relu", "log_sigmoid", "log_softmax", "logsumexp", "mish", "mse", "one_hot", "prelu", "relu",
-    "relu6", "selu", "sigmoid", "silu", "soft_sign", "softmax", "softmax_cross_entropy",
-    "softmax_cross_entropy_with_integer_labels", "softplus", "swish",
+    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
+    "huber", "initializers", "leaky_relu", "log_sigmoid", "log_softmax", "logsumexp", "mish",
+    "mse", "one_hot", "prelu", "relu", "relu6", "selu", "sigmoid",
+    "sigmoid_binary_cross_entropy", "silu", "soft_sign", "softmax", "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels", "softplus", "squared_error", "standardize",
+    "swish",
 ]  # fmt: skip

@@ -1,70 +1,190 @@
-"""The main job: training on real digits, the explosion without clipping, and IDX files."""
+"""The main job: it learns, it shows the explosion without clipping, and it refuses bad input."""
 
-import gzip
-import runpy
+import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import train_digits
+from idx_files import write_mnist
+from train_digits import MODELS, Params, find_explosion, main
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TRAIN = runpy.run_path(str(EXAMPLES / "train_digits.py"))
-main = TRAIN["main"]
-read_idx = sys.modules["idx"].read_idx
+import functrace as ft
+from functrace import numpy as fnp, random
 
-
-def idx_bytes(array):
-    magic = 2051 if array.ndim == 3 else 2049
-    header = magic.to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return header + array.astype(np.uint8).tobytes()
+ROWS = {"loss", "accuracy", "gradient norm", "clipped"}
 
 
-@pytest.mark.parametrize(("model", "epochs", "accuracy"), [("mlp", 30, 0.97), ("cnn", 10, 0.98)])
-def test_trains(model, epochs, accuracy, tmp_path):
-    result = main(["--model", model, "--epochs", str(epochs), "--out", str(tmp_path)])
-    assert result["accuracy"] >= accuracy
-    assert result["message"] is None
-    assert result["history"][-1]["loss"] < 0.1 * result["history"][0]["loss"]
-    assert result["figure"].read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("model", MODELS)
+def test_two_epochs(model, tmp_path, capsys):
+    run = main(["--model", model, "--epochs", "2", "--out", str(tmp_path)])
+    first, second = run.epochs
+    assert second["loss"] < 0.6 * first["loss"]
+    assert second["accuracy"] > first["accuracy"]
+    assert set(run.steps[0]) == ROWS
+    assert len(run.steps) == 2 * (1437 // 64)
+    assert 0 < first["clipped"] <= 1
+    assert run.explosion is None
+    assert run.figure == tmp_path / f"train_digits_{model}.png"
+    assert run.figure.read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    for text in ("gradient norm", "clipped", "loss", "held-out images", str(run.figure)):
+        assert text in out
 
 
-def test_explodes_without_clipping(tmp_path, capsys):
-    result = main(["--clip", "none", "--lr", "5", "--epochs", "3", "--out", str(tmp_path)])
-    assert "the training exploded: at step" in result["message"]
-    assert "exploded" in capsys.readouterr().out
+@pytest.mark.parametrize(("model", "accuracy"), [("mlp", 0.97), ("cnn", 0.98)])
+def test_accuracy(model, accuracy, tmp_path):
+    run = main(["--model", model, "--out", str(tmp_path), "--quiet"])
+    assert run.accuracy >= accuracy
+    assert run.epochs[-1]["loss"] < 0.02
 
 
-def test_trains_on_idx_files(tmp_path):
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 128), ("t10k", 32)):
-        labels = rng.integers(0, 10, n)
-        images = rng.integers(0, 256, (n, 28, 28))
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
-    result = main(["--data", str(tmp_path), "--epochs", "1", "--out", str(tmp_path)])
-    assert len(result["history"]) == 2
+def test_same_seed_same_run(tmp_path):
+    first, again, other = (
+        main(["--epochs", "1", "--seed", seed, "--out", str(tmp_path), "--quiet"]) for seed in "001"
+    )
+    assert first.steps == again.steps
+    assert first.steps != other.steps
 
 
-WHOLE = idx_bytes(np.ones((4, 3, 3)))
+def test_explosion_that_clipping_prevents(tmp_path, capsys):
+    flags = ["--clip", "none", "--lr", "5", "--epochs", "10", "--quiet"]
+    run = main([*flags, "--out", str(tmp_path)])
+    step, what = run.explosion
+    out = capsys.readouterr().out
+    assert f"EXPLODED at step {step}: {what}" in out
+    assert "The same run with --clip 1, the default:\nIt does not explode" in out
+    assert "Clipping prevented it" in out
+    assert run.figure.exists()
+
+
+def test_explosion_that_clipping_does_not_prevent(tmp_path, capsys):
+    flags = ["--lr", "5", "--optimizer", "adamw", "--epochs", "2", "--quiet", "--out"]
+    assert main(["--clip", "none", *flags, str(tmp_path)]).explosion
+    assert "It explodes too, at step" in capsys.readouterr().out
+    assert main([*flags, str(tmp_path)]).explosion
+    assert "try a lower --lr" in capsys.readouterr().out
+
+
+def test_not_finite_ends_the_run(tmp_path, capsys):
+    flags = ["--optimizer", "sgd", "--lr", "1e30", "--clip", "none", "--epochs", "5", "--quiet"]
+    run = main([*flags, "--out", str(tmp_path)])
+    assert len(run.epochs) == 1
+    assert run.figure.exists()
+    assert "EXPLODED at step" in capsys.readouterr().out
+
+
+def test_find_explosion():
+    calm = {"loss": 2.0, "gradient norm": 3.0}
+    assert find_explosion([calm, calm]) is None
+    assert find_explosion([calm, {**calm, "loss": math.nan}]) == (
+        1, "the loss is nan (at step 0 it was 2)",
+    )  # fmt: skip
+    step, what = find_explosion([calm, calm, {**calm, "gradient norm": 1e9}])
+    assert (step, what) == (2, "the gradient norm is 1e+09 (at step 0 it was 3)")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_are_pure(model):
+    """Applied twice, and under vmap over two sets of parameters, they give the same."""
+    init, apply = MODELS[model]
+    params = init(random.key(0), (9, 8))
+    images = random.uniform(random.key(1), (5, 9, 8, 1))
+    logits, _ = apply(params, images, True)
+    assert logits.shape == (5, 10)
+    np.testing.assert_array_equal(logits, apply(params, images, True)[0])
+    both = ft.tree.map(lambda x: fnp.stack([x, x]), params)
+    together, _ = ft.vmap(lambda params: apply(params, images, True))(both)
+    np.testing.assert_allclose(together[1], logits, rtol=2e-4, atol=2e-4)
+
+
+def test_batch_norm():
+    weights = {"scale": fnp.array([2.0]), "shift": fnp.array([1.0])}
+    statistics = {"mean": fnp.zeros(1), "variance": fnp.ones(1)}
+    x = random.normal(random.key(0), (8, 4, 4, 1)) * 5 + 3
+    y, kept = train_digits.batch_norm(weights, statistics, x, True)
+    np.testing.assert_allclose(y.mean(), 1.0, atol=1e-4)
+    np.testing.assert_allclose(y.std(), 2.0, rtol=1e-4)
+    np.testing.assert_allclose(kept["mean"], 0.1 * x.mean(), rtol=1e-4)
+    np.testing.assert_allclose(kept["variance"], 0.9 + 0.1 * x.var(), rtol=1e-4)
+    y, same = train_digits.batch_norm(weights, kept, x, False)
+    assert same is kept
+    expected = 2 * (x - kept["mean"]) / fnp.sqrt(kept["variance"] + 1e-5) + 1
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_not_trained():
+    """The loss does not depend on the running statistics in training."""
+    init, apply = MODELS["cnn"]
+    params = init(random.key(0), (8, 8))
+    images = random.uniform(random.key(1), (4, 8, 8, 1))
+    loss = lambda statistics: apply(Params(params.weights, statistics), images, True)[0].sum()
+    assert all((g == 0).all() for g in ft.tree.leaves(ft.grad(loss)(params.statistics)))
+
+
+def test_mnist(tmp_path, capsys):
+    write_mnist(tmp_path, train=200, test=20)
+    run = main(["--data", str(tmp_path), "--epochs", "1", "--out", str(tmp_path / "new" / "out")])
+    assert len(run.steps) == 3
+    assert run.figure.exists()
+    assert "of 20 held-out images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("flags", "message"),
     [
-        (WHOLE[:-5], r"47 bytes where its header, of shape \(4, 3, 3\), calls for 52"),
-        (b"\x00\x00\x00\x07" + WHOLE[4:], r"not an IDX file of images or labels: its magic number is 7"),
-        (gzip.compress(WHOLE)[:-9], r"gzip stream is damaged or cut short"),
+        ("--clip much", "argument --clip: 'much' is not a positive number, nor the word none"),
+        ("--clip -1", "argument --clip: '-1' is not a positive number"),
+        ("--clip inf", "argument --clip: 'inf' is not a positive number"),
+        ("--lr 0", "argument --lr: '0' is not a positive number"),
+        ("--lr nan", "argument --lr: 'nan' is not a positive number"),
+        ("--epochs 0", "argument --epochs: '0' is not a whole number of at least 1"),
+        ("--epochs 1.5", "argument --epochs: '1.5' is not a whole number"),
+        ("--batch-size -3", "argument --batch-size: '-3' is not a whole number"),
+        ("--seed -1", "argument --seed: -1 is negative"),
+        ("--seed x", "argument --seed: invalid int value: 'x'"),
+        ("--model rnn", "argument --model: invalid choice: 'rnn'"),
     ],
 )
-def test_bad_idx_file(data, message, tmp_path):
-    path = tmp_path / "images"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        read_idx(path)
+def test_bad_flags(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(flags.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--clip", "much"], ["--epochs", "0"], ["--data", "/nowhere"]])
-def test_bad_arguments(arguments):
-    with pytest.raises(SystemExit):
-        main(arguments)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--data /nowhere", "train_digits: /nowhere: no such folder."),
+        ("--batch-size 5000", "--batch-size is 5000; there are 1437 training images."),
+    ],
+)
+def test_bad_input(flags, message):
+    with pytest.raises(SystemExit, match=message):
+        main(flags.split())
+
+
+def test_out_is_not_a_folder(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit, match=r"train_digits: --out .*/out: File exists"):
+        main(["--out", str(tmp_path / "out")])
+
+
+def test_images_too_small(tmp_path):
+    write_mnist(tmp_path, train=64, test=4, size=3)
+    with pytest.raises(SystemExit, match=r"images of \(3, 3\); 4 by 4 is the least"):
+        main(["--data", str(tmp_path)])
+
+
+def test_without_the_extras(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("report.find_spec", lambda name: None)
+    run = main(["--epochs", "1", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert run.figure is None
+    assert "rich is not installed: no progress bar. pip install 'functrace[examples]'" in out
+    assert "curves: not drawn, for want of matplotlib" in out
+    assert "gradient norm" in out
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SystemExit, match=r"scikit-learn.*not installed: pip install"):
+        main([])
