@@ -75,8 +75,11 @@ class Builder:
 
     def emit(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
         """Apply a primitive: fold, simplify, share, or else append an equation."""
-        if inputs and all([type(x) is Literal for x in inputs]):
-            folded = primitive.fold(*[x.value for x in inputs])  # pyright: ignore
+        for x in inputs:
+            if type(x) is Var:
+                break
+        else:
+            folded = primitive.fold(*[x.value for x in inputs]) if inputs else None
             if folded is not None:
                 return (Literal(folded, primitive.shape(*[x.aval for x in inputs])),)
         simple = primitive.simplify(self, *inputs)

@@ -20,7 +20,17 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Undefined, ambient
+from functrace.ir import (
+    Atom,
+    Aval,
+    Builder,
+    Literal,
+    Primitive,
+    Sample,
+    Undefined,
+    Var,
+    ambient,
+)
 from functrace.ir.aval import is_complex
 from functrace.ir.primitive import primitive
 from functrace.primitives.families import broadcast_shapes, literal
@@ -47,9 +57,11 @@ class Elementwise(Primitive):
     arity: int = 1
 
     def __call__(self, *operands: Any) -> Any:
-        like = next((x.aval for x in operands if isinstance(x, Atom)), None)
-        if like is not None:
-            operands = tuple([x if isinstance(x, Atom) else literal(x, like) for x in operands])
+        for x in operands:
+            if type(x) is not Var and type(x) is not Literal:
+                like = next(y.aval for y in operands if isinstance(y, Atom))
+                operands = tuple([y if isinstance(y, Atom) else literal(y, like) for y in operands])
+                break
         return ambient().emit(self, operands)[0]
 
     def out_dtype(self, *xs: Aval) -> Any:
@@ -90,7 +102,7 @@ class Elementwise(Primitive):
             if dx is None:
                 continue
             if i in self.linear_in:
-                term = self(*[dx if j == i else x for j, x in enumerate(xs)])
+                term = self(*xs[:i], dx, *xs[i + 1 :])
             else:
                 term = self.term(i, dx, xs, y)
             if term is not None:
@@ -103,8 +115,9 @@ class Elementwise(Primitive):
         (i,) = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
         if i not in self.linear_in:
             return super().transpose(ct, *xs)
-        operands = [ct if j == i else x for j, x in enumerate(xs)]
-        return [unbroadcast(self(*operands), x.aval) if j == i else None for j, x in enumerate(xs)]
+        ct_xs: list[Any] = [None] * len(xs)
+        ct_xs[i] = unbroadcast(self(*xs[:i], ct, *xs[i + 1 :]), xs[i].aval)
+        return ct_xs
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         rank = max(x.aval.ndim - b for x, b in zip(xs, batched, strict=True))
@@ -254,6 +267,8 @@ def _simplify_sub(b: Builder, x: Atom, y: Atom) -> Atom | None:
     return x if is_constant(y, 0.0) and same_type(x, y) else None
 
 def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
+    if type(x) is Var and type(y) is Var:
+        return None
     # Not for complex values: (inf + 0j) * (1 + 0j) has a NaN part.
     if is_complex(x.aval.dtype):
         return None

@@ -1,71 +1,73 @@
-"""Run a linear Program backwards.
+"""Run linear equations backwards.
 
 transpose : Program((r, x) -> A(r) x) -> Program((r, ct_y) -> A(r)^T ct_y)    <A x, y> = <x, A^T y>
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Builder, Program, Undefined, Var
+from functrace.ir import Atom, Builder, Equation, Program, Undefined, Var
 from functrace.primitives.elementwise import add
 from functrace.primitives.space import zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
 
 
+def divide(equations: Iterable[Equation], given: Iterable[Var]) -> tuple[list[Equation], list[Equation], set[Any]]:
+    """Equations that do not depend on the variables `given`, those that do, and all that depends."""
+    unknown: set[Any] = set(given)
+    early: list[Equation] = []
+    late: list[Equation] = []
+    for eqn in equations:
+        if unknown.isdisjoint(eqn.inputs):
+            early.append(eqn)
+        else:
+            late.append(eqn)
+            unknown.update(eqn.outputs)
+    return early, late, unknown
+
+
 def pull(
     builder: Builder,
-    program: Program,
-    linear: tuple[bool, ...],
-    fixed: Sequence[Atom],
-    cts: Sequence[Atom | None],
-) -> list[Atom | None]:
-    """Walk the equations backward into `builder`, adding up one cotangent a variable.
+    equations: Sequence[Equation],
+    unknown: set[Any],
+    known: dict[Any, Atom],
+    cts: Sequence[tuple[Atom, Atom | None]],
+) -> dict[Any, Atom]:
+    """Walk linear equations backward into `builder`, adding up one cotangent a variable.
 
-    `fixed` are the values of the inputs not flagged `linear`; `cts` one cotangent an output.
-    Returns one an input flagged `linear`, None where it is zero.
+    Args:
+      equations: those that depend on the variables to be given a cotangent.
+      unknown: these variables, and all outputs of `equations`.
+      known: what stands in `builder` for a value that the equations read; by default, itself.
+      cts: results with their cotangents, None where zero.
+    Returns:
+      The cotangents that are not zero, by variable.
     """
-    env: dict[Any, Atom] = dict(
-        zip([v for v, flag in zip(program.inputs, linear, strict=True) if not flag], fixed, strict=True)
-    )
-    unknown = {v for v, flag in zip(program.inputs, linear, strict=True) if flag}
-    outer = builder.source
-    backward = []
-    for eqn in program.equations:
-        if unknown.isdisjoint(eqn.inputs):  # a value that the linear equations read
-            builder.source = eqn.source
-            operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
-            env.update(zip(eqn.outputs, builder.emit(eqn.primitive, operands), strict=True))
-        else:
-            backward.append(eqn)
-            unknown.update(eqn.outputs)
-
     sums: dict[Any, Atom] = {}
 
-    def accumulate(x: Atom, ct: Atom | None) -> None:
-        if ct is not None and x in unknown:
+    def accumulate(x: Atom, ct: Atom) -> None:
+        if x in unknown:
             sums[x] = add(sums[x], ct) if x in sums else ct
 
-    for x, ct in zip(program.outputs, cts, strict=True):
-        accumulate(x, ct)
-    for eqn in reversed(backward):
+    for x, ct in cts:
+        if ct is not None:
+            accumulate(x, ct)
+    outer = builder.source
+    for eqn in reversed(equations):
         prim = eqn.primitive
         ct_ys = [sums.pop(v, None) for v in eqn.outputs]
         if all([ct is None for ct in ct_ys]):
             continue
-        operands = [
-            Undefined(x.aval) if x in unknown else (env[x] if type(x) is Var else x)
-            for x in eqn.inputs
-        ]
+        operands = [Undefined(x.aval) if x in unknown else known.get(x, x) for x in eqn.inputs]
         builder.source = derived(eqn.source, "transpose", prim.name)
         ct_xs = prim.transpose(ct_ys if prim.multiple_results else ct_ys[0], *operands)
         for x, ct in zip(eqn.inputs, ct_xs, strict=True):
-            accumulate(x, ct)
+            if ct is not None:
+                accumulate(x, ct)
     builder.source = outer
-    return [
-        sums.get(v) for v, flag in zip(program.inputs, linear, strict=True) if flag
-    ]
+    return sums
 
 
 @memoised
@@ -81,12 +83,22 @@ def transpose(
     Returns:
       `(r, ct_y) -> ct_x` for the flagged cotangents.
     """
+    moving = select(linear, program.inputs)
+    early, late, unknown = divide(program.equations, moving)
     with Builder() as b:
-        fixed = [copy_input(b, v) for v, flag in zip(program.inputs, linear, strict=True) if not flag]
+        known: dict[Any, Atom] = {
+            v: copy_input(b, v) for v, flag in zip(program.inputs, linear, strict=True) if not flag
+        }
         given = [b.input(x.aval) for x in select(with_ct, program.outputs)]
-        ct_xs = pull(b, program, linear, fixed, scatter(with_ct, given))
-        found = tuple(ct is not None for ct in ct_xs)
-        return b.build(select(found, ct_xs)), found
+        for eqn in early:
+            b.source = eqn.source
+            operands = tuple([known.get(x, x) for x in eqn.inputs])
+            known.update(zip(eqn.outputs, b.emit(eqn.primitive, operands), strict=True))
+        b.source = None
+        cts = zip(program.outputs, scatter(with_ct, given), strict=True)
+        sums = pull(b, late, unknown, known, list(cts))
+        found = tuple(v in sums for v in moving)
+        return b.build([sums[v] for v in select(found, moving)]), found
 
 
 def instantiate(cts: Sequence[Atom | None], like: Sequence[Any]) -> list[Atom]:
