@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from jax import lax
 
+from functrace.lax import linalg as linalg
+from functrace.lax.collectives import (
+    all_gather as all_gather,
+    all_to_all as all_to_all,
+    axis_index as axis_index,
+    axis_size as axis_size,
+    pmax as pmax,
+    pmean as pmean,
+    pmin as pmin,
+    ppermute as ppermute,
+    pshuffle as pshuffle,
+    psum as psum,
+    psum_scatter as psum_scatter,
+    pswapaxes as pswapaxes,
+)
+from functrace.lax.computations import reduce as reduce, reduce_window as reduce_window
 from functrace.tracing import lift
 from functrace.transforms.stop_gradient import stop_gradient as stop_gradient
 
 AccuracyMode = lax.AccuracyMode
 ConvDimensionNumbers = lax.ConvDimensionNumbers
+ConvGeneralDilatedDimensionNumbers = lax.ConvGeneralDilatedDimensionNumbers
 DotAlgorithm = lax.DotAlgorithm
 DotAlgorithmPreset = lax.DotAlgorithmPreset
+DotDimensionNumbers = lax.DotDimensionNumbers
 FftType = lax.FftType
 GatherDimensionNumbers = lax.GatherDimensionNumbers
 GatherScatterMode = lax.GatherScatterMode
 Precision = lax.Precision
+PrecisionLike = lax.PrecisionLike
 RaggedDotDimensionNumbers = lax.RaggedDotDimensionNumbers
 RandomAlgorithm = lax.RandomAlgorithm
 RoundingMethod = lax.RoundingMethod
@@ -22,15 +41,15 @@ ScatterDimensionNumbers = lax.ScatterDimensionNumbers
 Tolerance = lax.Tolerance
 broadcast_shapes = lax.broadcast_shapes
 conv_dimension_numbers = lax.conv_dimension_numbers
+conv_general_permutations = lax.conv_general_permutations
 conv_general_shape_tuple = lax.conv_general_shape_tuple
 conv_shape_tuple = lax.conv_shape_tuple
 conv_transpose_shape_tuple = lax.conv_transpose_shape_tuple
 dtype = lax.dtype
 padtype_to_pads = lax.padtype_to_pads
+reduce_window_shape_tuple = lax.reduce_window_shape_tuple
+shape_as_value = lax.shape_as_value
 
-ConvGeneralDilatedDimensionNumbers = lift(lax.ConvGeneralDilatedDimensionNumbers)
-DotDimensionNumbers = lift(lax.DotDimensionNumbers)
-PrecisionLike = lift(lax.PrecisionLike)
 abs = lift(lax.abs)
 acos = lift(lax.acos)
 acosh = lift(lax.acosh)
@@ -71,7 +90,6 @@ conv = lift(lax.conv)
 conv_general_dilated = lift(lax.conv_general_dilated)
 conv_general_dilated_local = lift(lax.conv_general_dilated_local)
 conv_general_dilated_patches = lift(lax.conv_general_dilated_patches)
-conv_general_permutations = lift(lax.conv_general_permutations)
 conv_transpose = lift(lax.conv_transpose)
 conv_with_general_padding = lift(lax.conv_with_general_padding)
 convert_element_type = lift(lax.convert_element_type)
@@ -149,8 +167,6 @@ reduce_or = lift(lax.reduce_or)
 reduce_precision = lift(lax.reduce_precision)
 reduce_prod = lift(lax.reduce_prod)
 reduce_sum = lift(lax.reduce_sum)
-reduce_window = lift(lax.reduce_window)
-reduce_window_shape_tuple = lift(lax.reduce_window_shape_tuple)
 reduce_xor = lift(lax.reduce_xor)
 rem = lift(lax.rem)
 reshape = lift(lax.reshape)
@@ -169,7 +185,6 @@ scatter_mul = lift(lax.scatter_mul)
 scatter_sub = lift(lax.scatter_sub)
 select = lift(lax.select)
 select_n = lift(lax.select_n)
-shape_as_value = lift(lax.shape_as_value)
 shift_left = lift(lax.shift_left)
 shift_right_arithmetic = lift(lax.shift_right_arithmetic)
 shift_right_logical = lift(lax.shift_right_logical)
@@ -193,4 +208,13 @@ tile = lift(lax.tile)
 top_k = lift(lax.top_k)
 transpose = lift(lax.transpose)
 unstack = lift(lax.unstack)
+with_sharding_constraint = lift(lax.with_sharding_constraint)
 zeta = lift(lax.zeta)
+
+# Not in every version of jax.
+if hasattr(lax, "log2"):
+    log2 = lift(lax.log2)
+if hasattr(lax, "one_minus_square"):
+    one_minus_square = lift(lax.one_minus_square)
+if hasattr(lax, "polynomial"):
+    polynomial = lift(lax.polynomial)

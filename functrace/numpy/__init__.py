@@ -6,11 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from functrace.numpy import fft as fft, linalg as linalg
+from functrace.numpy.functional import (
+    apply_along_axis as apply_along_axis,
+    apply_over_axes as apply_over_axes,
+    fromfunction as fromfunction,
+    piecewise as piecewise,
+    vectorize as vectorize,
+)
+from functrace.numpy.ufunc import LiftedUfunc, frompyfunc as frompyfunc, ufunc as ufunc
 from functrace.tracing import Tracer, lift
 
 iscomplexobj = np.iscomplexobj
 isrealobj = np.isrealobj
 isscalar = np.isscalar
+iterable = np.iterable
 ndim = np.ndim
 shape = np.shape
 size = np.size
@@ -21,6 +30,7 @@ def result_type(*args: object) -> np.dtype:
     return jnp.result_type(*[x.dtype if isinstance(x, Tracer) else x for x in args])
 
 
+ComplexWarning = jnp.ComplexWarning
 array_repr = jnp.array_repr
 array_str = jnp.array_str
 bfloat16 = jnp.bfloat16
@@ -30,6 +40,7 @@ broadcast_shapes = jnp.broadcast_shapes
 c_ = jnp.c_
 can_cast = jnp.can_cast
 cdouble = jnp.cdouble
+character = jnp.character
 complex128 = jnp.complex128
 complex64 = jnp.complex64
 complex_ = jnp.complex_
@@ -37,11 +48,11 @@ complexfloating = jnp.complexfloating
 csingle = jnp.csingle
 double = jnp.double
 dtype = jnp.dtype
-dtype = jnp.dtype
 e = jnp.e
 einsum_path = jnp.einsum_path
 euler_gamma = jnp.euler_gamma
 finfo = jnp.finfo
+flexible = jnp.flexible
 float16 = jnp.float16
 float32 = jnp.float32
 float4_e2m1fn = jnp.float4_e2m1fn
@@ -63,6 +74,7 @@ frombuffer = jnp.frombuffer
 fromfile = jnp.fromfile
 fromiter = jnp.fromiter
 fromstring = jnp.fromstring
+generic = jnp.generic
 get_printoptions = jnp.get_printoptions
 iinfo = jnp.iinfo
 index_exp = jnp.index_exp
@@ -85,6 +97,7 @@ nan = jnp.nan
 ndarray = jnp.ndarray
 newaxis = jnp.newaxis
 number = jnp.number
+object_ = jnp.object_
 ogrid = jnp.ogrid
 pi = jnp.pi
 printoptions = jnp.printoptions
@@ -110,7 +123,7 @@ abs = lift(jnp.abs)
 absolute = lift(jnp.absolute)
 acos = lift(jnp.acos)
 acosh = lift(jnp.acosh)
-add = lift(jnp.add)
+add = LiftedUfunc(jnp.add)
 all = lift(jnp.all)
 allclose = lift(jnp.allclose)
 amax = lift(jnp.amax)
@@ -149,14 +162,14 @@ atleast_3d = lift(jnp.atleast_3d)
 average = lift(jnp.average)
 bartlett = lift(jnp.bartlett)
 bincount = lift(jnp.bincount)
-bitwise_and = lift(jnp.bitwise_and)
+bitwise_and = LiftedUfunc(jnp.bitwise_and)
 bitwise_count = lift(jnp.bitwise_count)
 bitwise_invert = lift(jnp.bitwise_invert)
 bitwise_left_shift = lift(jnp.bitwise_left_shift)
 bitwise_not = lift(jnp.bitwise_not)
-bitwise_or = lift(jnp.bitwise_or)
+bitwise_or = LiftedUfunc(jnp.bitwise_or)
 bitwise_right_shift = lift(jnp.bitwise_right_shift)
-bitwise_xor = lift(jnp.bitwise_xor)
+bitwise_xor = LiftedUfunc(jnp.bitwise_xor)
 blackman = lift(jnp.blackman)
 block = lift(jnp.block)
 broadcast_arrays = lift(jnp.broadcast_arrays)
@@ -259,7 +272,6 @@ isnan = lift(jnp.isnan)
 isneginf = lift(jnp.isneginf)
 isposinf = lift(jnp.isposinf)
 isreal = lift(jnp.isreal)
-iterable = lift(jnp.iterable)
 ix_ = lift(jnp.ix_)
 kaiser = lift(jnp.kaiser)
 kron = lift(jnp.kron)
@@ -274,28 +286,28 @@ log = lift(jnp.log)
 log10 = lift(jnp.log10)
 log1p = lift(jnp.log1p)
 log2 = lift(jnp.log2)
-logaddexp = lift(jnp.logaddexp)
-logaddexp2 = lift(jnp.logaddexp2)
-logical_and = lift(jnp.logical_and)
+logaddexp = LiftedUfunc(jnp.logaddexp)
+logaddexp2 = LiftedUfunc(jnp.logaddexp2)
+logical_and = LiftedUfunc(jnp.logical_and)
 logical_not = lift(jnp.logical_not)
-logical_or = lift(jnp.logical_or)
-logical_xor = lift(jnp.logical_xor)
+logical_or = LiftedUfunc(jnp.logical_or)
+logical_xor = LiftedUfunc(jnp.logical_xor)
 logspace = lift(jnp.logspace)
 mask_indices = lift(jnp.mask_indices)
 matmul = lift(jnp.matmul)
 matrix_transpose = lift(jnp.matrix_transpose)
 matvec = lift(jnp.matvec)
 max = lift(jnp.max)
-maximum = lift(jnp.maximum)
+maximum = LiftedUfunc(jnp.maximum)
 mean = lift(jnp.mean)
 median = lift(jnp.median)
 meshgrid = lift(jnp.meshgrid)
 min = lift(jnp.min)
-minimum = lift(jnp.minimum)
+minimum = LiftedUfunc(jnp.minimum)
 mod = lift(jnp.mod)
 modf = lift(jnp.modf)
 moveaxis = lift(jnp.moveaxis)
-multiply = lift(jnp.multiply)
+multiply = LiftedUfunc(jnp.multiply)
 nan_to_num = lift(jnp.nan_to_num)
 nanargmax = lift(jnp.nanargmax)
 nanargmin = lift(jnp.nanargmin)
@@ -311,7 +323,7 @@ nanquantile = lift(jnp.nanquantile)
 nanstd = lift(jnp.nanstd)
 nansum = lift(jnp.nansum)
 nanvar = lift(jnp.nanvar)
-negative = lift(jnp.negative)
+negative = LiftedUfunc(jnp.negative)
 nextafter = lift(jnp.nextafter)
 nonzero = lift(jnp.nonzero)
 not_equal = lift(jnp.not_equal)
@@ -376,7 +388,7 @@ square = lift(jnp.square)
 squeeze = lift(jnp.squeeze)
 stack = lift(jnp.stack)
 std = lift(jnp.std)
-subtract = lift(jnp.subtract)
+subtract = LiftedUfunc(jnp.subtract)
 sum = lift(jnp.sum)
 swapaxes = lift(jnp.swapaxes)
 take = lift(jnp.take)
@@ -418,3 +430,9 @@ vstack = lift(jnp.vstack)
 where = lift(jnp.where)
 zeros = lift(jnp.zeros)
 zeros_like = lift(jnp.zeros_like)
+
+# Not in every version of jax.
+if hasattr(jnp, "minmax"):
+    minmax = lift(jnp.minmax)
+if hasattr(jnp, "top_k"):
+    top_k = lift(jnp.top_k)

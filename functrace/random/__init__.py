@@ -6,6 +6,7 @@ from jax import random
 
 from functrace.tracing import lift
 
+key_dtype = random.key_dtype
 key_impl = random.key_impl
 
 PRNGKey = lift(random.PRNGKey)
@@ -30,7 +31,6 @@ geometric = lift(random.geometric)
 gumbel = lift(random.gumbel)
 key = lift(random.key)
 key_data = lift(random.key_data)
-key_dtype = lift(random.key_dtype)
 laplace = lift(random.laplace)
 loggamma = lift(random.loggamma)
 logistic = lift(random.logistic)
@@ -54,3 +54,7 @@ uniform = lift(random.uniform)
 wald = lift(random.wald)
 weibull_min = lift(random.weibull_min)
 wrap_key_data = lift(random.wrap_key_data)
+
+# Not in every version of jax.
+if hasattr(random, "Key"):
+    Key = random.Key

@@ -1,5 +1,7 @@
 """jax.scipy, lifted."""
 
-from functrace.scipy import linalg, special
+from functrace.scipy import cluster, fft, integrate, interpolate, linalg, ndimage, signal, spatial, special, stats
 
-__all__ = ["linalg", "special"]
+__all__ = [
+    "cluster", "fft", "integrate", "interpolate", "linalg", "ndimage", "signal", "spatial", "special", "stats",
+]  # fmt: skip

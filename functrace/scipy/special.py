@@ -59,3 +59,7 @@ wofz = lift(special.wofz)
 xlog1py = lift(special.xlog1py)
 xlogy = lift(special.xlogy)
 zeta = lift(special.zeta)
+
+# Not in every version of jax.
+if hasattr(special, "erfcinv"):
+    erfcinv = lift(special.erfcinv)

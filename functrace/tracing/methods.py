@@ -228,9 +228,11 @@ Tracer.at = property(IndexUpdate)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def array_ufunc(self: Tracer, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-    """`np.sin(tracer)`: the jax.numpy function of the same name."""
+    """`np.sin(tracer)`, `np.add.reduce(tracer)`: the jax.numpy function of the same name, or its method."""
     fun = getattr(jnp, ufunc.__name__, None)
-    if method != "__call__" or fun is None or kwargs.get("out") is not None:
+    if method != "__call__":
+        fun = getattr(fun, method, None)
+    if fun is None or kwargs.get("out") is not None:
         return NotImplemented
     return lift(fun)(*inputs, **kwargs)
 
