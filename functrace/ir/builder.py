@@ -85,6 +85,12 @@ class Builder:
         simple = primitive.simplify(self, *inputs)
         if simple is not None:
             return simple if primitive.multiple_results else (simple,)
+        return self._append(primitive, inputs)
+
+    def _append(
+        self, primitive: Primitive, inputs: tuple[Atom, ...], like: tuple[Var, ...] | None = None
+    ) -> tuple[Atom, ...]:
+        """Share or append an equation that does not simplify; `like` has the types of its outputs."""
         if primitive.has_effects:
             key = None
         else:
@@ -94,7 +100,9 @@ class Builder:
                 found = self._shared.get((primitive, inputs[::-1]))
             if found is not None:
                 return found
-        if primitive.multiple_results:
+        if like is not None:
+            outputs = tuple([Var(v.aval) for v in like])
+        elif primitive.multiple_results:
             outputs = tuple([Var(a) for a in primitive.shape(*[x.aval for x in inputs])])
         else:
             outputs = (Var(shape_of(primitive, tuple([x.aval for x in inputs]))),)
@@ -109,12 +117,20 @@ class Builder:
     def inline(self, program: Program, inputs: Sequence[Atom]) -> list[Atom]:
         """Write a whole Program here, its inputs bound to `inputs`, and return its outputs."""
         env: dict[Atom, Atom] = dict(zip(program.inputs, inputs, strict=True))
-        emit, outer = self.emit, self.source
+        # Values of which nothing is known here simplify no further than they did there.
+        as_is = len(set(inputs)) == len(inputs) and all([
+            type(x) is Var and x.aval is v.aval and x not in self._definitions
+            for v, x in zip(program.inputs, inputs, strict=True)
+        ])  # fmt: skip
+        outer = self.source
         try:
             for eqn in program.equations:
                 self.source = eqn.source or outer
                 operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
-                outputs = emit(eqn.primitive, operands)
+                if as_is:
+                    outputs = self._append(eqn.primitive, operands, eqn.outputs)
+                else:
+                    outputs = self.emit(eqn.primitive, operands)
                 for v, y in zip(eqn.outputs, outputs, strict=True):
                     env[v] = y
                     if v.name is not None and type(y) is Var and y.name is None:

@@ -13,6 +13,7 @@ from functrace.ir.builder import Builder
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower.execute import execute
+from functrace.rewrites.memo import collector_paused
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
 
 
@@ -140,7 +141,8 @@ def apply(program: Program, values: Sequence[Any]) -> list[Any]:
     builder = AMBIENT.builder
     if builder is None:
         return execute(program, values)
-    atoms = builder.inline(program, [atom_of(x, builder) for x in values])
+    with collector_paused():
+        atoms = builder.inline(program, [atom_of(x, builder) for x in values])
     return [Tracer(x, builder) for x in atoms]
 
 
