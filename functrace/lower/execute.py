@@ -1,4 +1,4 @@
-"""Run a Program on values now: find its compiled form by its hash, or make it."""
+"""Run a Program on values now: what was made of an equal one before is found by its hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAPACITY = 4096  # Programs kept; the least recently used one goes first
 
 
 class Cache:
-    """Bounded and thread-safe: Program -> compiled callable."""
+    """Bounded and thread-safe: Program -> anything made of it."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -24,17 +24,17 @@ class Cache:
         self.lock = threading.Lock()
 
     def find(self, program: Program) -> Any:
-        """The compiled callable of a Program, or None."""
+        """What was kept for a Program, or None."""
         with self.lock:
             found = self.entries.get(program)
             if found is not None:
                 self.entries.move_to_end(program)
             return found
 
-    def keep(self, program: Program, run: Any) -> None:
-        """Remember a compiled callable."""
+    def keep(self, program: Program, made: Any) -> None:
+        """Remember what was made of a Program."""
         with self.lock:
-            self.entries[program] = run
+            self.entries[program] = made
             while len(self.entries) > self.capacity:
                 self.entries.popitem(last=False)
 
@@ -45,6 +45,19 @@ class Cache:
 
 
 compiled_programs = Cache(CAPACITY)
+known_programs = Cache(CAPACITY)
+
+
+def known(program: Program) -> Program:
+    """The first Program equal to this one: the rewrites that were made of it stand in its memo.
+
+    Its names and source lines are those of the first one, so this is for running only.
+    """
+    found = known_programs.find(program)
+    if found is None:
+        known_programs.keep(program, program)
+        return program
+    return found
 
 
 def execute(program: Program, values: Sequence[Any]) -> list[Any]:
@@ -63,5 +76,6 @@ def execute(program: Program, values: Sequence[Any]) -> list[Any]:
 
 
 def clear_caches() -> None:
-    """Forget every compiled Program."""
+    """Forget every Program, and what was made of it."""
     compiled_programs.clear()
+    known_programs.clear()

@@ -12,7 +12,7 @@ from functrace.ir import Program
 from functrace.ir.builder import Builder
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lower.execute import execute
+from functrace.lower.execute import execute, known
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
 
@@ -104,6 +104,8 @@ def trace(
         finally:
             builder.is_open = False
     captures = tuple(value for _, value in builder.captures.values())
+    if concrete and AMBIENT.builder is None:
+        program = known(program)
     return Traced(program, captures, out_tree)
 
 
