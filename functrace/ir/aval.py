@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-ABBREVIATIONS = {
+ABBREVIATIONS: dict[str, str] = {
     "bool": "bool",
     **{f"{kind}{bits}": f"{kind[0]}{bits}" for kind in ("int", "uint") for bits in (4, 8, 16, 32, 64)},
     **{f"float{bits}": f"f{bits}" for bits in (16, 32, 64)},
@@ -95,7 +95,7 @@ class Aval:
 
 def dtype_text(dtype: Any) -> str:
     """The short name of a dtype: `f32`, `bf16`, `i8`, `bool`, `c64`."""
-    return ABBREVIATIONS.get(dtype.name, dtype.name)
+    return ABBREVIATIONS.get(dtype.name, str(dtype.name))
 
 
 def is_inexact(dtype: Any) -> bool:

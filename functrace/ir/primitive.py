@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from functrace.errors import RuleError
 from functrace.ir.aval import Aval
@@ -140,6 +140,7 @@ class Primitive:
 P = TypeVar("P", bound=type)
 
 
+@dataclass_transform(frozen_default=True)
 def primitive(cls: P) -> P:
     """Make a Primitive class with typed fields a frozen, hashable record known by its name."""
     cls = dataclass(frozen=True, repr=False)(cls)

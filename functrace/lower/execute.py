@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 
 from functrace.ir import Program
 from functrace.lower.evaluate import evaluate

@@ -35,13 +35,14 @@ class Bilinear(Primitive):
         raise NotImplementedError
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        x, y = xs
-        dx, dy = dxs
+        (x, y), (dx, dy) = xs, dxs
         z = self(x, y)
         if not z.aval.is_inexact or (dx is None and dy is None):
             return z, None
-        if dx is None or dy is None:
-            return z, self(x, dy) if dx is None else self(dx, y)
+        if dx is None:
+            return z, self(x, dy)
+        if dy is None:
+            return z, self(dx, y)
         return z, add(self(dx, y), self(x, dy))
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
@@ -198,12 +199,12 @@ class DotGeneral(Bilinear):
         precision = params["precision"]
         if params["out_sharding"] is not None or isinstance(precision, lax.DotAlgorithm):
             return None
-        contracted, batch = [
+        numbers: Any = tuple([
             tuple([tuple([int(d) for d in dims]) for dims in pair])
             for pair in params["dimension_numbers"]
-        ]
+        ])  # fmt: skip
         preferred = dtype_or_none(params["preferred_element_type"])
-        return cls((contracted, batch), precision_names(precision), preferred)
+        return cls(numbers, precision_names(precision), preferred)
 
 
 def dot_general(

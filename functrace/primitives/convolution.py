@@ -132,7 +132,7 @@ class ConvGeneralDilated(Bilinear):
     preferred_element_type: Any = None
 
     def samples(self) -> Iterator[Sample]:
-        line = ((0, 1, 2),) * 3
+        line: Any = ((0, 1, 2),) * 3
         channels_last = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
         mixed = ((2, 1, 0), (1, 2, 0), (1, 0, 2))
         plain = ConvGeneralDilated((1,), ((0, 0),), (1,), (1,), line)

@@ -178,7 +178,7 @@ class Formula(Elementwise):
         if out_dtype is not None:
             self.out_dtype = out_dtype
         self._simplify = simplify
-        self.jax_names = (name,) if in_jax else ()
+        self.jax_names = (name,) if in_jax else ()  # pyright: ignore[reportAttributeAccessIssue]
         Primitive.named[name] = self
 
     def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:
@@ -247,7 +247,7 @@ def is_constant(x: Atom, value: float) -> bool:
     return (
         type(x) is Literal
         and x.value == value
-        and bool(np.signbit(x.value.real)) == bool(np.signbit(value))
+        and bool(np.signbit(np.real(x.value))) == bool(np.signbit(value))
     )
 
 def same_type(x: Atom, *others: Atom) -> bool:

@@ -512,6 +512,7 @@ class ScatterExtreme(ScatterFamily):
         if du is not None:
             gain = mul(du, where(hit, share, none))
             change = gain if change is None else add(change, gain)
+        assert change is not None  # one of the operands moves
         return y, total(zeros(x.aval) if dx is None else dx, indices, change)
 
 

@@ -181,7 +181,7 @@ class Extremum(Window):
         y = self(*xs)
         if not y.aval.is_inexact:
             return y, None
-        return y, SelectAndGatherAdd(*self.window_fields(self.jax_window), self.select)(dxs[0], xs[0])
+        return y, SelectAndGatherAdd(**self.jax_window, select=self.select)(dxs[0], xs[0])
 
 
 def extremum_samples(make: Any) -> Iterator[Sample]:
@@ -242,14 +242,14 @@ class SelectAndGatherAdd(Picking, Window):
     def samples(self) -> Iterator[Sample]:
         for select in SELECT:
             for window, shape in window_samples():
-                yield Sample(SelectAndGatherAdd(*window, select), (Aval(shape, F32), Aval(shape, F32)))
+                yield Sample(SelectAndGatherAdd(*window, select=select), (Aval(shape, F32), Aval(shape, F32)))
             pool: Any = ((2, 2), (1, 1), ((0, 1), (1, 0)), (1, 1), (1, 1))
             yield Sample(
-                SelectAndGatherAdd(*pool, select), (Aval((3, 4), F32), TIES), differentiable=False
+                SelectAndGatherAdd(*pool, select=select), (Aval((3, 4), F32), TIES), differentiable=False
             )
         gaps: Any = ((2, 2), (1, 1), ((1, 0), (0, 0)), (1, 2), (2, 2))
         operands = (Aval((4, 4), F32), Aval((4, 4), F32))
-        yield Sample(SelectAndGatherAdd(*gaps, "ge"), operands, fixed=(0, 1))
+        yield Sample(SelectAndGatherAdd(*gaps, select="ge"), operands, fixed=(0, 1))
 
     def shape(self, *xs: Aval) -> Aval:
         t, x = xs
@@ -283,7 +283,7 @@ class SelectAndGatherAdd(Picking, Window):
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> SelectAndGatherAdd:
-        return cls(*cls.window_fields(params), params["select_prim"].name)
+        return cls(*cls.window_fields(params), select=params["select_prim"].name)
 
 
 @primitive

@@ -24,6 +24,7 @@ from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Builder, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
+from functrace.tracing.axes import AXES
 from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, leaked
 
 CAPACITY = 16_384
@@ -100,6 +101,7 @@ def record(
             tree,
             tuple([a if f else static_key(x) for x, a, f in merged(leaves, avals, flags)]),
             jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+            AXES.bound,
         )
         found = _lifted.get(key)
     except TypeError:  # a static argument that does not hash: imported anew each time
@@ -128,7 +130,7 @@ def merged(leaves: Any, avals: Any, flags: Any) -> Any:
 
 def inline_here(builder: Builder, program: Program, atoms: Any) -> Any:
     """Write an imported Program, every equation with the user's line that is running."""
-    env = dict(zip(program.inputs, atoms, strict=True))
+    env: dict[Any, Any] = dict(zip(program.inputs, atoms, strict=True))
     for eqn in program.equations:
         ys = builder.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs]))
         env.update(zip(eqn.outputs, ys, strict=True))
@@ -151,7 +153,7 @@ def import_call(
 
     outer, AMBIENT.builder = AMBIENT.builder, None
     try:
-        closed = jax.make_jaxpr(of_operands)(*map(to_jax_struct, avals))
+        closed = jax.make_jaxpr(of_operands, axis_env=AXES.bound)(*map(to_jax_struct, avals))
     except FunctraceError:
         raise
     except (TypeError, ValueError) as error:

@@ -39,8 +39,8 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
     """An operator and its reflection: one equation where it can be, else the lifted function."""
 
     def forward(x: Tracer, y: Any) -> Any:
-        builder = AMBIENT.builder
-        if builder is x.builder and (aval := x.atom.aval).dtype.kind in kinds:
+        builder = x.builder
+        if builder is AMBIENT.builder and (aval := x.atom.aval).dtype.kind in kinds:
             if type(y) is Tracer:
                 if y.builder is builder and y.atom.aval is aval:
                     return Tracer(builder.emit(prim, (x.atom, y.atom))[0], builder)
@@ -51,8 +51,8 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
         return lifted(x, y)
 
     def reflected(x: Tracer, y: Any) -> Any:
-        builder = AMBIENT.builder
-        direct = builder is x.builder and x.atom.aval.dtype.kind in kinds
+        builder = x.builder
+        direct = builder is AMBIENT.builder and x.atom.aval.dtype.kind in kinds
         if direct and (scalar := literal_like(y, x.atom.aval)) is not None:
             return Tracer(builder.emit(prim, (scalar, x.atom))[0], builder)
         if not is_arraylike(y):
@@ -71,8 +71,8 @@ def is_arraylike(y: Any) -> bool:
 
 def power(x: Tracer, y: Any) -> Any:
     """`x ** y`; a small integer exponent is one integer_pow."""
-    builder = AMBIENT.builder
-    if type(y) is int and builder is x.builder and x.atom.aval.is_inexact and abs(y) < 1000:
+    builder = x.builder
+    if type(y) is int and builder is AMBIENT.builder and x.atom.aval.is_inexact and abs(y) < 1000:
         return Tracer(integer_pow(x.atom, y), builder)
     return lift_power(x, y) if is_arraylike(y) else NotImplemented
 
@@ -93,8 +93,8 @@ def plain_lift(fun: Callable[..., Any], name: str) -> Any:
 
 
 def _negative(x: Tracer) -> Any:
-    builder = AMBIENT.builder
-    if builder is x.builder and x.atom.aval.dtype.kind in ANY:
+    builder = x.builder
+    if builder is AMBIENT.builder and x.atom.aval.dtype.kind in ANY:
         return Tracer(neg(x.atom), builder)
     return lift(jnp.negative)(x)
 
@@ -146,7 +146,7 @@ Tracer.__getitem__ = lambda x, index: lifted_getitem(x, index)  # pyright: ignor
 def _iterate(x: Tracer) -> Any:
     if not x.shape:
         raise TypeError("iteration over a scalar tracer")
-    return iter([x[i] for i in range(x.shape[0])])
+    return iter([lifted_getitem(x, i) for i in range(x.shape[0])])
 
 
 Tracer.__iter__ = _iterate  # pyright: ignore[reportAttributeAccessIssue]

@@ -41,6 +41,10 @@ tree_flatten, tree_unflatten = tree_util.tree_flatten, tree_util.tree_unflatten
 class _Aux:
     """The second output of a `has_aux` function: arrays are traced, anything else is kept aside."""
 
+    tree: Any
+    is_array: tuple[bool, ...]
+    others: list[Any]
+
     def __init__(self, transform: str, has_aux: bool):
         self.transform = transform
         self.has_aux = has_aux
