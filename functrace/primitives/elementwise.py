@@ -466,7 +466,10 @@ class ConvertElementType(Elementwise):
         return Aval(x.shape, self.new_dtype, self.weak_type)
 
     def lower(self, x: Any) -> Any:
-        return lax.convert_element_type(x, self.new_dtype)
+        y = lax.convert_element_type(x, self.new_dtype)
+        if self.weak_type:  # the public function gives no weak types
+            y = lax.convert_element_type_p.bind(y, new_dtype=self.new_dtype, weak_type=True, sharding=None)
+        return y
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None

@@ -1,0 +1,160 @@
+"""One place makes equations: what it folds, simplifies, shares, keeps and drops."""
+
+import numpy as np
+import pytest
+
+import functrace as ft
+from functrace import numpy as fnp, rewrites
+from functrace.errors import ProgramError, ShapeError
+from functrace.ir import Aval, Builder, Equation, Literal, Primitive, Program, Var
+from functrace.lower import evaluate
+from functrace.primitives import add, div, mul, neg, select_n, sub
+from functrace.primitives.elementwise import convert_element_type
+from functrace.primitives.space import broadcast_in_dim, reshape, transpose
+from functrace.primitives.unary import sin
+
+F32 = np.dtype(np.float32)
+VECTOR = Aval((3,), F32)
+MATRIX = Aval((2, 3), F32)
+
+
+class Announce(Primitive):
+    """Returns its operand, and acts on the world."""
+
+    name = "announce"
+    has_effects = True
+
+    def shape(self, *xs):
+        return xs[0]
+
+    def lower(self, *xs):
+        return xs[0]
+
+
+# Each is what is written of an input x, and how many equations are left.
+WRITTEN = {
+    "shared": (VECTOR, lambda x: add(sin(x), sin(x)), 2),
+    "shared with operands in the other order": (VECTOR, lambda x: sub(mul(x, sin(x)), mul(sin(x), x)), 3),
+    "not shared when the order counts": (VECTOR, lambda x: add(sub(x, sin(x)), sub(sin(x), x)), 4),
+    "times one": (VECTOR, lambda x: mul(x, 1.0), 0),
+    "one times": (VECTOR, lambda x: mul(1.0, x), 0),
+    "minus zero": (VECTOR, lambda x: sub(x, 0.0), 0),
+    "plus minus zero": (VECTOR, lambda x: add(x, -0.0), 0),
+    "plus zero is not exact at -0": (VECTOR, lambda x: add(x, 0.0), 1),
+    "times zero is not exact at NaN": (VECTOR, lambda x: mul(x, 0.0), 1),
+    "over one": (VECTOR, lambda x: div(x, 1.0), 0),
+    "negated twice": (VECTOR, lambda x: neg(neg(x)), 0),
+    "reshaped and back": (MATRIX, lambda x: reshape(reshape(x, (6,)), (2, 3)), 0),
+    "reshaped twice": (MATRIX, lambda x: reshape(reshape(x, (6,)), (3, 2)), 1),
+    "transposed and back": (MATRIX, lambda x: transpose(transpose(x, (1, 0)), (1, 0)), 0),
+    "broadcast twice": (
+        VECTOR, lambda x: broadcast_in_dim(broadcast_in_dim(x, (2, 3), (1,)), (4, 2, 3), (1, 2)), 1,
+    ),
+    "converted to its own type": (VECTOR, lambda x: convert_element_type(x, F32), 0),
+    "a select of equals": (VECTOR, lambda x: select_n(x_is_positive(x), sin(x), sin(x)), 1),
+    "dead": (VECTOR, lambda x: (sin(x), neg(x))[1], 1),
+    "effects stay, each of them": (VECTOR, lambda x: (Announce()(x), Announce()(x), x)[2], 2),
+}  # fmt: skip
+
+
+def x_is_positive(x):
+    return Primitive.named["gt"](x, 0.0)
+
+
+@pytest.mark.parametrize("row", WRITTEN)
+def test_equations_left(row):
+    aval, write, count = WRITTEN[row]
+    with Builder() as b:
+        program = b.build([write(b.input(aval, "x"))])
+    assert len(program.equations) == count, program
+    program.verify()
+
+
+def test_literals_fold():
+    with Builder() as b:
+        x = b.input(VECTOR, "x")
+        two = Literal(2.0, Aval((), F32))
+        program = b.build([mul(x, add(two, mul(two, 3.0)))])
+    (eqn,) = program.equations
+    assert [x.value for x in eqn.inputs if isinstance(x, Literal)] == [8.0]
+
+
+def test_folding_is_the_arithmetic_of_the_dtype():
+    third = Literal(1 / 3, Aval((), F32))
+    with Builder() as b:
+        (y,) = b.build([mul(third, third)]).outputs
+    assert y.value == np.float32(1 / 3) * np.float32(1 / 3)
+    assert y.value.dtype == F32
+
+
+def test_a_program_inlined_is_simplified_where_more_is_known():
+    with Builder() as b:
+        scale = b.build([mul(b.input(VECTOR), b.input(Aval((), F32)))])
+    with Builder() as b:
+        x = b.input(VECTOR)
+        (y,) = b.inline(scale, [x, Literal(1.0, Aval((), F32, True))])
+    assert y is x
+
+
+def test_operand_shapes_must_fit():
+    with Builder() as b, pytest.raises(ShapeError, match=r"add: .*f32\[3\], f32\[2,3\]"):
+        add(b.input(VECTOR), b.input(MATRIX))
+
+
+X, Y, Z = Var(VECTOR, "x"), Var(VECTOR, "y"), Var(Aval((2,), F32), "z")
+
+# Programs that break a law, and what is said of them.
+BROKEN = {
+    "unbound": (Program((X,), (), (Y,)), "read before it is bound"),
+    "used before": (
+        Program((), (Equation(sin, (X,), (Y,), None),), (Y,)), r"equation 0 \(sin\).*read before",
+    ),
+    "bound twice": (
+        Program((X,), (Equation(sin, (X,), (X,), None),), (X,)), r"equation 0 \(sin\).*bound twice",
+    ),
+    "of another type": (
+        Program((X,), (Equation(sin, (X,), (Z,), None),), (Z,)), r"the shape rule gives .*f32\[3\].* says .*f32\[2\]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", BROKEN)
+def test_verify(row):
+    program, message = BROKEN[row]
+    with pytest.raises(ProgramError, match=message):
+        program.verify()
+
+
+def test_closed_over_arrays_are_leading_inputs():
+    w = np.arange(3, dtype=np.float32)
+    program = ft.make_program(lambda x: x * w + w)(2.0)
+    assert [str(a) for a in program.in_avals] == ["f32[3]", "f32[]~"]
+    np.testing.assert_array_equal(evaluate(program, [w, 2.0])[0], w * 2.0 + w)
+
+
+def test_rewrites_are_made_once():
+    program = ft.make_program(lambda x: fnp.sin(x).sum())(np.ones(3, np.float32))
+    assert rewrites.gradient(program, (True,)) is rewrites.gradient(program, (True,))
+
+
+def test_a_long_program_is_linear_work():
+    sizes = {}
+    for n in (1_000, 2_000):
+        program = ft.make_program(lambda x, n=n: repeated(x, n))(0.5)
+        sizes[n] = len(rewrites.gradient(program, (True,)).equations)
+    assert sizes[2_000] < 2.01 * sizes[1_000]
+
+
+def repeated(x, n):
+    for _ in range(n):
+        x = fnp.sin(x) * x
+    return x
+
+
+def test_higher_derivatives_stay_small():
+    f = lambda x: fnp.exp(fnp.sin(x)) / (1.0 + x * x)
+    sizes = []
+    for _ in range(5):
+        f = ft.grad(f)
+        sizes.append(len(ft.make_program(f)(0.5).equations))
+    assert sizes[-1] < 4 * sizes[-2], sizes

@@ -1,0 +1,255 @@
+"""A tracer has what jax.Array has, and means the same."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import functrace as ft
+from functrace import numpy as fnp
+from functrace.errors import ConcretizationError
+from functrace.tracing import Tracer
+
+X = np.array([[0.3, -1.2, 2.0], [1.5, 0.4, -0.6]], np.float32)
+I = np.array([[3, 1, 2], [0, 5, 4]], np.int32)
+
+# Each is a method, property or operator of an array, tried on floats and on integers.
+EVERYWHERE = {
+    "all": lambda x: x.all(axis=0),
+    "any": lambda x: x.any(),
+    "argmax": lambda x: x.argmax(1),
+    "argmin": lambda x: x.argmin(),
+    "argsort": lambda x: x.argsort(axis=0),
+    "astype": lambda x: x.astype("float32"),
+    "clip": lambda x: x.clip(0, 1),
+    "conj": lambda x: x.conj(),
+    "copy": lambda x: x.copy(),
+    "cumprod": lambda x: x.cumprod(),
+    "cumsum": lambda x: x.cumsum(1),
+    "diagonal": lambda x: x.diagonal(),
+    "dot": lambda x: x.dot(x.T),
+    "flatten": lambda x: x.flatten(),
+    "max": lambda x: x.max(),
+    "mean": lambda x: x.mean(axis=1, keepdims=True),
+    "min": lambda x: x.min(0),
+    "prod": lambda x: x.prod(),
+    "ptp": lambda x: x.ptp(),
+    "ravel": lambda x: x.ravel(),
+    "repeat": lambda x: x.repeat(2, axis=0),
+    "reshape": lambda x: x.reshape(3, -1),
+    "reshape tuple": lambda x: x.reshape((6,)),
+    "round": lambda x: x.round(),
+    "sort": lambda x: x.sort(axis=-1),
+    "squeeze": lambda x: x[None].squeeze(0),
+    "std": lambda x: x.std(),
+    "sum": lambda x: x.sum((0, 1)),
+    "swapaxes": lambda x: x.swapaxes(0, 1),
+    "take": lambda x: x.take(np.array([1, 0]), axis=1),
+    "trace": lambda x: x.trace(),
+    "transpose": lambda x: x.transpose(1, 0),
+    "var": lambda x: x.var(ddof=1),
+    "T": lambda x: x.T,
+    "mT": lambda x: x.mT,
+    "real": lambda x: x.real,
+    "imag": lambda x: x.imag,
+    "searchsorted": lambda x: x.ravel().sort().searchsorted(x[0]),
+    "add": lambda x: x + 2,
+    "radd": lambda x: 2 + x,
+    "sub": lambda x: x - 1.5,
+    "rsub": lambda x: 1 - x,
+    "mul": lambda x: x * x,
+    "rmul": lambda x: np.float32(2) * x,
+    "truediv": lambda x: x / 2,
+    "rtruediv": lambda x: 2 / (x + 9),
+    "floordiv": lambda x: x // 2,
+    "rfloordiv": lambda x: 7 // (x + 9),
+    "mod": lambda x: x % 2,
+    "rmod": lambda x: 7 % (x + 9),
+    "divmod": lambda x: divmod(x, 2),
+    "pow": lambda x: x**2,
+    "pow0": lambda x: x**0,
+    "rpow": lambda x: 2.0**x,
+    "power of a power": lambda x: (x * x + 1) ** 0.5,
+    "neg": lambda x: -x,
+    "pos": lambda x: +x,
+    "abs": lambda x: abs(x),
+    "matmul": lambda x: x @ x.T,
+    "rmatmul": lambda x: np.ones((4, 2), np.float32) @ x,
+    "lt": lambda x: x < 1,
+    "le": lambda x: x <= x.T.T,
+    "gt": lambda x: x > 0.5,
+    "ge": lambda x: x >= x[0],
+    "eq": lambda x: x == x,
+    "ne": lambda x: x != 2,
+    "round()": lambda x: round(x, 1),
+    "len": lambda x: x * len(x),
+    "iteration": lambda x: [row * i for i, row in enumerate(x)],
+    "index": lambda x: x[1, -1],
+    "slice": lambda x: x[:, ::-2],
+    "ellipsis": lambda x: x[..., None, 0],
+    "index array": lambda x: x[np.array([1, 0, 1])],
+    "mask": lambda x: x[:, np.array([True, False, True])],
+    "at set": lambda x: x.at[0].set(5),
+    "at add": lambda x: x.at[:, 1].add(x[:, 0]),
+    "at mul": lambda x: x.at[1, 1].mul(3),
+    "at min": lambda x: x.at[0].min(0),
+    "at max": lambda x: x.at[0].max(0),
+    "at get": lambda x: x.at[7].get(mode="fill", fill_value=-1),
+    "at divide": lambda x: x.at[0].divide(2),
+    "at power": lambda x: x.at[0].power(2),
+    "at apply": lambda x: x.at[0].apply(jnp.abs),
+    "at drop": lambda x: x.at[7].set(1, mode="drop"),
+    "numpy left": lambda x: X * x,
+    "numpy shape": lambda x: x * np.shape(x)[0] * np.ndim(x) * np.size(x),
+    "attributes": lambda x: x * x.ndim * x.size * x.shape[0] * x.itemsize * x.nbytes,
+}
+INTEGERS = {
+    "and": lambda x: x & 1,
+    "rand": lambda x: 1 & x,
+    "or": lambda x: x | 4,
+    "xor": lambda x: x ^ x.T.T,
+    "invert": lambda x: ~x,
+    "lshift": lambda x: x << 1,
+    "rshift": lambda x: x >> 1,
+    "rlshift": lambda x: 1 << x,
+    "choose": lambda x: (x % 2).choose([x, x * 2], mode="clip"),
+    "view": lambda x: x.view("uint32"),
+}
+CASES = [(name, f, v) for name, f in EVERYWHERE.items() for v in (X, I)] + [(n, f, I) for n, f in INTEGERS.items()]
+
+
+@pytest.mark.parametrize(("name", "f", "x"), CASES, ids=[f"{n} {x.dtype}" for n, _, x in CASES])
+def test_means_what_it_means_for_an_array(name, f, x):
+    ours, expected = ft.jit(f)(x), jax.jit(f)(x)
+    assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+# JAX's tracers refuse these; ours find the jax.numpy function of the same name.
+NUMPY = {
+    "ufunc": (lambda np_, x: np_.add(np_.sin(x), 1)),
+    "function": lambda np_, x: np_.concatenate([x, x]),
+    "reduction": lambda np_, x: np_.sum(x, axis=0),
+    "ufunc method": lambda np_, x: np_.add.reduce(x),
+    "linalg": lambda np_, x: np_.linalg.norm(x),
+    "fft": lambda np_, x: np_.fft.rfft(x).real,
+    "tracer on the right": lambda np_, x: np_.maximum(np.float32(0.5), x),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_numpy_functions_are_recorded(name):
+    f = NUMPY[name]
+    ours, expected = ft.jit(lambda x: f(np, x))(X), f(jnp, X)
+    assert ours.dtype == expected.dtype
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+# What a value not yet known cannot have: a place, a buffer, a form outside of Python. And what
+# JAX's own arrays list and refuse.
+ABOUT_BUFFERS = {
+    "byteswap",
+    "clone",
+    "device_buffer",
+    "device_buffers",
+    "flat",
+    "platform",
+    "addressable_data",
+    "addressable_shards",
+    "committed",
+    "copy_to_host_async",
+    "delete",
+    "device",
+    "devices",
+    "format",
+    "global_shards",
+    "is_deleted",
+    "is_fully_addressable",
+    "is_fully_replicated",
+    "layout",
+    "on_device_size_in_bytes",
+    "sharding",
+    "to_device",
+    "traceback",
+    "unsafe_buffer_pointer",
+    "unsafe_raw_buffer",
+    "tobytes",
+    "is_ready",
+}
+
+
+def test_has_the_attributes_of_an_array():
+    public = {name for name in dir(jnp.ones(2)) if not name.startswith("_")}
+    assert not public - set(dir(Tracer)) - ABOUT_BUFFERS
+
+
+# Functions that ask Python for a value, and the same with that value at 0.5 written in.
+PYTHON = {
+    "bool": (lambda x: x * 2 if x > 0 else x, lambda x: x * 2),
+    "float": (lambda x: x * float(x), lambda x: x * 0.5),
+    "int": (lambda x: x * int(x * 10), lambda x: x * 5),
+    "index": (lambda x: x * [1.0, 2.0, 3.0][(x * 4).astype(int)], lambda x: x * 3.0),
+    "range": (lambda x: sum(x for _ in range((x * 10).astype(int))), lambda x: x * 5),
+    "item": (lambda x: x * x.item(), lambda x: x * 0.5),
+    "tolist": (lambda x: x * x.tolist(), lambda x: x * 0.5),
+    "numpy": (lambda x: x * np.asarray(x), lambda x: x * 0.5),
+    "format": (lambda x: x * float(f"{x:.3f}"), lambda x: x * 0.5),
+    "complex": (lambda x: x * complex(x).real, lambda x: x * 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_may_ask_for_a_known_value(name):
+    asking, fixed = PYTHON[name]
+    squared = lambda f: lambda x: f(x) * x
+    for ours, expected in (
+        (ft.grad(asking), jax.grad(fixed)),
+        (ft.grad(ft.grad(squared(asking))), jax.grad(jax.grad(squared(fixed)))),
+        (lambda x: ft.jvp(asking, (x,), (1.0,))[1], jax.grad(fixed)),
+        (lambda x: ft.linearize(asking, x)[1](1.0), jax.grad(fixed)),
+        (lambda x: ft.vjp(asking, x)[1](1.0)[0], jax.grad(fixed)),
+    ):
+        np.testing.assert_allclose(ours(0.5), expected(0.5), rtol=1e-6)
+    with pytest.raises(ConcretizationError):
+        ft.jit(asking)(0.5)
+
+
+def test_what_is_asked_is_computed_once():
+    evaluated = []
+    noted = ft.from_jax(lambda x: jax.pure_callback(lambda v: evaluated.append(1) or v, x, x))
+    ft.grad(lambda x: x * float(noted(x)) * float(noted(x) + 1))(2.0)
+    assert len(evaluated) <= 3  # twice for Python, and once when the Program runs
+
+
+def test_traces_of_threads_do_not_meet():
+    results = {}
+
+    def work(i):
+        for _ in range(20):
+            results[i] = float(ft.grad(lambda x: fnp.sin(x) * i)(0.3))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for i in range(4):
+        np.testing.assert_allclose(results[i], i * np.cos(0.3), rtol=1e-6)
+
+
+def test_equations_know_the_users_line():
+    program = ft.make_program(ft.grad(lambda x: fnp.sin(x)))(0.5)
+    sources = {eqn.source.file.rsplit("/", 1)[-1] for eqn in program.equations}
+    assert sources == {"test_tracer.py"}
+
+
+def test_inputs_have_the_names_of_the_arguments():
+    def loss(params, x):
+        return (params["w"][0] * x).sum()
+
+    program = ft.make_program(loss)({"w": [1.0, 2.0]}, np.ones(3))
+    assert [v.name for v in program.inputs] == ["params.w.0", "params.w.1", "x"]
