@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import zeros
 from functrace.primitives.unary import cos, sin
@@ -45,7 +47,7 @@ class CustomJvp(Primitive):
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
-        return Call(self.program, self.label).lower(*xs)
+        return with_jax_rule(self.program, self.rule, self.captures, self.label, xs)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         refuse_captured(self.label, self.captures, dxs)
@@ -74,6 +76,30 @@ class CustomJvp(Primitive):
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.rule, name)
+
+
+def with_jax_rule(program: Program, rule: Program, captures: int, label: str, xs: Sequence[Any]) -> Any:
+    """`program(*xs)` as JAX computes it, and differentiates it when it is JAX that is asked to.
+
+    What was closed over is closed over again, so that a derivative in it is JAX's error.
+    """
+    closed, operands = xs[:captures], xs[captures:]
+    moves = [v.aval.is_inexact for v in program.inputs[captures:]]
+
+    @jax.custom_jvp
+    def function(*xs: Any) -> list[Any]:
+        return Call(program, label).lower(*closed, *xs)
+
+    @function.defjvp
+    def pushforward(xs: Any, dxs: Any) -> Any:
+        moving = [dx for dx, m in zip(dxs, moves, strict=True) if m]
+        outputs = evaluate(rule, [*closed, *xs, *moving])
+        n = len(program.outputs)
+        rest = iter(outputs[n:])
+        zero = lambda a: np.zeros(a.shape, jax.dtypes.float0)
+        return outputs[:n], [next(rest) if a.is_inexact else zero(a) for a in program.out_avals]
+
+    return function(*operands)
 
 
 def refuse_captured(label: str, captures: int, dxs: Sequence[Any]) -> None:

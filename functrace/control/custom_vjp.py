@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
-from functrace.control.custom_jvp import refuse_captured
+from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import reduce_sum, zeros
 from functrace.primitives.unary import cos, sin
@@ -57,7 +59,35 @@ class CustomVjp(Primitive):
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
-        return Call(self.program, self.label).lower(*xs)
+        linear = CustomLinear(self.backward, len(self.forward.outputs) - len(self.program.outputs), self.label)
+        try:
+            rule = pushforward(self.forward, linear.pushforward(), len(self.program.outputs))
+        except RuleError:  # the backward function is not linear: JAX gets reverse mode alone
+            return self._with_jax_pullback(xs)
+        return with_jax_rule(self.program, rule, self.captures, self.label, xs)
+
+    def _with_jax_pullback(self, xs: Sequence[Any]) -> Any:
+        """As `with_jax_rule`, for reverse mode only."""
+        closed, operands = xs[: self.captures], xs[self.captures :]
+        n, out_avals = len(self.program.outputs), self.program.out_avals
+
+        @jax.custom_vjp
+        def function(*xs: Any) -> list[Any]:
+            return Call(self.program, self.label).lower(*closed, *xs)
+
+        def forward(*xs: Any) -> Any:
+            outputs = evaluate(self.forward, [*closed, *xs])
+            return outputs[:n], outputs[n:]
+
+        def backward(residuals: Any, cts: Any) -> Any:
+            given = [ct for ct, a in zip(cts, out_avals, strict=True) if a.is_inexact]
+            ct_xs = iter(evaluate(self.backward, [*residuals, *given]))
+            avals = [v.aval for v in self.program.inputs[self.captures :]]
+            zero = lambda a: np.zeros(a.shape, jax.dtypes.float0)
+            return tuple([next(ct_xs) if a.is_inexact else zero(a) for a in avals])
+
+        function.defvjp(forward, backward)
+        return function(*operands)
 
     def _differentiate(self, xs: Sequence[Any], dxs: Sequence[Any], push: Any) -> tuple[Any, Any]:
         refuse_captured(self.label, self.captures, dxs)
@@ -167,6 +197,16 @@ class CustomLinear(Primitive):
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)
+
+
+@memoised
+def pushforward(forward: Program, linear: Program, outputs: int) -> Program:
+    """`(c, x, dx) -> (y, dy)` of `(c, x) -> (y, r)`, y the first `outputs`, and `(r, dx) -> dy`."""
+    with Builder() as b:
+        ys = b.inline(forward, [copy_input(b, v) for v in forward.inputs])
+        residuals = ys[outputs:]
+        dxs = [copy_input(b, v) for v in linear.inputs[len(residuals) :]]
+        return b.build([*ys[:outputs], *b.inline(linear, [*residuals, *dxs])])
 
 
 @memoised

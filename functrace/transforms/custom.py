@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.core
 from jax import tree_util
 
 from functrace.errors import DtypeError
 from functrace.ir import Program, Var
 from functrace.ir.source import caller_source
-from functrace.tracing.trace import Traced
+from functrace.lower import evaluate
+from functrace.tracing.trace import Traced, trace
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import fun_name
 
@@ -31,6 +34,22 @@ def positional(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, ..
             f"({', '.join(bound.kwargs)}); make them positional.{at(caller_source())}"
         )
     return bound.args
+
+
+def outside_traces(function: Any, args: Sequence[Any]) -> Any:
+    """Call a function with a custom derivative where nothing is traced here.
+
+    JAX may be tracing; then its equation holds the rule.
+    """
+    if not any(isinstance(x, jax.core.Tracer) for x in leaves_of(args)):
+        return function.fun(*args)
+    numbers = function.nondiff_argnums
+    moving, _ = split_nondiff(numbers, args)
+    traced = trace(
+        lambda *xs: function(*merge_nondiff(numbers, args, xs)), moving, transform=fun_name(function.fun)
+    )
+    outputs = evaluate(traced.program, [*traced.captures, *leaves_of(moving)])
+    return tree_util.tree_unflatten(traced.out_tree, outputs)
 
 
 def capture_together(traces: Sequence[Traced]) -> tuple[list[Any], list[Program]]:

@@ -23,6 +23,7 @@ from functrace.transforms.custom import (
     check_tree,
     leaves_of,
     merge_nondiff,
+    outside_traces,
     positional,
     split_nondiff,
 )
@@ -91,7 +92,7 @@ class custom_jvp:
         if self.rule is None:
             raise RuleError(f"{name}: no derivative rule was given; call {name}.defjvp first.{at(caller_source())}")
         if builder is None:
-            return self.fun(*args)
+            return outside_traces(self, args)
         rule = self.rule
         moving, fixed = split_nondiff(self.nondiff_argnums, args)
         leaves = leaves_of(moving)

@@ -26,6 +26,7 @@ from functrace.transforms.custom import (
     check_tree,
     leaves_of,
     merge_nondiff,
+    outside_traces,
     positional,
     split_nondiff,
 )
@@ -90,7 +91,7 @@ class custom_vjp:
         if self.fwd is None or self.bwd is None:
             raise RuleError(f"{name}: no derivative rules were given; call {name}.defvjp first.{at(caller_source())}")
         if builder is None:
-            return self.fun(*args)
+            return outside_traces(self, args)
         fwd, bwd = self.fwd, self.bwd
         moving, fixed = split_nondiff(self.nondiff_argnums, args)
         leaves = leaves_of(moving)

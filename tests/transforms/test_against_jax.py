@@ -137,6 +137,47 @@ def test_functrace_inside_jax():
     same(jax.grad(f)(0.7), jax.grad(g)(0.7))
 
 
+@ft.custom_jvp
+def doubled_tangent(x):
+    return fnp.sin(x)
+
+
+doubled_tangent.defjvp(lambda x, dx: (fnp.sin(x[0]), 2 * fnp.cos(x[0]) * dx[0]))
+
+
+@ft.custom_vjp
+def doubled_cotangent(x, n):
+    return fnp.sin(x) * n, n
+
+
+doubled_cotangent.defvjp(
+    lambda x, n: ((fnp.sin(x) * n, n), (fnp.cos(x), n)), lambda r, ct: (2 * r[0] * r[1] * ct[0], None)
+)
+
+
+@ft.custom_vjp
+def clipped(x):
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, ct: (fnp.clip(ct, -1.0, 1.0),))
+
+
+def test_custom_rules_serve_jax_too():
+    x = np.float32(0.3)
+    expected = 2 * np.cos(x)
+    for transform in (jax.grad, jax.jacfwd, lambda f: jax.jit(jax.grad(f)), lambda f: jax.grad(ft.jit(f))):
+        same(transform(doubled_tangent)(x), expected)
+        same(transform(lambda y: doubled_cotangent(y, 1)[0])(x), expected)
+    same(jax.grad(jax.grad(doubled_tangent))(x), -2 * np.sin(x))
+    same(jax.grad(jax.grad(lambda y: doubled_cotangent(y, 1)[0]))(x), -2 * np.sin(x))
+    same(jax.vmap(jax.grad(doubled_tangent))(B), 2 * np.cos(B))
+    same(jax.grad(lambda y: clipped(y) * 10.0)(x), np.float32(1.0))
+    same(jax.vmap(jax.grad(lambda y: clipped(y) * 10.0))(B), np.ones_like(B))
+    with pytest.raises(TypeError, match="forward-mode autodiff"):
+        jax.jvp(clipped, (x,), (x,))
+
+
 def test_nested_jit_is_one_shared_call():
     layer = ft.jit(lambda x: fnp.sin(x) * x)
     program = ft.make_program(lambda x: layer(layer(x)))(1.0)
