@@ -1,16 +1,20 @@
 """Transforms: a Python function in, a Python function out.
 
 Each traces its function into a Program, has `rewrites` transform it, and runs the result or writes it
-into the trace that is running. Read `autodiff`, `vmap`, `jit`, `custom_vjp` in that order.
+into the trace that is running. Read `jvp`, `linearize`, `vjp`, `grad`, `vmap`, `jit`, `custom_vjp` in that
+order.
 """
 
-from functrace.transforms.autodiff import grad, jvp, linear_transpose, linearize, value_and_grad, vjp
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
+from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
+from functrace.transforms.jvp import jvp
+from functrace.transforms.linearize import linearize
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
+from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [

@@ -19,7 +19,9 @@ from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
-from functrace.transforms.autodiff import check_inputs, linearize, vjp
+from functrace.transforms.grad import check_inputs
+from functrace.transforms.linearize import linearize
+from functrace.transforms.vjp import vjp
 from functrace.transforms.vmap import vmap
 
 reshape = lift(jnp.reshape)
