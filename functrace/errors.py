@@ -31,3 +31,7 @@ class LeakedTracerError(FunctraceError, RuntimeError):
 
 class ConcretizationError(FunctraceError, TypeError):
     """A Python value was asked of a tracer that has none."""
+
+
+class UnboundAxisError(FunctraceError, NameError):
+    """A collective names an axis that no enclosing map has."""

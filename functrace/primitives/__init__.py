@@ -7,6 +7,7 @@
 from functrace.primitives import (
     binary,
     casts,
+    collectives,
     comparison,
     complex,
     contraction,
@@ -26,7 +27,7 @@ from functrace.primitives import (
 from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
 
 __all__ = [
-    "add", "binary", "casts", "comparison", "complex", "contraction", "convolution", "cumulative", "div",
+    "add", "binary", "casts", "collectives", "comparison", "complex", "contraction", "convolution", "cumulative", "div",
     "elementwise", "gather_scatter", "indexing", "mul", "neg", "reductions", "select_n", "sorting", "space", "special",
     "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source, is_internal
 from functrace.lower.evaluate import evaluate
+from functrace.tracing.axes import AXES, MappedValueError, within_axes
 
 
 class Tracer:
@@ -183,7 +184,10 @@ def concrete(x: Tracer, asked: str) -> Any:
         for var, value in builder.captures.values():
             if var not in known:
                 known[var] = concrete(value, asked) if type(value) is Tracer else value
-        run(builder, x.atom, known)
+        try:
+            run(builder, x.atom, known)
+        except MappedValueError as error:
+            raise ConcretizationError(unknown_value(x, info, asked)) from error
     value = known[x.atom]
     if isinstance(value, jax.core.Tracer):
         raise ConcretizationError(unknown_value(x, info, asked))
@@ -201,8 +205,13 @@ def run(builder: Builder, atom: Any, known: dict[Any, Any]) -> None:
     made = [v for eqn in needed for v in eqn.outputs]
     inputs = tuple(known)
     program = Program(inputs, tuple(needed), tuple(made))
+    values = [known[v] for v in inputs]
     with suspended():
-        known.update(zip(made, evaluate(program, [known[v] for v in inputs]), strict=True))
+        if any([eqn.primitive.uses_axis(name) for eqn in needed for name, _ in AXES.bound]):
+            outputs = within_axes(lambda *xs: evaluate(program, xs), *values)
+        else:
+            outputs = evaluate(program, values)
+    known.update(zip(made, outputs, strict=True))
 
 
 def handed_to_jax(error: Exception) -> ConcretizationError | None:

@@ -18,6 +18,7 @@ from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
 from functrace.tracing import Tracer, aval_of, trace
+from functrace.tracing.axes import AXES
 from functrace.tracing.trace import Traced, parameter_names
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
@@ -89,12 +90,14 @@ def jit(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         avals = tuple(aval_of(x) for x in leaves)
-        key = (tree, avals, static_values(args, kwargs, numbers, names))
+        key = (tree, avals, static_values(args, kwargs, numbers, names), AXES.bound)
         traced = shared.get(key)
         if traced is None:
+            borrowed = AXES.borrowed
             traced = trace(of_arrays, xs, keyed, transform="jit", avals=avals)
-            # What closes over an outer trace is good for that trace only.
-            if not any(isinstance(c, Tracer | jax.core.Tracer) for c in traced.captures):
+            # What closes over an outer trace, or an axis of JAX's, is good there only.
+            outer = any(isinstance(c, Tracer | jax.core.Tracer) for c in traced.captures)
+            if not outer and AXES.borrowed == borrowed:
                 shared[key] = traced
         atoms = [atom_of(x, builder) for x in (*traced.captures, *leaves)]
         if inline:

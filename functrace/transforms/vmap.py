@@ -17,6 +17,7 @@ from functrace.ir import Aval, Builder
 from functrace.ir.source import caller_source
 from functrace.primitives.space import batched_operand, move_axis
 from functrace.tracing import apply, aval_of, trace
+from functrace.tracing.axes import named_axis
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name, leaf_label
 
@@ -81,7 +82,8 @@ def vmap(
             aval_of(x) if a is None else without_axis(aval_of(x), a)
             for x, a in zip(operands, normal, strict=True)
         ]
-        traced = trace(of_operands, operands, transform="vmap", avals=avals)
+        with named_axis(axis_name, size):
+            traced = trace(of_operands, operands, transform="vmap", avals=avals)
         flags = (False,) * len(traced.captures) + tuple(a is not None for a in normal)
         program, out_flags = rewrites.batch(traced.program, size, flags, axis_name)
         out_prefix = tree_util.tree_unflatten(traced.out_tree, [0] * traced.out_tree.num_leaves)
