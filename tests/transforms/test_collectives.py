@@ -78,17 +78,17 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-def centred_vjp(t):
-    """Twice the derivative. JAX's custom_vjp has no collectives under grad of vmap, so it is written out there."""
+def centred_vjp(t, factor=1.0):
+    """Written out for JAX, whose custom_vjp has no collectives under grad of vmap."""
 
     def centred(x):
         return x - t.lax.pmean(x, "i")
 
     if t is jax:
-        return lambda x: 2.0 * centred(x) - jax.lax.stop_gradient(centred(x))
-    doubled = t.custom_vjp(centred)
-    doubled.defvjp(lambda x: (centred(x), None), lambda _, ct: (2.0 * centred(ct),))
-    return doubled
+        return centred
+    function = t.custom_vjp(centred)
+    function.defvjp(lambda x: (centred(x), None), lambda _, ct: (factor * centred(ct),))
+    return function
 
 
 def centred_jvp(t):
@@ -227,6 +227,12 @@ def test_ppermute_leaves_zeros_where_nothing_comes():
     same(ft.linear_transpose(shift, X)(X)[0], np.concatenate([X[1:], np.zeros((1, 3), np.float32)]))
     nowhere = ft.vmap(lambda x: (x, ft.lax.ppermute(2.0, "i", [(0, 3)])), axis_name="i")
     same(nowhere(X)[1], np.array([0, 0, 0, 2], np.float32))
+
+
+def test_rule_of_custom_vjp_is_what_differentiates():
+    for stack in ("grad of vmap", "vmap of grad"):
+        once, twice = (STACKS[stack](ft, fnp, centred_vjp(ft, factor))(X) for factor in (1.0, 2.0))
+        same(2.0 * once, twice)
 
 
 def test_pmax_differentiates_as_the_maximum():
