@@ -6,8 +6,9 @@
     atom     ::=  name | number ":" dtype ["~"]
     value    ::=  int | float | string | dtype | "True" | "False" | "None" | "(" value, ... ")" | program
 
-From `#` to the end of a line stands the user's source line, which parsing passes over. Both directions
-are linear in the size of the Program, and reading text runs no code.
+Parameters at their defaults are left out. From `#` to the end of a line stands the user's source line,
+which parsing passes over. Both directions are linear in the size of the Program, and reading text runs
+no code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from itertools import count, product
 from string import ascii_lowercase
 from typing import Any
@@ -47,7 +50,7 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
         outputs = ", ".join([f"{names.bind(v)}: {v.aval!r}" for v in eqn.outputs])
         start = len(lines)
         line = f"{indent}  {outputs} = {_name(eqn.primitive)}"
-        params = eqn.params if eqn.primitive.readable_text else {}
+        params = _told(eqn.primitive)
         if params:
             line += "["
             for i, (key, value) in enumerate(params.items()):
@@ -65,6 +68,22 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
     results = ", ".join([names.read(x) for x in program.outputs])
     lines.append(f"{indent}  return {results}".rstrip())
     lines.append(indent + "}")
+
+
+def _told(primitive: Primitive) -> dict[str, Any]:
+    """The parameters that the text shows: those that are not what they are by default."""
+    if not primitive.readable_text:
+        return {}
+    usual = _defaults(type(primitive))
+    return {
+        k: v for k, v in primitive.params.items()
+        if k not in usual or type(v) is not type(usual[k]) or v != usual[k]
+    }  # fmt: skip
+
+
+@cache
+def _defaults(cls: Any) -> dict[str, Any]:
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING} if is_dataclass(cls) else {}
 
 
 def _name(primitive: Primitive) -> str:

@@ -171,10 +171,14 @@ class DotGeneral(Bilinear):
         x_free, y_free = free_axes(x, xc, xb), free_axes(other.aval, yc, yb)
         before = len(xb) + (0 if i else len(x_free))
         in_ct = tuple(range(before, before + len(y_free)))
-        numbers = ((in_ct, y_free), (tuple(range(len(xb))), yb))
-        product = DotGeneral(numbers, self.precision, self.preferred_element_type)(ct, other)
+        shared = tuple(range(len(xb)))
         # Contracted axes come in the order they have in the other operand.
-        axes = (*xb, *x_free, *[a for _, a in sorted(zip(yc, xc, strict=True))])
+        summed = [a for _, a in sorted(zip(yc, xc, strict=True))]
+        # The cotangent stands where it leaves the axes of a plain matrix product in order.
+        pair = ((in_ct, shared, ct), (y_free, yb, other))
+        (c0, b0, left), (c1, b1, right) = pair[::-1] if i else pair
+        axes = (*xb, *summed, *x_free) if i else (*xb, *x_free, *summed)
+        product = DotGeneral(((c0, c1), (b0, b1)), self.precision, self.preferred_element_type)(left, right)
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
 
@@ -204,6 +208,8 @@ class DotGeneral(Bilinear):
             for pair in params["dimension_numbers"]
         ])  # fmt: skip
         preferred = dtype_or_none(params["preferred_element_type"])
+        if all([a.dtype == preferred for a in avals]):
+            preferred = None
         return cls(numbers, precision_names(precision), preferred)
 
 

@@ -471,6 +471,15 @@ class ConvertElementType(Elementwise):
             y = lax.convert_element_type_p.bind(y, new_dtype=self.new_dtype, weak_type=True, sharding=None)
         return y
 
+    def fold(self, *xs: Any) -> Any:
+        (x,) = xs
+        known = {"i": "iub", "u": "iub", "b": "iub", "f": "fiub"}.get(self.new_dtype.kind, "")
+        if x.dtype.kind not in known or any([d.kind == "f" and d.itemsize < 4 for d in (x.dtype, self.new_dtype)]):
+            return None
+        with np.errstate(all="ignore"):
+            y = x.astype(self.new_dtype)
+        return None if is_subnormal(x) or is_subnormal(y) else y
+
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None
 

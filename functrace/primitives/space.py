@@ -134,6 +134,8 @@ class BroadcastInDim(Linear):
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if x.aval.shape == self.new_shape and self.dimensions == tuple(range(x.aval.ndim)):
             return x
+        if x.aval.size == self.shape(x.aval).size and sorted(self.dimensions) == list(self.dimensions):
+            return reshape(x, self.new_shape)
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, BroadcastInDim):
             inner = tuple(self.dimensions[d] for d in made.primitive.dimensions)

@@ -39,10 +39,12 @@ def leaf_names(args: Any, kwargs: Any, parameters: Sequence[str]) -> list[str]:
 
 def parameter_names(fun: Callable[..., Any]) -> tuple[str, ...]:
     """Names of a function's positional parameters, as far as Python knows them."""
+    wrapped = getattr(fun, "__wrapped__", None)
+    if wrapped is not None:
+        return parameter_names(wrapped)
     code = getattr(fun, "__code__", None)
     if code is None:
-        wrapped = getattr(fun, "__wrapped__", None)
-        return parameter_names(wrapped) if wrapped is not None else ()
+        return ()
     names = code.co_varnames[: code.co_argcount]
     return names[1:] if hasattr(fun, "__self__") else names
 
