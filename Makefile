@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "functrace needs Python 3.11 to 3.13: make PYTHON=python3.12"'
@@ -19,8 +19,13 @@ test: .venv/installed lint
 test-all: .venv/installed lint
 	$(PY) -m pytest -n 2
 
+bench: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(PY) benchmarks/run.py
+
 lint: .venv/installed
-	.venv/bin/ruff check functrace tests examples
+	.venv/bin/ruff check functrace tests examples benchmarks
+	.venv/bin/pyright --pythonpath $(PY)
 	.venv/bin/lint-imports
 
 clean:

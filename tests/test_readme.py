@@ -5,7 +5,22 @@ import io
 import re
 from pathlib import Path
 
+from jax import lax
+
 from functrace import Program
+from functrace.ir import Primitive
+from functrace.primitives.elementwise import add, integer_pow, unary
+from tests.primitives import test_laws as laws
+from tests.primitives.samples import case
+
+LAWS = (
+    laws.test_shape_rule_is_type_of_lowering,
+    laws.test_jvp_is_jax,
+    laws.test_jvp_is_numerical_derivative,
+    laws.test_vjp_is_jax,
+    laws.test_batch_is_a_loop,
+    laws.test_second_derivative_is_jax,
+)
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -31,3 +46,17 @@ def test_the_program_shown_reads_back():
 def test_the_example_is_short():
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 22
+
+
+def test_the_primitive_of_the_contributing_page_obeys_the_laws():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) <= 15
+    names = {"unary": unary, "lax": lax, "integer_pow": integer_pow, "add": add, "abs_": Primitive.named["abs"]}
+    exec(code, names)
+    try:
+        for sample in Primitive.named["softsign"].samples():
+            for law in LAWS:
+                law(case(sample))
+    finally:
+        del Primitive.named["softsign"]

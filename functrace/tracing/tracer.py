@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 
 from functrace.errors import ConcretizationError, LeakedTracerError
@@ -144,7 +145,7 @@ def atom_of(x: Any, builder: Builder) -> Atom:
     if type(x) is Tracer:
         if x.builder is builder:
             return x.atom
-        if type(x.atom) is Literal:
+        if isinstance(x.atom, Literal):
             return x.atom
         if not x.builder.is_open:
             raise leaked(x)

@@ -10,6 +10,7 @@ from functools import update_wrapper
 from typing import Any
 
 import jax
+import jax.core
 from jax import tree_util
 
 from functrace.control.call import Call
@@ -120,7 +121,7 @@ def jit(
 
     update_wrapper(jitted, fun)
     jitted.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
-    jitted.clear_cache = compiled.clear_cache  # pyright: ignore[reportFunctionMemberAccess]
+    jitted.clear_cache = compiled.clear_cache  # pyright: ignore
     return jitted
 
 

@@ -13,7 +13,7 @@ from jax import tree_util
 
 from functrace import rewrites
 from functrace.errors import ArgumentError, DtypeError
-from functrace.ir import Aval, Builder
+from functrace.ir import Atom, Aval, Builder
 from functrace.ir.source import caller_source
 from functrace.primitives.space import batched_operand, move_axis
 from functrace.tracing import apply, aval_of, trace
@@ -89,7 +89,7 @@ def vmap(
         out_prefix = tree_util.tree_unflatten(traced.out_tree, [0] * traced.out_tree.num_leaves)
         flat_out_axes = broadcast_prefix("out_axes", out_axes, out_prefix)
         with Builder() as b:
-            inputs = [b.input(a) for a in program.in_avals[: len(traced.captures)]]
+            inputs: list[Atom] = [b.input(a) for a in program.in_avals[: len(traced.captures)]]
             for x, a in zip(operands, normal, strict=True):
                 v = b.input(aval_of(x))
                 inputs.append(v if a is None else move_axis(v, a, 0))
