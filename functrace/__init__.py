@@ -10,7 +10,7 @@ calculus on Python functions), `lower` (Program -> XLA).
 0.0
 """
 
-from functrace import errors, lax, nn, numpy, optim, random, scipy, tree
+from functrace import errors, lax, nn, numpy, optim, random, scipy, testing, tree
 from functrace.ir import Program
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
@@ -38,6 +38,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Program", "clear_caches", "custom_jvp", "custom_vjp", "errors", "eval_shape", "from_jax", "grad",
     "hessian", "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize",
-    "make_program", "nn", "numpy", "optim", "random", "scipy", "stop_gradient", "tree",
+    "make_program", "nn", "numpy", "optim", "random", "scipy", "stop_gradient", "testing", "tree",
     "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

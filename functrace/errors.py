@@ -35,3 +35,7 @@ class ConcretizationError(FunctraceError, TypeError):
 
 class UnboundAxisError(FunctraceError, NameError):
     """A collective names an axis that no enclosing map has."""
+
+
+class DerivativeError(FunctraceError, AssertionError):
+    """A derivative is not the one that finite differences give."""
