@@ -40,6 +40,16 @@ from functrace.nn.activations import (
     standardize,
     swish,
 )
+from functrace.nn.lifted import (
+    dot_product_attention,
+    identity,
+    log1mexp,
+    logmeanexp,
+    sparse_plus,
+    sparse_sigmoid,
+    squareplus,
+    tanh,
+)
 from functrace.nn.losses import (
     huber,
     mse,
@@ -50,10 +60,10 @@ from functrace.nn.losses import (
 )
 
 __all__ = [
-    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
-    "huber", "initializers", "leaky_relu", "log_sigmoid", "log_softmax", "logsumexp", "mish",
-    "mse", "one_hot", "prelu", "relu", "relu6", "selu", "sigmoid",
-    "sigmoid_binary_cross_entropy", "silu", "soft_sign", "softmax", "softmax_cross_entropy",
-    "softmax_cross_entropy_with_integer_labels", "softplus", "squared_error", "standardize",
-    "swish",
+    "celu", "dot_product_attention", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu",
+    "hard_swish", "hard_tanh", "huber", "identity", "initializers", "leaky_relu", "log1mexp",
+    "log_sigmoid", "log_softmax", "logmeanexp", "logsumexp", "mish", "mse", "one_hot", "prelu",
+    "relu", "relu6", "selu", "sigmoid", "sigmoid_binary_cross_entropy", "silu", "soft_sign",
+    "softmax", "softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels", "softplus",
+    "sparse_plus", "sparse_sigmoid", "squared_error", "squareplus", "standardize", "swish", "tanh",
 ]  # fmt: skip

@@ -25,6 +25,9 @@ from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
 
 
+SHARED = 1024  # Programs that one jitted function keeps for its calls inside traces
+
+
 def jit(
     fun: Callable[..., Any] | None = None,
     *,
@@ -91,7 +94,8 @@ def jit(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         avals = tuple(aval_of(x) for x in leaves)
-        key = (tree, avals, static_values(args, kwargs, numbers, names), AXES.bound)
+        x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        key = (tree, avals, x64, static_values(args, kwargs, numbers, names), AXES.bound)
         traced = shared.get(key)
         if traced is None:
             borrowed = AXES.borrowed
@@ -99,6 +103,8 @@ def jit(
             # What closes over an outer trace, or an axis of JAX's, is good there only.
             outer = any(isinstance(c, Tracer | jax.core.Tracer) for c in traced.captures)
             if not outer and AXES.borrowed == borrowed:
+                if len(shared) >= SHARED:
+                    shared.clear()
                 shared[key] = traced
         atoms = [atom_of(x, builder) for x in (*traced.captures, *leaves)]
         if inline:

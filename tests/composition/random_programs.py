@@ -82,6 +82,22 @@ def function(library: Library, program: Any) -> Any:
     return f
 
 
+def with_pushforward(lib: Any, f: Any) -> Any:
+    """`f` with its own derivative as a custom_jvp."""
+    g = lib.transforms.custom_jvp(f)
+    g.defjvp(lambda xs, dxs: lib.transforms.jvp(f, xs, dxs))
+    return g
+
+
+def with_pullback(lib: Any, f: Any) -> Any:
+    """`f` with its own derivative as a custom_vjp, which JAX refuses forward mode."""
+    if lib is JAX:
+        return f
+    g = ft.custom_vjp(f)
+    g.defvjp(lambda x: ft.vjp(f, x), lambda pullback, ct: pullback(ct))
+    return g
+
+
 # Each turns a function of a vector into another one.
 TRANSFORMS = {
     "grad": lambda lib, f: lib.transforms.grad(lambda x: lib.np.sum(f(x) * V)),
@@ -96,6 +112,8 @@ TRANSFORMS = {
         lambda s, y: f(y) * s, in_axes=(0, None), out_axes=1
     )(V, x).sum(axis=1),
     "jacfwd": lambda lib, f: lambda x: lib.np.sum(lib.transforms.jacfwd(f)(x), axis=0),
+    "custom_jvp": lambda lib, f: with_pushforward(lib, f),
+    "custom_vjp": lambda lib, f: with_pullback(lib, f),
     "value_and_grad": lambda lib, f: lambda x: lib.transforms.value_and_grad(
         lambda y: lib.np.sum(f(y))
     )(x)[1],
