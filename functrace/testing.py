@@ -76,6 +76,7 @@ def check_grads(
       DerivativeError: a derivative is not the numerical one; an AssertionError that names order, mode,
         output and argument by their pytree paths, and both values.
       DtypeError: an argument or an output is not in double precision.
+      ArgumentError: the output is not finite.
 
     >>> import functrace as ft, jax, numpy as np
     >>> from functrace import numpy as fnp
@@ -289,10 +290,11 @@ def directional(point: Point, dxs: list[Any], eps: float) -> Directional:
         return [np.asarray(y) for y in point.fun([as_array(x + h * dx) for x, dx in zip(point.xs, dxs, strict=True)])]
 
     near, far = ([evaluate(h), evaluate(-h)] for h in (eps, 2 * eps))
-    dys = [
-        (4 * (up - down) / (2 * eps) - (far_up - far_down) / (4 * eps)) / 3
-        for up, down, far_up, far_down in zip(*near, *far, strict=True)
-    ]
+    with np.errstate(invalid="ignore"):  # of infinities there is no derivative: NaN
+        dys = [
+            (4 * (up - down) / (2 * eps) - (far_up - far_down) / (4 * eps)) / 3
+            for up, down, far_up, far_down in zip(*near, *far, strict=True)
+        ]
     unit = np.finfo(np.float64).eps
     largest = [np.max(np.abs(y), initial=0.0, where=np.isfinite(y)) for y in near[0]]
     return Directional(dys, [16 * unit / eps * size for size in largest])
@@ -327,11 +329,13 @@ def check_leaf(
         raise DerivativeError(
             f"{label} has type {aval_of(got)}, and must have {aval_of(expected)}.{at(caller_source())}"
         )
-    allowed = settings.atol + settings.rtol * np.max(np.abs(expected), initial=0.0) + noise
-    error = np.abs(got - expected)
+    largest = np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))
+    allowed = settings.atol + settings.rtol * largest + noise
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - expected)
     wrong = ~(error <= allowed)
     if wrong.any():
-        worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
+        worst = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
         place = f" at index {tuple(int(i) for i in worst)}" if worst else ""
         count = f", {wrong.sum()} of {wrong.size} entries in all" if wrong.size > 1 else ""
         raise DerivativeError(
@@ -342,7 +346,7 @@ def check_leaf(
 
 def pairing(ct: Any, dx: Any) -> Any:
     """The terms of a cotangent applied to a tangent; complex numbers as pairs of reals."""
-    return (np.asarray(ct) * np.asarray(dx)).real
+    return np.real(np.asarray(ct) * np.asarray(dx))
 
 
 def draw(like: Sequence[Any], seed: tuple[int, int]) -> list[Any]:
@@ -389,6 +393,11 @@ def point_of(caller: str, f: Callable[..., Any], args: Sequence[Any]) -> Point:
         if aval_of(y).is_inexact:
             outputs.append(f"the output{f' leaf {tree_util.keystr(path)}' if path else ''}")
             check_double(caller, outputs[-1], y)
+            if not np.isfinite(y).all():
+                raise ArgumentError(
+                    f"{caller}: {outputs[-1]} is not finite, and has no derivative to check; choose other args, or "
+                    f"leave those entries out.{at(caller_source())}"
+                )
     if not outputs:
         raise DtypeError(f"{caller}: no output has a floating or complex dtype.{at(caller_source())}")
     return Point(fun, xs, names, outputs)
