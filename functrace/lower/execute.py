@@ -61,22 +61,47 @@ def known(program: Program) -> Program:
     return found
 
 
+MET = object()  # kept in place of a compiled Program that has run once, equation by equation
+
+# Milliseconds on a CPU, roughly: to compile one equation alone, and to compile a Program.
+ONE_ALONE, WHOLE, WHOLE_PER_EQUATION = 15, 30, 1
+ran_alone: set[Any] = set()
+
+
 def execute(program: Program, values: Sequence[Any]) -> list[Any]:
-    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into)."""
+    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into).
+
+    A Program met for the first time runs equation by equation where that is quicker than compiling
+    it, as it is when Python decides on values and no two calls have one Program.
+    """
     if not program.equations or any([isinstance(x, jax.core.Tracer) for x in values]):
         return [jax.numpy.asarray(y) for y in evaluate(program, values)]
     run = compiled_programs.find(program)
     if run is None:
-
-        def functrace_program(*xs: Any) -> list[Any]:
-            return evaluate(program, xs)
-
-        run = jax.jit(functrace_program)
+        new = {(eqn.primitive, *[x.aval for x in eqn.inputs]) for eqn in program.equations} - ran_alone
+        if ONE_ALONE * len(new) <= WHOLE + WHOLE_PER_EQUATION * len(program.equations):
+            if len(ran_alone) > 100_000:
+                ran_alone.clear()
+            ran_alone.update(new)
+            compiled_programs.keep(program, MET)
+            return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
+    if run is None or run is MET:
+        run = compiled(program)
         compiled_programs.keep(program, run)
     return run(*values)
+
+
+def compiled(program: Program) -> Any:
+    """The Program as a function that XLA compiles when it is called."""
+
+    def functrace_program(*xs: Any) -> list[Any]:
+        return evaluate(program, xs)
+
+    return jax.jit(functrace_program)
 
 
 def clear_caches() -> None:
     """Forget every Program, and what was made of it."""
     compiled_programs.clear()
     known_programs.clear()
+    ran_alone.clear()

@@ -1,0 +1,86 @@
+"""Un-jitted transforms find what they made before, and their caches are bounded and can be emptied."""
+
+import threading
+
+import jax
+import numpy as np
+
+import functrace as ft
+from functrace import numpy as fnp
+from functrace.lower.execute import compiled_programs
+
+
+def entries():
+    return len(compiled_programs.entries)
+
+
+def test_an_equal_function_finds_the_compiled_program():
+    ft.clear_caches()
+    results = [float(ft.grad(lambda x: fnp.sin(x) * x)(0.5)) for _ in range(4)]
+    assert entries() == 1
+    np.testing.assert_allclose(results, np.sin(0.5) + 0.5 * np.cos(0.5), rtol=1e-6)
+
+
+def test_a_constant_is_part_of_the_program():
+    ft.clear_caches()
+    for scale in (2.0, 3.0):
+        assert float(ft.grad(lambda x, scale=scale: x * scale)(0.5)) == scale
+    weights = [np.full(3, w, np.float32) for w in (1.0, 2.0)]
+    gradients = [ft.grad(lambda x, w=w: (x * w * w).sum())(np.ones(3, np.float32)) for w in weights]
+    np.testing.assert_array_equal(gradients, [[1, 1, 1], [4, 4, 4]])
+
+
+def test_a_first_meeting_and_a_second_agree():
+    ft.clear_caches()
+    x = np.linspace(0.1, 2.0, 5).astype(np.float32)
+    f = ft.grad(lambda x: fnp.sum(fnp.log(x) * fnp.tanh(x) / (1 + x)))
+    first, second, third = f(x), f(x), f(x)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    np.testing.assert_array_equal(second, third)
+
+
+def test_branches_make_programs_of_their_own():
+    f = ft.grad(lambda x: x * x if x > 0 else -x)
+    assert [float(f(v)) for v in (3.0, -3.0, 2.0, -2.0)] == [6.0, -1.0, 4.0, -1.0]
+
+
+def test_caches_are_bounded(monkeypatch):
+    ft.clear_caches()
+    monkeypatch.setattr(compiled_programs, "capacity", 3)
+    for scale in range(6):
+        ft.grad(lambda x, scale=scale: x * float(scale + 2))(1.0)
+        ft.grad(lambda x, scale=scale: x * x * float(scale + 2))(1.0)
+    assert entries() <= 3
+
+
+def test_threads_share_the_caches():
+    ft.clear_caches()
+    x, wrong = np.float32(0.7), []
+
+    def work():
+        for k in range(1, 20):
+            y = ft.grad(lambda x, k=k: fnp.sin(x * float(k)))(x)
+            if not np.allclose(y, k * np.cos(k * x), rtol=1e-4):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_precision_modes_do_not_mix():
+    f = lambda: ft.grad(lambda x: x * 2.0 + fnp.ones(()))(1.0)
+    assert f().dtype == np.float32
+    with jax.enable_x64(True):
+        assert f().dtype == np.float64
+    assert f().dtype == np.float32
+
+
+def test_large_results_are_the_same_under_jit():
+    f = lambda x: fnp.sin(x) @ fnp.cos(x).T
+    x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    plain, jitted = ft.vjp(f, x)[1](x)[0], ft.jit(lambda x: ft.vjp(f, x)[1](x)[0])(x)
+    np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-5)
