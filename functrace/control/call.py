@@ -15,6 +15,7 @@ from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, jvp, linearize, memoised, transpose
 from functrace.rewrites.memo import scatter, select
+from functrace.rewrites.separate import separated, split
 
 
 @primitive
@@ -67,6 +68,18 @@ class Call(Primitive):
         outputs = Call(lin.forward, self.label)(*xs)
         dys = Call(lin.linear, self.label)(*outputs[n:], *select(moving, dxs))
         return outputs[:n], scatter(lin.moved, dys)
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        program, flags = separated(self.program, tuple(known))
+        if not any(flags):
+            return self(*xs), flags
+        ordered = sorted(range(len(flags)), key=lambda i: not flags[i])
+        program = Program(program.inputs, program.equations, tuple([program.outputs[i] for i in ordered]))
+        first, second, n = split(program, tuple(known), sum(flags))
+        early = Call(first, self.label)(*select(tuple(known), xs))
+        late = Call(second, self.label)(*early[len(early) - n :], *[x for x, k in zip(xs, known, strict=True) if not k])
+        now, later = iter(early), iter(late)
+        return [next(now) if k else next(later) for k in flags], flags
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         linear = tuple(isinstance(x, Undefined) for x in xs)

@@ -16,6 +16,7 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import zeros
 from functrace.primitives.unary import cos, sin
+from functrace.rewrites.separate import separate
 
 
 @primitive
@@ -49,17 +50,34 @@ class CustomJvp(Primitive):
     def lower(self, *xs: Any) -> Any:
         return with_jax_rule(self.program, self.rule, self.captures, self.label, xs)
 
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+    def tangents(self, xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
+        """The tangents that the rule takes, zeros filled in."""
         refuse_captured(self.label, self.captures, dxs)
-        tangents = [
+        return [
             zeros(x.aval) if dx is None else dx
             for x, dx in zip(xs[self.captures :], dxs[self.captures :], strict=True)
             if x.aval.is_inexact
         ]
+
+    def pushed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
+        """The rule's outputs as results and their tangents."""
         n = len(self.program.outputs)
-        outputs = ambient().inline(self.rule, [*xs, *tangents])
         rest = iter(outputs[n:])
         return outputs[:n], [next(rest) if a.is_inexact else None for a in self.program.out_avals]
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        return self.pushed(ambient().inline(self.rule, [*xs, *self.tangents(xs, dxs)]))
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        tangents = self.tangents(xs, dxs)
+        flags = (True,) * len(xs) + (False,) * len(tangents)
+        outputs, known = separate(ambient(), self.rule, [*xs, *tangents], flags)
+        if not all(known[: len(self.program.outputs)]):
+            raise RuleError(
+                f"{self.label}: the output of its jvp rule depends on the tangents; only the tangent of the "
+                "output may."
+            )
+        return self.pushed(outputs)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

@@ -109,6 +109,14 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        """The results, and which of them depend on known operands alone.
+
+        A primitive that holds a Program emits two equations where some do and some do not.
+        """
+        ys = self(*xs)
+        return ys, (False,) * len(ys)
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         """Cotangents of the `Undefined` operands, one entry an operand, None elsewhere.
 

@@ -2,6 +2,7 @@
 
     jvp        (x, dx) -> (y, dy)                    every equation beside its derivative
     linearize  x -> (y, r);  (r, dx) -> dy           jvp, split by dependence on dx
+    separate   (a, b) -> y                           no equation mixes what depends on b with what does not
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
     batch      [n] x -> [n] y                        the batch axis first
 
@@ -11,9 +12,13 @@ Results are memoised on the Program, so a layer that is called 48 times is rewri
 
 from functrace.rewrites.batch import batch
 from functrace.rewrites.jvp import jvp
-from functrace.rewrites.linearize import Linearized, linearize, split
+from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
+from functrace.rewrites.separate import separate, separated, split
 from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
-__all__ = ["Linearized", "batch", "gradient", "jvp", "linearize", "memoised", "split", "transpose", "vjp"]
+__all__ = [
+    "Linearized", "batch", "gradient", "jvp", "linearize", "memoised", "separate", "separated", "split",
+    "transpose", "vjp",
+]  # fmt: skip

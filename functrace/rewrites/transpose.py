@@ -12,6 +12,7 @@ from functrace.ir import Atom, Builder, Equation, Program, Undefined, Var
 from functrace.primitives.elementwise import add
 from functrace.primitives.space import zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
+from functrace.rewrites.separate import separated
 
 
 def divide(equations: Iterable[Equation], given: Iterable[Var]) -> tuple[list[Equation], list[Equation], set[Any]]:
@@ -83,6 +84,8 @@ def transpose(
     Returns:
       `(r, ct_y) -> ct_x` for the flagged cotangents.
     """
+    if any(eqn.primitive.multiple_results for eqn in program.equations):
+        program, _ = separated(program, tuple([not flag for flag in linear]))
     moving = select(linear, program.inputs)
     early, late, unknown = divide(program.equations, moving)
     with Builder() as b:

@@ -67,6 +67,13 @@ ROWS = {
     "jacfwd tree": lambda t, np_: t.jacfwd(lambda p: {"y": np_.sin(X @ p["W"]), "z": p["b"].sum()})(PARAMS),
     "jacrev argnums": lambda t, np_: t.jacrev(lambda x, y: x * np_.sin(y), argnums=(0, 1))(B, B),
     "hessian": lambda t, np_: t.hessian(lambda p: mlp(np_, p, X))(PARAMS),
+    "linear_transpose of a call with a constant": lambda t, np_: t.linear_transpose(
+        lambda x: (lambda a, b: a * b)(*t.jit(lambda w, x: (np_.sin(w), x * w))(B, x)), B
+    )(B),
+    "custom_jvp of a call": lambda t, np_: t.grad(lambda x: with_rule_of_a_call(t, np_)(x).sum())(B),
+    "grad of grad of custom_jvp of a call": lambda t, np_: t.grad(
+        lambda x: t.grad(lambda x: with_rule_of_a_call(t, np_)(x).sum())(x).sum()
+    )(B),
     "holomorphic": lambda t, np_: t.grad(lambda z: np_.sin(z) * z, holomorphic=True)(0.3 + 0.2j),
     "complex to real": lambda t, np_: t.grad(lambda z: np_.abs(np_.sin(z)) ** 2)(0.3 + 0.2j),
     "jit": lambda t, np_: t.jit(lambda p: mlp(np_, p, X))(PARAMS),
@@ -100,6 +107,13 @@ ROWS = {
         lambda x: ((2 - x) / (x * x + 1) - x // 2 + x % 0.7 + abs(x) ** 1.5 + 2.0**x + (-x) ** 3).sum()
     )(X),
 }  # fmt: skip
+
+
+def with_rule_of_a_call(t, np_):
+    inner = t.jit(t.jit(lambda x: np_.sin(x) * x))
+    f = t.custom_jvp(inner)
+    f.defjvp(lambda xs, dxs: t.jvp(inner, xs, dxs))
+    return f
 
 
 def stop(transforms):

@@ -253,6 +253,25 @@ def test_under_axes_of_jax():
         same(h(X[:n, 0]), jax.vmap(jax.grad(lambda x: (x - jax.lax.pmean(x, "i")) ** 2), axis_name="i")(X[:n, 0]))
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_under_shard_map(check_vma):
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("i")
+
+    def sharded(f):
+        return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
+
+    f = lambda t: lambda x: (x * t.lax.psum(x * x, "i")).sum()
+    g = lambda t: lambda x: t.jvp(f(t), (x,), (x,))[1] * x
+    same(sharded(g(ft))(X), sharded(g(jax))(X))
+    same(jax.grad(lambda x: sharded(g(ft))(x).sum())(X), jax.grad(lambda x: sharded(g(jax))(x).sum())(X))
+    if check_vma:
+        with pytest.raises(NotImplementedError, match="reverse mode inside jax.shard_map needs check_vma=False"):
+            sharded(ft.grad(f(ft)))(X)
+    else:
+        same(sharded(ft.grad(f(ft)))(X), sharded(jax.grad(f(jax)))(X))
+
+
 def test_jax_functions_under_our_axes():
     def f(x):
         return jax.lax.pmean(jnp.sin(x), "i") * jax.lax.axis_index("i") + jax.lax.all_gather(x, "i")

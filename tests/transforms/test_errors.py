@@ -55,6 +55,14 @@ def wrong_tangent(x):
 wrong_tangent.defjvp(lambda primals, tangents: (primals[0] * 2.0, tangents[0].sum()))
 
 
+@ft.custom_jvp
+def mixed_rule(x):
+    return x * 2.0
+
+
+mixed_rule.defjvp(lambda xs, dxs: (xs[0] * 2.0 + 0.0 * dxs[0], dxs[0] * 2.0))
+
+
 def closes_over(z):
     @ft.custom_vjp
     def scaled(x):
@@ -164,6 +172,10 @@ ROWS = {
     ),
     "custom rule closes over a differentiated value": (
         lambda: ft.grad(closes_over)(2.0), NotImplementedError, r"scaled: .*closes over a value that is being",
+    ),
+    "jvp rule whose output depends on the tangent": (
+        lambda: ft.grad(mixed_rule)(1.0), NotImplementedError,
+        r"mixed_rule: the output of its jvp rule depends on the tangents",
     ),
     "forward mode of a backward that is not linear": (
         lambda: ft.jvp(clip_gradient, (1.0,), (1.0,)), NotImplementedError,
