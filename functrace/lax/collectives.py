@@ -60,7 +60,7 @@ def psum(x: Any, axis_name: Any, *, axis_index_groups: Any = None) -> Any:
         return in_jax(lax.psum, x, axis_name, axis_index_groups=axis_index_groups)
     names = names_of("psum", axis_name, axis_index_groups)
     size = axis_size_of("psum", names)
-    reduced = reduce_leaf(PSum(names))
+    reduced = reduce_leaf(PSum(names, is_checked(names)))
 
     def leaf_sum(leaf: Any) -> Any:
         if not isinstance(leaf, Tracer | jax.core.Tracer):
@@ -347,6 +347,15 @@ def size_of_axis(function: str, name: Any) -> int:
     return size
 
 
+def is_checked(names: tuple[Any, ...]) -> bool:
+    """Whether `jax.shard_map(check_vma=True)` types values by one of these axes."""
+    for name in set(names) - {bound for bound, _ in AXES.bound}:
+        kind = getattr(jax.typeof(lax.axis_index(name)), "manual_axis_type", None)
+        if name in getattr(kind, "varying", ()):
+            return True
+    return False
+
+
 def unbound(function: str, name: Any) -> UnboundAxisError:
     """The error for an axis name that nothing binds."""
     names = ", ".join(repr(n) for n, _ in AXES.bound)
@@ -403,7 +412,7 @@ def extremum(function: str, cls: Any, x: Any, axis_name: Any, groups: Any) -> An
     """The greatest or least value, leaf by leaf."""
     names = names_of(function, axis_name, groups)
     axis_size_of(function, names)
-    return leafwise(cls(names), x)
+    return leafwise(cls(names, is_checked(names)), x)
 
 
 def times(x: Any, size: int) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from functrace.errors import ShapeError
+from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, primitive
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import C64, F32, I32, convert_element_type, div, mul
@@ -58,9 +58,14 @@ class Collective(Primitive):
 
 @dataclass(frozen=True, repr=False)
 class AllReduce(Collective):
-    """One value for all indices of the named `axes`."""
+    """One value for all indices of the named `axes`.
+
+    `checked` says that `jax.shard_map(check_vma=True)` types values by these axes. The transpose is
+    another one there (of a sum it is a copy), and depends on types that a Program does not have.
+    """
 
     axes: tuple[Any, ...]
+    checked: bool = False
 
     def shape(self, x: Aval) -> Aval:
         return x
@@ -92,6 +97,7 @@ class PSum(AllReduce, Linear):
     name = "psum"
     jax_names = ("psum",)
     axes: tuple[Any, ...]
+    checked: bool = False
 
     def axis_samples(self) -> Iterator[Sample]:
         yield Sample(PSum(("i",)), (Aval((2,), F32),))
@@ -102,6 +108,11 @@ class PSum(AllReduce, Linear):
         return lax.psum(x, self.axes)
 
     def transpose(self, ct: Any, x: Any) -> Any:
+        if self.checked:
+            raise RuleError(
+                f"psum over {', '.join(map(repr, self.axes))}: reverse mode inside jax.shard_map needs check_vma=False; "
+                "or differentiate outside, the mapped function as a whole, with jax.grad"
+            )
         return [self(ct)]
 
     def on_axis(self, size: int, x: Atom, is_batched: bool) -> Batched:
@@ -116,7 +127,7 @@ class PExtremum(AllReduce):
         (x,), (dx,) = xs, dxs
         y = self(x)
         share = convert_element_type(eq(x, y), dx.aval.dtype)
-        total = PSum(self.axes)
+        total = PSum(self.axes, self.checked)
         return y, div(total(mul(dx, share)), total(share))
 
 
@@ -127,6 +138,7 @@ class PMax(PExtremum):
     name = "pmax"
     jax_names = ("pmax",)
     axes: tuple[Any, ...]
+    checked: bool = False
 
     def axis_samples(self) -> Iterator[Sample]:
         yield Sample(PMax(("i",)), (Aval((2,), F32),))
@@ -146,6 +158,7 @@ class PMin(PExtremum):
     name = "pmin"
     jax_names = ("pmin",)
     axes: tuple[Any, ...]
+    checked: bool = False
 
     def axis_samples(self) -> Iterator[Sample]:
         yield Sample(PMin(("i",)), (Aval((2,), F32),))
