@@ -110,7 +110,7 @@ class PSum(AllReduce, Linear):
     def transpose(self, ct: Any, x: Any) -> Any:
         if self.checked:
             raise RuleError(
-                f"psum over {', '.join(map(repr, self.axes))}: reverse mode inside jax.shard_map needs check_vma=False; "
+                f"psum over {list(self.axes)}: reverse mode inside jax.shard_map needs check_vma=False, "
                 "or differentiate outside, the mapped function as a whole, with jax.grad"
             )
         return [self(ct)]

@@ -266,7 +266,7 @@ def test_under_shard_map(check_vma):
     same(sharded(g(ft))(X), sharded(g(jax))(X))
     same(jax.grad(lambda x: sharded(g(ft))(x).sum())(X), jax.grad(lambda x: sharded(g(jax))(x).sum())(X))
     if check_vma:
-        with pytest.raises(NotImplementedError, match="reverse mode inside jax.shard_map needs check_vma=False"):
+        with pytest.raises(NotImplementedError, match=r"reverse mode inside jax.shard_map needs check_vma=False"):
             sharded(ft.grad(f(ft)))(X)
     else:
         same(sharded(ft.grad(f(ft)))(X), sharded(jax.grad(f(jax)))(X))
