@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
+from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
-from functrace.primitives.space import zeros
+from functrace.primitives.space import batched_operand, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites.separate import separate
 
@@ -48,7 +49,7 @@ class CustomJvp(Primitive):
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
-        return with_jax_rule(self.program, self.rule, self.captures, self.label, xs)
+        return with_jax_rule(self.program, unrolled(self.rule, self), self.captures, self.label, xs)
 
     def tangents(self, xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
         """The tangents that the rule takes, zeros filled in."""
@@ -66,12 +67,12 @@ class CustomJvp(Primitive):
         return outputs[:n], [next(rest) if a.is_inexact else None for a in self.program.out_avals]
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        return self.pushed(ambient().inline(self.rule, [*xs, *self.tangents(xs, dxs)]))
+        return self.pushed(ambient().inline(unrolled(self.rule, self), [*xs, *self.tangents(xs, dxs)]))
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         tangents = self.tangents(xs, dxs)
         flags = (True,) * len(xs) + (False,) * len(tangents)
-        outputs, known = separate(ambient(), self.rule, [*xs, *tangents], flags)
+        outputs, known = separate(ambient(), unrolled(self.rule, self), [*xs, *tangents], flags)
         if not all(known[: len(self.program.outputs)]):
             raise RuleError(
                 f"{self.label}: the output of its jvp rule depends on the tangents; only the tangent of the "
@@ -83,6 +84,8 @@ class CustomJvp(Primitive):
         return self.batch_axis(None, size, xs, batched)
 
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        if recurs(self.rule):
+            xs, batched = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)], [True] * len(xs)
         flags = tuple(batched)
         inexact = tuple(
             b for x, b in list(zip(xs, flags, strict=True))[self.captures :] if x.aval.is_inexact

@@ -15,12 +15,13 @@ import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
+from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
-from functrace.primitives.space import reduce_sum, zeros
+from functrace.primitives.space import batched_operand, reduce_sum, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter
@@ -59,9 +60,10 @@ class CustomVjp(Primitive):
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
-        linear = CustomLinear(self.backward, len(self.forward.outputs) - len(self.program.outputs), self.label)
+        forward, backward = unrolled(self.forward, self), unrolled(self.backward, self)
+        linear = CustomLinear(backward, len(forward.outputs) - len(self.program.outputs), self.label)
         try:
-            rule = pushforward(self.forward, linear.pushforward(), len(self.program.outputs))
+            rule = pushforward(forward, linear.pushforward(), len(self.program.outputs))
         except RuleError:  # the backward function is not linear: JAX gets reverse mode alone
             return self._with_jax_pullback(xs)
         return with_jax_rule(self.program, rule, self.captures, self.label, xs)
@@ -76,12 +78,12 @@ class CustomVjp(Primitive):
             return Call(self.program, self.label).lower(*closed, *xs)
 
         def forward(*xs: Any) -> Any:
-            outputs = evaluate(self.forward, [*closed, *xs])
+            outputs = evaluate(unrolled(self.forward, self), [*closed, *xs])
             return outputs[:n], outputs[n:]
 
         def backward(residuals: Any, cts: Any) -> Any:
             given = [ct for ct, a in zip(cts, out_avals, strict=True) if a.is_inexact]
-            ct_xs = iter(evaluate(self.backward, [*residuals, *given]))
+            ct_xs = iter(evaluate(unrolled(self.backward, self), [*residuals, *given]))
             avals = [v.aval for v in self.program.inputs[self.captures :]]
             zero = lambda a: np.zeros(a.shape, jax.dtypes.float0)
             return tuple([next(ct_xs) if a.is_inexact else zero(a) for a in avals])
@@ -92,14 +94,15 @@ class CustomVjp(Primitive):
     def _differentiate(self, xs: Sequence[Any], dxs: Sequence[Any], push: Any) -> tuple[Any, Any]:
         refuse_captured(self.label, self.captures, dxs)
         n = len(self.program.outputs)
-        outputs = ambient().inline(self.forward, xs)
+        outputs = ambient().inline(unrolled(self.forward, self), xs)
         ys, residuals = outputs[:n], outputs[n:]
         tangents = [
             zeros(x.aval) if dx is None else dx
             for x, dx in zip(xs[self.captures :], dxs[self.captures :], strict=True)
             if x.aval.is_inexact
         ]
-        dys = push(CustomLinear(self.backward, len(residuals), self.label), [*residuals, *tangents])
+        backward = unrolled(self.backward, self)
+        dys = push(CustomLinear(backward, len(residuals), self.label), [*residuals, *tangents])
         inexact = tuple(a.is_inexact for a in self.program.out_avals)
         return ys, scatter(inexact, dys)
 
@@ -113,6 +116,8 @@ class CustomVjp(Primitive):
         return self.batch_axis(None, size, xs, batched)
 
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        if recurs(self.forward) or recurs(self.backward):
+            xs, batched = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)], [True] * len(xs)
         flags = tuple(batched)
         program = forced(self.program, size, flags, name)
         forward = forced(self.forward, size, flags, name)

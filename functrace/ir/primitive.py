@@ -169,6 +169,7 @@ def primitive(cls: P) -> P:
 
 class _Ambient(threading.local):
     builder: Builder | None = None
+    session: object = None  # another object for each outermost trace
 
 
 AMBIENT = _Ambient()

@@ -74,6 +74,8 @@ def trace(
     Raises:
       DtypeError: an output is not an array.
     """
+    if AMBIENT.builder is None:
+        AMBIENT.session = object()
     whole = (tuple(args), kwargs or {})
     leaves, in_tree = tree_util.tree_flatten(whole)
     if avals is None:

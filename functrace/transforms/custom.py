@@ -1,21 +1,27 @@
-"""What custom_jvp and custom_vjp share: binding arguments, and Programs that close over one list."""
+"""What custom_jvp and custom_vjp share: binding arguments, tracing rules, and the calls of a function
+inside its own rules."""
 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 from jax import tree_util
 
-from functrace.errors import DtypeError
+from functrace.control import Recur
+from functrace.errors import DtypeError, RuleError
 from functrace.ir import Program, Var
+from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
+from functrace.tracing import Tracer, aval_of
+from functrace.tracing.axes import AXES
 from functrace.tracing.trace import Traced, trace
-from functrace.tracing.tracer import at
+from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import fun_name
 
 
@@ -52,18 +58,127 @@ def outside_traces(function: Any, args: Sequence[Any]) -> Any:
     return tree_util.tree_unflatten(traced.out_tree, outputs)
 
 
-def capture_together(traces: Sequence[Traced]) -> tuple[list[Any], list[Program]]:
-    """All captured values, and each Program with all of them as its leading inputs."""
-    values: dict[int, Any] = {id(c): c for t in traces for c in t.captures}
-    order = list(values)
+class Frame(NamedTuple):
+    """A function whose rules are being traced: with these arguments, it means itself."""
+
+    function: Any
+    key: Any
+    program: Program  # (values, leaves) -> outputs
+    values: list[Any]  # what its functions close over, as far as is known
+    out_tree: Any
+    called: list[bool]  # an entry for each call of itself inside its rules
+
+
+class _Frames(threading.local):
+    """The rules that are being traced, outermost first. What is traced inside may mean one of them by
+    `Recur`, and so is not to be kept for use outside."""
+
+    def __init__(self) -> None:
+        self.open: list[Frame] = []
+
+
+FRAMES = _Frames()
+
+
+def apply_custom(function: Any, args: Sequence[Any], make: Callable[..., tuple[list[Any], Any]]) -> Any:
+    """Record a call of a function with a custom derivative in the running trace.
+
+    Args:
+      function: the custom_jvp or custom_vjp.
+      args: its arguments, by position.
+      make: `make(primal, moving, fixed, values)` traces the rules, given the trace of the function and
+        the values that come first among the captured ones; returns all captured values and the
+        primitive, whose leading operands they are.
+    """
+    builder = AMBIENT.builder
+    assert builder is not None
+    numbers = function.nondiff_argnums
+    moving, fixed = split_nondiff(numbers, args)
+    leaves, tree = tree_util.tree_flatten(tuple(moving))
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    key = (tree, tuple([aval_of(x) for x in leaves]), tuple([(type(x), x) for x in fixed]), x64, AXES.bound)
+    for depth, frame in enumerate(reversed(FRAMES.open)):
+        if frame.function is function and same_key(frame.key, key):
+            frame.called.append(True)
+            prim: Any = Recur(frame.program, fun_name(function.fun), depth)
+            return written(prim, [*frame.values, *leaves], frame.out_tree, builder)
+    session, made = function.made
+    if session is not AMBIENT.session:  # functions are traced anew outside: Python's state may differ
+        made = {}
+        function.made = AMBIENT.session, made
+    kept = made.get(key) if is_hashable(key) else None
+    if kept is None:
+        kept = traced_rules(function, args, moving, fixed, key, make)
+        if not kept[0] and not FRAMES.open and is_hashable(key):
+            made[key] = kept
+    captures, prim, out_tree = kept
+    return written(prim, [*captures, *leaves], out_tree, builder)
+
+
+def traced_rules(
+    function: Any, args: Sequence[Any], moving: list[Any], fixed: list[Any], key: Any, make: Callable[..., Any]
+) -> tuple[list[Any], Any, Any]:
+    """Trace the function and its rules: what they close over, the primitive, the output's structure."""
+    primal = trace(
+        lambda *xs: function.fun(*merge_nondiff(function.nondiff_argnums, args, xs)), moving,
+        transform=fun_name(function.fun),
+    )  # fmt: skip
+    values = list(primal.captures)
+    for _ in range(2):
+        (program,) = with_captures(values, [primal])
+        frame = Frame(function, key, program, values, primal.out_tree, [])
+        FRAMES.open.append(frame)
+        try:
+            captures, prim = make(primal, moving, fixed, values)
+        finally:
+            FRAMES.open.pop()
+        if not frame.called or len(captures) == len(values):
+            return captures, prim, primal.out_tree
+        values = captures  # its rules close over more than it does: once more, now that this is known
+    raise RuleError(
+        f"{fun_name(function.fun)}: its derivative rule calls the function itself and makes arrays of its own each "
+        f"time it is traced; make them once, outside.{at(caller_source())}"
+    )
+
+
+def written(prim: Any, operands: Sequence[Any], out_tree: Any, builder: Any) -> Any:
+    """Emit the primitive, and give its results the structure of the function's output."""
+    outputs = prim(*[atom_of(x, builder) for x in operands])
+    return tree_util.tree_unflatten(out_tree, [Tracer(y, builder) for y in outputs])
+
+
+def is_hashable(key: Any) -> bool:
+    """Whether a key can be looked up."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def same_key(a: Any, b: Any) -> bool:
+    """Whether two keys are equal; values that cannot say so are not."""
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError):
+        return False
+
+
+def with_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Program]:
+    """Each Program with all these values, which hold its own captured ones, as its leading inputs."""
     programs = []
     for t in traces:
         own = {id(c): v for c, v in zip(t.captures, t.program.inputs, strict=False)}
-        avals = {id(c): v.aval for s in traces for c, v in zip(s.captures, s.program.inputs, strict=False)}
-        leading = tuple(own.get(i) or Var(avals[i]) for i in order)
+        leading = tuple([own.get(id(c)) or Var(aval_of(c)) for c in values])
         inputs = (*leading, *t.program.inputs[len(t.captures) :])
         programs.append(Program(inputs, t.program.equations, t.program.outputs))
-    return list(values.values()), programs
+    return programs
+
+
+def all_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Any]:
+    """The values, and what else the traces captured, each once."""
+    found = {id(c): c for c in [*values, *[c for t in traces for c in t.captures]]}
+    return list(found.values())
 
 
 def split_nondiff(nondiff: Sequence[int], args: Sequence[Any]) -> tuple[list[Any], list[Any]]:

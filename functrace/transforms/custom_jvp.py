@@ -15,17 +15,18 @@ from functrace.control.custom_jvp import CustomJvp
 from functrace.errors import DtypeError, RuleError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.tracing import Tracer, aval_of, trace
-from functrace.tracing.tracer import at, atom_of
+from functrace.tracing import aval_of, trace
+from functrace.tracing.trace import Traced
+from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name, zero_tangent
 from functrace.transforms.custom import (
-    capture_together,
+    all_captures,
+    apply_custom,
     check_tree,
     leaves_of,
-    merge_nondiff,
     outside_traces,
     positional,
-    split_nondiff,
+    with_captures,
 )
 
 
@@ -57,6 +58,7 @@ class custom_jvp:
         self.fun = fun
         self.nondiff_argnums = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else tuple(nondiff_argnums)
         self.rule: Callable[..., Any] | None = None
+        self.made: tuple[object, dict[Any, Any]] = (None, {})  # in this session, by argument types
         update_wrapper(self, fun)
 
     def defjvp(self, jvp: Callable[..., Any], symbolic_zeros: bool = False) -> Callable[..., Any]:
@@ -64,6 +66,7 @@ class custom_jvp:
         if symbolic_zeros:
             raise RuleError(f"{fun_name(self.fun)}: symbolic_zeros is not supported; tangents are arrays")
         self.rule = jvp
+        self.made = (None, {})
         return jvp
 
     def defjvps(self, *jvps: Callable[..., Any] | None) -> None:
@@ -80,6 +83,7 @@ class custom_jvp:
             return out, total
 
         self.rule = rule
+        self.made = (None, {})
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else lambda *args, **kwargs: self(instance, *args, **kwargs)
@@ -88,16 +92,17 @@ class custom_jvp:
         """Apply the function."""
         name = fun_name(self.fun)
         args = positional(self.fun, args, kwargs)
-        builder = AMBIENT.builder
         if self.rule is None:
             raise RuleError(f"{name}: no derivative rule was given; call {name}.defjvp first.{at(caller_source())}")
-        if builder is None:
+        if AMBIENT.builder is None:
             return outside_traces(self, args)
-        rule = self.rule
-        moving, fixed = split_nondiff(self.nondiff_argnums, args)
+        return apply_custom(self, args, self._traced)
+
+    def _traced(self, primal: Traced, moving: list[Any], fixed: list[Any], values: list[Any]) -> Any:
+        """Trace the rule: the captured values, and the primitive."""
+        rule, name = self.rule, fun_name(self.fun)
+        assert rule is not None
         leaves = leaves_of(moving)
-        of_moving = lambda *xs: self.fun(*merge_nondiff(self.nondiff_argnums, args, xs))
-        primal = trace(of_moving, moving, transform=name)
         avals = [aval_of(x) for x in leaves]
         inexact = [a.is_inexact for a in avals]
         tree = tree_util.tree_structure(tuple(moving))
@@ -133,7 +138,6 @@ class custom_jvp:
             pushforward, (leaves, dx_leaves), transform=f"the jvp rule of {name}",
             avals=[*avals, *[a.strong() for a, flag in zip(avals, inexact, strict=True) if flag]],
         )  # fmt: skip
-        captures, (program, rule_program) = capture_together([primal, pushed])
-        prim = CustomJvp(program, rule_program, len(captures), name)
-        outputs = prim(*[atom_of(x, builder) for x in (*captures, *leaves)])
-        return tree_util.tree_unflatten(primal.out_tree, [Tracer(y, builder) for y in outputs])
+        captures = all_captures(values, [primal, pushed])
+        program, rule_program = with_captures(captures, [primal, pushed])
+        return captures, CustomJvp(program, rule_program, len(captures), name)

@@ -15,20 +15,22 @@ from jax import tree_util
 
 from functrace.control.custom_vjp import CustomVjp
 from functrace.errors import DtypeError, RuleError
-from functrace.ir import Program, Var
+from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.tracing import Tracer, aval_of, trace
-from functrace.tracing.tracer import at, atom_of
+from functrace.tracing import aval_of, trace
+from functrace.tracing.trace import Traced
+from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name, is_zero_tangent, zero_tangent
 from functrace.transforms.custom import (
-    capture_together,
+    all_captures,
+    apply_custom,
     check_tree,
     leaves_of,
     merge_nondiff,
     outside_traces,
     positional,
-    split_nondiff,
+    with_captures,
 )
 
 
@@ -63,6 +65,7 @@ class custom_vjp:
         self.nondiff_argnums = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else tuple(nondiff_argnums)
         self.fwd: Callable[..., Any] | None = None
         self.bwd: Callable[..., Any] | None = None
+        self.made: tuple[object, dict[Any, Any]] = (None, {})  # in this session, by argument types
         update_wrapper(self, fun)
 
     def defvjp(
@@ -79,6 +82,7 @@ class custom_vjp:
         if symbolic_zeros:
             raise RuleError(f"{fun_name(self.fun)}: symbolic_zeros is not supported; cotangents are arrays")
         self.fwd, self.bwd = fwd, bwd
+        self.made = (None, {})
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else lambda *args, **kwargs: self(instance, *args, **kwargs)
@@ -87,22 +91,24 @@ class custom_vjp:
         """Apply the function."""
         name = fun_name(self.fun)
         args = positional(self.fun, args, kwargs)
-        builder = AMBIENT.builder
         if self.fwd is None or self.bwd is None:
             raise RuleError(f"{name}: no derivative rules were given; call {name}.defvjp first.{at(caller_source())}")
-        if builder is None:
+        if AMBIENT.builder is None:
             return outside_traces(self, args)
-        fwd, bwd = self.fwd, self.bwd
-        moving, fixed = split_nondiff(self.nondiff_argnums, args)
-        leaves = leaves_of(moving)
-        avals = [aval_of(x) for x in leaves]
-        primal = trace(
-            lambda *xs: self.fun(*merge_nondiff(self.nondiff_argnums, args, xs)), moving, transform=name
-        )
+        merge = lambda xs: merge_nondiff(self.nondiff_argnums, args, xs)
+        return apply_custom(self, args, lambda *given: self._traced(merge, *given))
+
+    def _traced(
+        self, merge: Any, primal: Traced, moving: list[Any], fixed: list[Any], values: list[Any]
+    ) -> Any:
+        """Trace the rules: the captured values, and the primitive."""
+        fwd, bwd, name = self.fwd, self.bwd, fun_name(self.fun)
+        assert fwd is not None and bwd is not None
+        avals = [aval_of(x) for x in leaves_of(moving)]
         structure: list[Any] = []
 
         def forward_flat(*xs: Any) -> Any:
-            result = fwd(*merge_nondiff(self.nondiff_argnums, args, xs))
+            result = fwd(*merge(xs))
             if not (isinstance(result, tuple | list) and len(result) == 2):
                 raise DtypeError(
                     f"{name}: its fwd must return a pair (output, residuals), got {type(result).__name__}."
@@ -141,28 +147,16 @@ class custom_vjp:
             backward_flat, ([0] * len(residual_avals), [0] * len(ct_avals)),
             transform=f"the bwd of {name}", avals=[*placeholders[0], *placeholders[1]],
         )  # fmt: skip
+        captures = all_captures(values, [primal, forward, backward])
+        program, forward_program = with_captures(captures, [primal, forward])
         # What bwd closes over travels as residuals.
-        captures, (program, forward_program) = capture_together(
-            [primal, forward]
+        place = {id(c): v for c, v in zip(captures, forward_program.inputs, strict=False)}
+        carried = [place[id(c)] for c in backward.captures]
+        forward_program = Program(
+            forward_program.inputs, forward_program.equations, (*forward_program.outputs, *carried)
         )
-        outer, forward_program = self._with_backward_captures(
-            captures, forward_program, backward.captures, backward.program.inputs
-        )
-        extra = len(outer) - len(captures)
-        program = _with_inputs(program, len(captures), extra, outer)
-        prim = CustomVjp(program, forward_program, _residuals_last(backward, len(residual_avals)), len(outer), name)
-        outputs = prim(*[atom_of(x, builder) for x in (*outer, *leaves)])
-        return tree_util.tree_unflatten(primal.out_tree, [Tracer(y, builder) for y in outputs])
-
-    @staticmethod
-    def _with_backward_captures(
-        captures: list[Any], forward: Program, values: Any, inputs: Any
-    ) -> tuple[list[Any], Program]:
-        """The forward Program that also takes what bwd closed over, and hands it on as residuals."""
-        fresh = tuple(Var(v.aval) for v, _ in zip(inputs, values, strict=False))
-        k = len(captures)
-        inputs = (*forward.inputs[:k], *fresh, *forward.inputs[k:])
-        return [*captures, *values], Program(inputs, forward.equations, (*forward.outputs, *fresh))
+        backward_program = _residuals_first(backward, len(residual_avals))
+        return captures, CustomVjp(program, forward_program, backward_program, len(captures), name)
 
     def _checked(self, name: str, ct_xs: Any, moving: Any, avals: Any) -> list[Any]:
         """The cotangents of the inexact leaves, zeros filled in, checked against the arguments."""
@@ -201,13 +195,7 @@ class custom_vjp:
         return kept
 
 
-def _with_inputs(program: Program, k: int, extra: int, values: list[Any]) -> Program:
-    """The Program with `extra` unused inputs after its first k."""
-    fresh = tuple(Var(aval_of(v)) for v in values[k : k + extra])
-    return Program((*program.inputs[:k], *fresh, *program.inputs[k:]), program.equations, program.outputs)
-
-
-def _residuals_last(backward: Any, n: int) -> Program:
+def _residuals_first(backward: Any, n: int) -> Program:
     """The backward Program with inputs (residuals, captured, cotangents), as `forward` returns them."""
     program, k = backward.program, len(backward.captures)
     inputs = (*program.inputs[k : k + n], *program.inputs[:k], *program.inputs[k + n :])

@@ -23,7 +23,7 @@ from functrace.tracing.axes import AXES
 from functrace.tracing.trace import Traced, parameter_names
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
-
+from functrace.transforms.custom import FRAMES
 
 SHARED = 1024  # Programs that one jitted function keeps for its calls inside traces
 
@@ -100,9 +100,9 @@ def jit(
         if traced is None:
             borrowed = AXES.borrowed
             traced = trace(of_arrays, xs, keyed, transform="jit", avals=avals)
-            # What closes over an outer trace, or an axis of JAX's, is good there only.
+            # What closes over an outer trace, an axis of JAX's or a rule being traced is good there only.
             outer = any(isinstance(c, Tracer | jax.core.Tracer) for c in traced.captures)
-            if not outer and AXES.borrowed == borrowed:
+            if not outer and AXES.borrowed == borrowed and not FRAMES.open:
                 if len(shared) >= SHARED:
                     shared.clear()
                 shared[key] = traced

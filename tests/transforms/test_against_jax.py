@@ -67,6 +67,12 @@ ROWS = {
     "jacfwd tree": lambda t, np_: t.jacfwd(lambda p: {"y": np_.sin(X @ p["W"]), "z": p["b"].sum()})(PARAMS),
     "jacrev argnums": lambda t, np_: t.jacrev(lambda x, y: x * np_.sin(y), argnums=(0, 1))(B, B),
     "hessian": lambda t, np_: t.hessian(lambda p: mlp(np_, p, X))(PARAMS),
+    "rules that call the function": lambda t, np_: calling_itself(t, np_, 1.0)(t.grad)(B),
+    "rules that call the function, twice": lambda t, np_: calling_itself(t, np_, 1.0)(lambda f: t.grad(lambda x: t.grad(f)(x).sum()))(B),
+    "rules that call the function, mapped": lambda t, np_: t.vmap(lambda x: calling_itself(t, np_, x[0])(t.grad)(x))(X),
+    "rules that call the function, on a captured array": lambda t, np_: calling_itself(t, np_, B)(
+        lambda f: t.jit(t.grad(lambda x: t.grad(f)(x).sum()))
+    )(B),
     "linear_transpose of a call with a constant": lambda t, np_: t.linear_transpose(
         lambda x: (lambda a, b: a * b)(*t.jit(lambda w, x: (np_.sin(w), x * w))(B, x)), B
     )(B),
@@ -107,6 +113,15 @@ ROWS = {
         lambda x: ((2 - x) / (x * x + 1) - x // 2 + x % 0.7 + abs(x) ** 1.5 + 2.0**x + (-x) ** 3).sum()
     )(X),
 }  # fmt: skip
+
+
+def calling_itself(t, np_, w):
+    """The sum of a custom_vjp and a custom_jvp whose rules call them, under a transform."""
+    f = t.custom_vjp(lambda x: np_.sin(w * x) * x)
+    f.defvjp(lambda x: (f(x), (x, f(x))), lambda r, ct: (ct * (2.0 * r[1] + w * f(r[0])),))
+    g = t.custom_jvp(lambda x: np_.cos(x))
+    g.defjvp(lambda xs, dxs: (g(xs[0]), dxs[0] * t.jit(lambda x: 3.0 * g(x) * w)(xs[0])))
+    return lambda transform: transform(lambda x: (f(x) + g(x)).sum())
 
 
 def with_rule_of_a_call(t, np_):
@@ -175,6 +190,26 @@ def clipped(x):
 
 
 clipped.defvjp(lambda x: (x, None), lambda _, ct: (fnp.clip(ct, -1.0, 1.0),))
+
+
+def test_a_call_inside_a_rule_is_not_kept_for_outside():
+    inner = ft.jit(lambda x: f(x) * 2.0)
+    f = ft.custom_jvp(lambda x: fnp.sin(x))
+    f.defjvp(lambda xs, dxs: (f(xs[0]), dxs[0] * inner(xs[0])))
+    both = lambda x: f(x) + inner(x)
+    x = np.float32(0.4)
+    same(ft.grad(both)(x), 3 * 2 * np.sin(x))
+    same(ft.grad(ft.grad(both))(x), 3 * 2 * 2 * np.sin(x))
+
+
+def test_rules_are_traced_once_for_a_model():
+    count = []
+    f = ft.custom_jvp(lambda x: fnp.sin(x))
+    f.defjvp(lambda xs, dxs: (count.append(1), (f(xs[0]), dxs[0] * fnp.cos(xs[0])))[1])
+    for _ in range(2):
+        count.clear()
+        ft.grad(lambda x: f(f(f(x))))(0.5)
+        assert len(count) == 1  # and again by the next call, as Python's state may differ
 
 
 def test_custom_rules_serve_jax_too():

@@ -1,0 +1,97 @@
+"""recur: a function with a custom derivative, called inside its own derivative rule.
+
+A rule may call its function: `fwd(x)` that begins with `y = f(x)` is the usual form. Its Program would
+hold itself without end; `Recur` stands for it, and is replaced when the rule is written out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from functrace.control.call import Call, forced, uses_axis
+from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
+from functrace.ir.primitive import Primitive
+from functrace.primitives.space import batched_operand
+from functrace.primitives.unary import sin
+from functrace.rewrites import memoised
+
+
+@primitive
+class Recur(Primitive):
+    """The primitive whose rule this stands in, `depth` rules further out; its value is `program`'s."""
+
+    name = "recur"
+    multiple_results = True
+    program: Program
+    label: str
+    depth: int
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        with Builder() as b:
+            program = b.build([sin(b.input(aval))])
+        # Its derivative is that of the primitive around it.
+        yield Sample(Recur(program, "sample", 0), (aval,), fixed=(0,))
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.program.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        return Call(self.program, self.label).lower(*xs)
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        # The primitive around it has every operand batched then.
+        operands = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
+        program = forced(self.program, size, (True,) * len(xs), name)
+        return Recur(program, self.label, self.depth)(*operands), (True,) * len(program.outputs)
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.program, name)
+
+
+RULES = ("rule", "forward", "backward")  # the fields of a custom derivative that hold its rules
+
+
+@memoised
+def recurs(program: Program, depth: int = 0) -> bool:
+    """Whether a rule calls the function whose rule it is."""
+    for eqn in program.equations:
+        prim = eqn.primitive
+        if isinstance(prim, Recur) and prim.depth == depth:
+            return True
+        if any(recurs(p, depth + (name in RULES)) for name, p in prim.params.items() if isinstance(p, Program)):
+            return True
+    return False
+
+
+@memoised
+def unrolled(program: Program, around: Primitive, depth: int = 0) -> Program:
+    """A rule with `around`, the primitive whose rule it is, in the place of each `Recur` that means it."""
+    if not recurs(program, depth):
+        return program
+    return Program(
+        program.inputs,
+        tuple([
+            Equation(replaced(eqn.primitive, around, depth), eqn.inputs, eqn.outputs, eqn.source)
+            for eqn in program.equations
+        ]),
+        program.outputs,
+    )  # fmt: skip
+
+
+def replaced(prim: Primitive, around: Primitive, depth: int) -> Primitive:
+    """The primitive with `around` for itself, or in the Programs that it holds."""
+    if isinstance(prim, Recur):
+        return around if prim.depth == depth else prim
+    held = {name: p for name, p in prim.params.items() if isinstance(p, Program)}
+    if not held:
+        return prim
+    changed = {name: unrolled(p, around, depth + (name in RULES)) for name, p in held.items()}
+    return dataclasses.replace(prim, **changed)  # pyright: ignore[reportArgumentType]
