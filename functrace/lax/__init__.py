@@ -213,8 +213,8 @@ zeta = lift(lax.zeta)
 
 # Not in every version of jax.
 if hasattr(lax, "log2"):
-    log2 = lift(lax.log2)
+    log2 = lift(lax.log2)  # pyright: ignore[reportAttributeAccessIssue]
 if hasattr(lax, "one_minus_square"):
-    one_minus_square = lift(lax.one_minus_square)
+    one_minus_square = lift(lax.one_minus_square)  # pyright: ignore[reportAttributeAccessIssue]
 if hasattr(lax, "polynomial"):
-    polynomial = lift(lax.polynomial)
+    polynomial = lift(lax.polynomial)  # pyright: ignore[reportAttributeAccessIssue]

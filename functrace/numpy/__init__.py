@@ -57,8 +57,8 @@ float16 = jnp.float16
 float32 = jnp.float32
 float4_e2m1fn = jnp.float4_e2m1fn
 float64 = jnp.float64
-float6_e2m3fn = jnp.float6_e2m3fn
-float6_e3m2fn = jnp.float6_e3m2fn
+float6_e2m3fn = jnp.float6_e2m3fn  # pyright: ignore[reportAttributeAccessIssue]
+float6_e3m2fn = jnp.float6_e3m2fn  # pyright: ignore[reportAttributeAccessIssue]
 float8_e3m4 = jnp.float8_e3m4
 float8_e4m3 = jnp.float8_e4m3
 float8_e4m3b11fnuz = jnp.float8_e4m3b11fnuz
@@ -80,7 +80,7 @@ iinfo = jnp.iinfo
 index_exp = jnp.index_exp
 inexact = jnp.inexact
 inf = jnp.inf
-int1 = jnp.int1
+int1 = jnp.int1  # pyright: ignore[reportAttributeAccessIssue]
 int16 = jnp.int16
 int2 = jnp.int2
 int32 = jnp.int32
@@ -110,7 +110,7 @@ set_printoptions = jnp.set_printoptions
 signedinteger = jnp.signedinteger
 single = jnp.single
 uint = jnp.uint
-uint1 = jnp.uint1
+uint1 = jnp.uint1  # pyright: ignore[reportAttributeAccessIssue]
 uint16 = jnp.uint16
 uint2 = jnp.uint2
 uint32 = jnp.uint32
@@ -433,6 +433,6 @@ zeros_like = lift(jnp.zeros_like)
 
 # Not in every version of jax.
 if hasattr(jnp, "minmax"):
-    minmax = lift(jnp.minmax)
+    minmax = lift(jnp.minmax)  # pyright: ignore[reportAttributeAccessIssue]
 if hasattr(jnp, "top_k"):
-    top_k = lift(jnp.top_k)
+    top_k = lift(jnp.top_k)  # pyright: ignore[reportAttributeAccessIssue]

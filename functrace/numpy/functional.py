@@ -141,7 +141,7 @@ def over_loops(
     mapped = of_all
     for axis in reversed(range(len(loop))):
         flags = tuple(None if shape[axis] == 1 else 0 for shape in shapes)
-        mapped = vmap(mapped, flags, axis_size=loop[axis])
+        mapped = vmap(mapped, flags, axis_size=int(loop[axis]))
     return mapped(*squeezed)
 
 

@@ -57,4 +57,4 @@ wrap_key_data = lift(random.wrap_key_data)
 
 # Not in every version of jax.
 if hasattr(random, "Key"):
-    Key = random.Key
+    Key = random.Key  # pyright: ignore[reportAttributeAccessIssue]

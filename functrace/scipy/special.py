@@ -62,4 +62,4 @@ zeta = lift(special.zeta)
 
 # Not in every version of jax.
 if hasattr(special, "erfcinv"):
-    erfcinv = lift(special.erfcinv)
+    erfcinv = lift(special.erfcinv)  # pyright: ignore[reportAttributeAccessIssue]

@@ -267,9 +267,9 @@ class gaussian_kde(stats.gaussian_kde):
 
     __call__ = lift(stats.gaussian_kde.evaluate)
     evaluate = lift(stats.gaussian_kde.evaluate)
-    integrate_box_1d = lift(stats.gaussian_kde.integrate_box_1d)
+    integrate_box_1d = lift(stats.gaussian_kde.integrate_box_1d)  # pyright: ignore[reportAssignmentType]
     integrate_gaussian = lift(stats.gaussian_kde.integrate_gaussian)
     integrate_kde = lift(stats.gaussian_kde.integrate_kde)
     logpdf = lift(stats.gaussian_kde.logpdf)
     pdf = lift(stats.gaussian_kde.pdf)
-    resample = lift(stats.gaussian_kde.resample)
+    resample = lift(stats.gaussian_kde.resample)  # pyright: ignore[reportAssignmentType]

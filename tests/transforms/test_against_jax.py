@@ -68,7 +68,9 @@ ROWS = {
     "jacrev argnums": lambda t, np_: t.jacrev(lambda x, y: x * np_.sin(y), argnums=(0, 1))(B, B),
     "hessian": lambda t, np_: t.hessian(lambda p: mlp(np_, p, X))(PARAMS),
     "rules that call the function": lambda t, np_: calling_itself(t, np_, 1.0)(t.grad)(B),
-    "rules that call the function, twice": lambda t, np_: calling_itself(t, np_, 1.0)(lambda f: t.grad(lambda x: t.grad(f)(x).sum()))(B),
+    "rules that call the function, twice": lambda t, np_: calling_itself(t, np_, 1.0)(
+        lambda f: t.grad(lambda x: t.grad(f)(x).sum())
+    )(B),
     "rules that call the function, mapped": lambda t, np_: t.vmap(lambda x: calling_itself(t, np_, x[0])(t.grad)(x))(X),
     "rules that call the function, on a captured array": lambda t, np_: calling_itself(t, np_, B)(
         lambda f: t.jit(t.grad(lambda x: t.grad(f)(x).sum()))
