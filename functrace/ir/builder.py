@@ -79,7 +79,7 @@ class Builder:
             if type(x) is Var:
                 break
         else:
-            folded = primitive.fold(*[x.value for x in inputs]) if inputs else None  # pyright: ignore
+            folded = primitive.fold(*[x.value for x in inputs]) if inputs else None  # pyright: ignore[reportAttributeAccessIssue]
             if folded is not None:
                 return (Literal(folded, primitive.shape(*[x.aval for x in inputs])),)
         simple = primitive.simplify(self, *inputs)

@@ -162,7 +162,7 @@ def primitive(cls: P) -> P:
         return found
 
     cls.__hash__ = __hash__  # pyright: ignore[reportAttributeAccessIssue]
-    cls.params = property(lambda self: {n: getattr(self, n) for n in names})  # pyright: ignore
+    cls.params = property(lambda self: {n: getattr(self, n) for n in names})
     Primitive.named[cls.name] = cls  # pyright: ignore[reportAttributeAccessIssue]
     return cls
 

@@ -16,7 +16,7 @@ LIFTED = lift(lax.add).__code__
 
 def jax_computation(computation: Callable[..., Any]) -> Callable[..., Any]:
     """The jax function that a lifted one stands for: jax.lax knows its own add, max, ... and their derivatives."""
-    return computation.__wrapped__ if getattr(computation, "__code__", None) is LIFTED else computation  # pyright: ignore
+    return computation.__wrapped__ if getattr(computation, "__code__", None) is LIFTED else computation
 
 
 def reduce(

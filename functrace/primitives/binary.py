@@ -38,7 +38,7 @@ VECTOR = Aval((3,), F32)
 
 def _pair(*pairs: tuple[float, float]) -> tuple[Any, Any]:
     """Sample operands from pairs of values."""
-    return tuple(np.array(column, np.float32) for column in zip(*pairs, strict=True))  # pyright: ignore
+    return tuple(np.array(column, np.float32) for column in zip(*pairs, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def one_for_zero(x: Atom) -> Atom:

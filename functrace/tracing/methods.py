@@ -132,7 +132,7 @@ Tracer.__neg__ = _negative  # pyright: ignore[reportAttributeAccessIssue]
 Tracer.__pos__ = lambda x: x  # pyright: ignore[reportAttributeAccessIssue]
 Tracer.__abs__ = lift(jnp.abs)  # pyright: ignore[reportAttributeAccessIssue]
 Tracer.__invert__ = lift(jnp.invert)  # pyright: ignore[reportAttributeAccessIssue]
-Tracer.__round__ = lift(lambda x, ndigits=None: jnp.round(x, ndigits or 0), "round")  # pyright: ignore
+Tracer.__round__ = lift(lambda x, ndigits=None: jnp.round(x, ndigits or 0), "round")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _getitem(x: Any, index: Any) -> Any:
@@ -140,7 +140,7 @@ def _getitem(x: Any, index: Any) -> Any:
 
 
 lifted_getitem = lift(_getitem, "indexing")
-Tracer.__getitem__ = lambda x, index: lifted_getitem(x, index)  # pyright: ignore
+Tracer.__getitem__ = lambda x, index: lifted_getitem(x, index)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _iterate(x: Tracer) -> Any:

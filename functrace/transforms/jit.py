@@ -127,7 +127,7 @@ def jit(
 
     update_wrapper(jitted, fun)
     jitted.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
-    jitted.clear_cache = compiled.clear_cache  # pyright: ignore
+    jitted.clear_cache = compiled.clear_cache  # pyright: ignore[reportAttributeAccessIssue]
     return jitted
 
 
