@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
+import re
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -219,17 +222,33 @@ def handed_to_jax(error: Exception) -> ConcretizationError | None:
     """The error for a tracer that was handed to a jax function, if that is what `error` says."""
     if "Tracer<" not in str(error) and Tracer.__module__ not in str(error):
         return None
-    source, frame = None, error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
+    source, entry, called = None, error.__traceback__, None
+    while entry is not None:
+        code = entry.tb_frame.f_code
         if not is_internal(code):
-            source = Source(code.co_filename, frame.tb_lineno, code.co_name)
-        frame = frame.tb_next
+            source = Source(code.co_filename, entry.tb_lineno, code.co_name)
+            called = jax_function_on(source, entry.tb_frame)
+        entry = entry.tb_next
+    what, instead = "a jax function", "the function of the same name in functrace.numpy, functrace.lax, or functrace.nn"
+    if called is not None:
+        what, instead = called, called.replace("jax", "functrace", 1)
     return ConcretizationError(
-        "a functrace tracer was handed to a jax function, which cannot record it; use the function of the same "
-        "name in functrace.numpy, functrace.lax, functrace.nn or functrace.random, or wrap your jax "
-        f"function with functrace.from_jax.{at(source)}"
+        f"a functrace tracer was handed to {what}, which cannot record it; use {instead}, or wrap a function of your "
+        f"own that calls jax with functrace.from_jax.{at(source)}"
     )
+
+
+def jax_function_on(source: Source, frame: FrameType) -> str | None:
+    """The first function of a jax module that a line of the user's calls, by its full name."""
+    known = {**frame.f_globals, **frame.f_locals}
+    for path in re.findall(r"([A-Za-z_]\w*(?:\.\w+)+)\s*\(", linecache.getline(source.file, source.line)):
+        first, *between, function = path.split(".")
+        module = known.get(first)
+        for name in between:
+            module = getattr(module, name, None)
+        if isinstance(module, ModuleType) and module.__name__.split(".")[0] == "jax":
+            return f"{module.__name__}.{function}"
+    return None
 
 
 class suspended:

@@ -53,7 +53,8 @@ def jit(
         compiler_options.
     Returns:
       The compiled function, with the stages of `jax.jit`: `.lower(*args)`, and `.compile()` on its
-      result. Inside a trace a call becomes a `call` equation whose Program all calls share.
+      result; `.trace`, `.eval_shape` and `.clear_cache`. Inside a trace a call becomes a `call`
+      equation whose Program all calls share.
 
     >>> import functrace as ft
     >>> step = ft.jit(lambda x, n: x * n, static_argnums=1)
@@ -126,8 +127,8 @@ def jit(
         return in_trace(builder, args, kwargs)
 
     update_wrapper(jitted, fun)
-    jitted.lower = compiled.lower  # pyright: ignore[reportFunctionMemberAccess]
-    jitted.clear_cache = compiled.clear_cache  # pyright: ignore[reportAttributeAccessIssue]
+    for stage in ("lower", "trace", "eval_shape", "clear_cache"):
+        setattr(jitted, stage, getattr(compiled, stage))
     return jitted
 
 

@@ -243,6 +243,8 @@ def test_stages():
     assert compiled.cost_analysis()["flops"] >= 2 * 8**3 * 0.9
     assert compiled.memory_analysis().output_size_in_bytes == 8 * 8 * 4
     np.testing.assert_allclose(compiled(np.ones((8, 8), np.float32)), 8.0)
+    assert ft.jit(lambda x: x @ x).eval_shape(np.ones((8, 8), np.float32)).shape == (8, 8)
+    assert len(ft.jit(lambda x: x @ x).trace(np.ones((8, 8), np.float32)).jaxpr.eqns) == 1
 
 
 def test_donation_reaches_xla():

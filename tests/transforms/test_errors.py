@@ -138,6 +138,10 @@ ROWS = {
     ),
     "tracer handed to jax.numpy": (
         lambda: ft.grad(lambda x: jnp.sin(x))(1.0),
+        TypeError, r"handed to jax.numpy.sin, which .* use functrace.numpy.sin, or wrap .*test_errors.py:\d+",
+    ),
+    "tracer handed to jax.numpy by another name": (
+        lambda: ft.grad(lambda x: (lambda f: f(x))(jnp.sin))(1.0),
         TypeError, r"handed to a jax function.*functrace.numpy.*test_errors.py:\d+",
     ),
     "float of a jitted value": (
