@@ -33,6 +33,10 @@ class ConcretizationError(FunctraceError, TypeError):
     """A Python value was asked of a tracer that has none."""
 
 
+class IndexingError(FunctraceError, IndexError):
+    """An index that an array of this shape does not have."""
+
+
 class UnboundAxisError(FunctraceError, NameError):
     """A collective names an axis that no enclosing map has."""
 

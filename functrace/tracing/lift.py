@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax import tree_util
 
-from functrace.errors import ArgumentError, FunctraceError, ShapeError
+from functrace.errors import ArgumentError, FunctraceError, IndexingError, ShapeError
 from functrace.foreign import import_jaxpr
 from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Builder, Program
@@ -170,6 +170,8 @@ def translated(name: str, error: Exception, leaves: Any) -> FunctraceError:
     """JAX's complaint with the operands' types and the user's line."""
     types = ", ".join(str(aval_of(x)) for x in leaves if is_operand(x))
     message = f"{name}: {str(error).splitlines()[0]} Operands: {types}.{at(caller_source())}"
+    if isinstance(error, IndexError):
+        return IndexingError(message)
     return ShapeError(message) if isinstance(error, TypeError) else ArgumentError(message)
 
 

@@ -17,7 +17,9 @@ from functrace.ir import Aval, Literal
 from functrace.ir.primitive import AMBIENT
 from functrace.primitives import add, div, mul, neg, sub
 from functrace.primitives.comparison import eq, ge, gt, le, lt, ne
+from functrace.primitives.structural import unstack
 from functrace.primitives.unary import integer_pow
+from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift
 from functrace.tracing.tracer import Tracer
 
@@ -135,17 +137,24 @@ Tracer.__invert__ = lift(jnp.invert)  # pyright: ignore[reportAttributeAccessIss
 Tracer.__round__ = lift(lambda x, ndigits=None: jnp.round(x, ndigits or 0), "round")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _getitem(x: Any, index: Any) -> Any:
-    return x[index]
+lifted_getitem = lift(operator.getitem, "indexing")
 
 
-lifted_getitem = lift(_getitem, "indexing")
-Tracer.__getitem__ = lambda x, index: lifted_getitem(x, index)  # pyright: ignore[reportAttributeAccessIssue]
+def _getitem(x: Tracer, index: Any) -> Any:
+    builder = x.builder
+    y = static_index(x.atom, index) if builder is AMBIENT.builder else None
+    return lifted_getitem(x, index) if y is None else Tracer(y, builder)
+
+
+Tracer.__getitem__ = _getitem  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _iterate(x: Tracer) -> Any:
     if not x.shape:
         raise TypeError("iteration over a scalar tracer")
+    builder = x.builder
+    if builder is AMBIENT.builder:
+        return iter([Tracer(y, builder) for y in unstack(x.atom, 0)])
     return iter([lifted_getitem(x, i) for i in range(x.shape[0])])
 
 

@@ -5,6 +5,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from jax import numpy as jnp
 
 import functrace as ft
@@ -127,6 +128,28 @@ def test_means_what_it_means_for_an_array(name, f, x):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+PLAIN = st.one_of(
+    st.integers(-3, 3), st.none(), st.just(Ellipsis), st.booleans(), st.sampled_from([np.int32(1), np.int64(-1)]),
+    st.slices(4), st.slices(2), st.builds(slice, st.integers(-5, 5), st.integers(-5, 5), st.integers(1, 3)),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.one_of(PLAIN, st.lists(PLAIN, max_size=4).map(tuple)))
+def test_indexing_is_numpys(index):
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    try:
+        expected = jax.jit(lambda x: x[index])(x)
+    except (IndexError, TypeError, ValueError) as error:
+        builtin = next(c for c in (IndexError, TypeError, ValueError) if isinstance(error, c))
+        with pytest.raises(builtin):
+            ft.jit(lambda x: x[index])(x)
+    else:
+        np.testing.assert_array_equal(ft.jit(lambda x: x[index])(x), expected)
+        ours = ft.grad(lambda x: (x[index] ** 2).sum())(x)
+        np.testing.assert_array_equal(ours, jax.grad(lambda x: (x[index] ** 2).sum())(x))
 
 
 # JAX's tracers refuse these; ours find the jax.numpy function of the same name.

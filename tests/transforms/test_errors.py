@@ -158,6 +158,10 @@ ROWS = {
         lambda: ft.jit(lambda x, w: x @ w)(np.ones((3, 4), np.float32), np.ones((5, 2), np.float32)),
         TypeError, r"matmul: .*f32\[3,4\], f32\[5,2\].*test_errors.py:\d+",
     ),
+    "too many indices": (
+        lambda: ft.jit(lambda x: x[0, 1])(np.ones(3, np.float32)), IndexError,
+        r"indexing: Too many indices.*Operands: f32\[3\].*test_errors.py:\d+",
+    ),
     "bwd with too few cotangents": (
         lambda: ft.grad(too_few)(1.0, 2.0), TypeError,
         r"too_few: its bwd must return a tuple with a cotangent for each of its 2 .* got a tuple of 1",
