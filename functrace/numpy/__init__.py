@@ -9,6 +9,8 @@ from functrace.numpy import fft as fft, linalg as linalg
 from functrace.numpy.functional import (
     apply_along_axis as apply_along_axis,
     apply_over_axes as apply_over_axes,
+    compress as compress,
+    extract as extract,
     fromfunction as fromfunction,
     piecewise as piecewise,
     vectorize as vectorize,
@@ -179,7 +181,6 @@ ceil = lift(jnp.ceil)
 choose = lift(jnp.choose)
 clip = lift(jnp.clip)
 column_stack = lift(jnp.column_stack)
-compress = lift(jnp.compress)
 concat = lift(jnp.concat)
 concatenate = lift(jnp.concatenate)
 conj = lift(jnp.conj)
@@ -222,7 +223,6 @@ exp = lift(jnp.exp)
 exp2 = lift(jnp.exp2)
 expand_dims = lift(jnp.expand_dims)
 expm1 = lift(jnp.expm1)
-extract = lift(jnp.extract)
 eye = lift(jnp.eye)
 fabs = lift(jnp.fabs)
 fill_diagonal = lift(jnp.fill_diagonal)

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir.source import caller_source
@@ -21,6 +22,10 @@ astype = lift(jnp.astype)
 expand_dims = lift(jnp.expand_dims)
 squeeze = lift(jnp.squeeze)
 where = lift(jnp.where)
+
+lifted_compress = lift(jnp.compress)
+ravel = lift(jnp.ravel)
+take = lift(jnp.take)
 
 CORE = r"\((?:\w+(?:,\w+)*,?)?\)"
 SIGNATURE = re.compile(rf"(?:{CORE}(?:,{CORE})*)?->{CORE}(?:,{CORE})*")
@@ -208,3 +213,39 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
     for condition, f in zip(condlist, functions, strict=True):
         y = where(asarray(condition, bool), value(f), y)
     return y
+
+
+def compress(
+    condition: Any, a: Any, axis: int | None = None, *, size: int | None = None, fill_value: Any = 0, out: None = None
+) -> Any:
+    """The slices of `a` along `axis` where `condition` holds, as jax.numpy.compress.
+
+    The condition must be known while tracing, or `size` say how many there are.
+
+    >>> compress([True, False, True], np.array([1, 2, 3])).tolist()
+    [1, 3]
+    """
+    if size is not None or out is not None:
+        return lifted_compress(condition, a, axis, size=size, fill_value=fill_value, out=out)
+    known = np.asarray(condition, bool)
+    if known.ndim != 1:
+        raise ArgumentError(
+            f"compress: condition has shape {known.shape}; one axis was expected.{at(caller_source())}"
+        )
+    places = np.flatnonzero(known)
+    length = np.size(a) if axis is None else np.shape(a)[axis]
+    if places.size and places[-1] >= length:
+        raise ArgumentError(
+            f"compress: condition holds at {places[-1]}, and a has {length} "
+            f"{'elements' if axis is None else f'along axis {axis}'}.{at(caller_source())}"
+        )
+    return take(a, places, axis)
+
+
+def extract(condition: Any, arr: Any, *, size: int | None = None, fill_value: Any = 0) -> Any:
+    """The elements of `arr` where `condition` holds, as jax.numpy.extract; see `compress`.
+
+    >>> extract(np.array([[True], [False]]), np.array([[1], [2]])).tolist()
+    [1]
+    """
+    return compress(np.ravel(condition), ravel(arr), size=size, fill_value=fill_value)

@@ -23,7 +23,7 @@ from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift
 from functrace.tracing.tracer import Tracer
 
-FLOAT, INTEGER, ANY = "fcV", "iu", "fcViu"  # dtype kinds; bfloat16's is V
+FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
 
 
 def literal_like(x: Any, aval: Aval) -> Literal | None:
@@ -113,11 +113,11 @@ for _name, (_prim, _kinds, _fun) in DIRECT.items():
     setattr(Tracer, f"__r{_name}__", _reflected)
 
 COMPARISONS = {
-    "lt": (lt, jnp.less), "le": (le, jnp.less_equal), "gt": (gt, jnp.greater),
-    "ge": (ge, jnp.greater_equal), "eq": (eq, jnp.equal), "ne": (ne, jnp.not_equal),
+    "lt": (lt, ORDERED, jnp.less), "le": (le, ORDERED, jnp.less_equal), "gt": (gt, ORDERED, jnp.greater),
+    "ge": (ge, ORDERED, jnp.greater_equal), "eq": (eq, ANY, jnp.equal), "ne": (ne, ANY, jnp.not_equal),
 }  # fmt: skip
-for _name, (_prim, _fun) in COMPARISONS.items():
-    setattr(Tracer, f"__{_name}__", direct(_prim, ANY, lift(_fun, _name))[0])
+for _name, (_prim, _kinds, _fun) in COMPARISONS.items():
+    setattr(Tracer, f"__{_name}__", direct(_prim, _kinds, lift(_fun, _name))[0])
 
 LIFTED_OPERATORS = {
     "mod": jnp.remainder, "floordiv": jnp.floor_divide, "divmod": jnp.divmod, "matmul": jnp.matmul,

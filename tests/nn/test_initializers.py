@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 import functrace as ft
 from functrace import nn, numpy as fnp, random
@@ -27,7 +28,9 @@ def test_equals_jax(name, dtype):
     if name == "orthogonal" and dtype in ("float16", "bfloat16"):
         return  # JAX has none
     expected = getattr(THEIRS, name)()(key, shape, dtype)
-    np.testing.assert_allclose(as_numpy(w), as_numpy(expected), rtol=1e-5, atol=1e-6)
+    # Newer versions of JAX compile the product with the sample, and round once instead of twice.
+    rounding = max(1e-5, 2 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(as_numpy(w), as_numpy(expected), rtol=rounding, atol=1e-6)
     jitted = ft.jit(lambda key: ours(key, shape, dtype))(key)
     np.testing.assert_allclose(as_numpy(jitted), as_numpy(expected), rtol=1e-2, atol=1e-5)
 

@@ -1,0 +1,52 @@
+"""Every function of functrace.numpy with a floating result, under every transform, against JAX's."""
+
+from contextlib import nullcontext
+
+import jax
+import numpy as np
+import pytest
+
+from tests.against_jax import FIRST, SECOND, Case, differences, empty, libraries, scalar
+from tests.numpy.table import NO_FLOATING_RESULT, ROWS
+
+THEIRS, OURS = libraries("numpy")
+PRESENT = [r for r in ROWS if hasattr(jax.numpy, r.names[0]) or "." in r.names[0]]
+DTYPES = ("float32", "float64", "bfloat16", "complex64")
+SHAPES = {"": lambda s: s, "empty": empty, "scalar": scalar}
+
+
+def name(row):
+    return row.names[0]
+
+
+def precision(dtype):
+    return jax.enable_x64(True) if dtype == "float64" else nullcontext()
+
+
+@pytest.mark.parametrize("row", PRESENT, ids=name)
+def test_equals_jax_in_float32(row):
+    assert differences(THEIRS, OURS, [("float32", Case(row, "float32"))], FIRST + SECOND) == []
+
+
+@pytest.mark.parametrize("row", PRESENT, ids=name)
+def test_equals_jax_in_other_types_and_shapes(row):
+    taken = row.dtypes or DTYPES
+    with jax.enable_x64(True):
+        cases = [(d, Case(row, d)) for d in taken if d != "float32"]
+        cases += [(s, Case(row, "float32", SHAPES[s])) for s in ("empty", "scalar")]
+        assert differences(THEIRS, OURS, cases, FIRST[:3]) == []
+
+
+def test_every_function_has_a_row():
+    """A function of jax.numpy without a row stands in the list of those that have no floating result."""
+    spaces = {"": jax.numpy, "linalg.": jax.numpy.linalg, "fft.": jax.numpy.fft}
+    functions = {
+        prefix + n
+        for prefix, space in spaces.items()
+        for n in dir(space)
+        if not n.startswith("_") and callable(getattr(space, n)) and not isinstance(getattr(space, n), type)
+    }
+    dtypes = {n for n in functions if isinstance(getattr(getattr(jax.numpy, n, None), "dtype", None), np.dtype)}
+    in_table = {n for row in ROWS for n in row.names}
+    assert functions - dtypes - in_table - set(NO_FLOATING_RESULT) == set()
+    assert not in_table & set(NO_FLOATING_RESULT)
