@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 from jax.extend import core as jax_core
 
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, ambient
+from functrace.primitives.constant import constant as written_out
 
 # Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
 # between versions, and a call that carries a derivative rule is not among them.
@@ -108,6 +110,14 @@ def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:
     return import_jaxpr(jax.make_jaxpr(f)(*map(to_jax_struct, avals)))
 
 
+def closed(imported: Imported) -> Program:
+    """The Program with its constants written out: a rewrite has no place for more inputs."""
+    with Builder() as b:
+        arrays = [written_out(np.asarray(c)) for c in imported.constants]
+        inputs = [b.input(a) for a in imported.program.in_avals[len(arrays) :]]
+        return b.build(b.inline(imported.program, [*arrays, *inputs]))
+
+
 class Foreign(Primitive):
     """A JAX primitive with its parameters and the avals of its results."""
 
@@ -145,20 +155,18 @@ class Foreign(Primitive):
         outputs = self.jax_primitive.bind(*xs, **params)
         return outputs if self.jax_primitive.multiple_results else [outputs]
 
-    def _imported(self, key: Any, f: Callable[..., Any], avals: Sequence[Aval]) -> Any:
+    def _imported(self, key: Any, f: Callable[..., Any], avals: Sequence[Aval]) -> Program:
         """The Program of the JAX function `f` at `avals`, kept under `key`."""
         key = (*key, tuple(avals))
         if key not in self._derived:
             try:
-                self._derived[key] = import_function(f, *avals)
+                imported = import_function(f, *avals)
+                if any(isinstance(c, jax.core.Tracer) for c in imported.constants):
+                    raise RuleError(f"{self.name}: its rule in jax closes over a value of a trace that has ended")
+                self._derived[key] = closed(imported)
             except NotImplementedError as error:
                 raise RuleError(f"{self.name}: jax has no rule for this: {error}") from error
         return self._derived[key]
-
-    def _inline(self, imported: Any, operands: Sequence[Any]) -> list[Any]:
-        """Write an imported Program into the ambient Builder."""
-        b = ambient()
-        return b.inline(imported.program, [*(constant(b, c) for c in imported.constants), *operands])
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)
@@ -181,7 +189,7 @@ class Foreign(Primitive):
 
         tangents = [dx for dx in dxs if dx is not None]
         avals = [x.aval for x in [*xs, *tangents]]
-        outputs = self._inline(self._imported(("jvp", moving), pushforward, avals), [*xs, *tangents])
+        outputs = ambient().inline(self._imported(("jvp", moving), pushforward, avals), [*xs, *tangents])
         n_out = len(self.out_avals)
         dys: list[Any] = [None] * n_out
         for i, dy in zip(moved, outputs[n_out:], strict=True):
@@ -216,7 +224,7 @@ class Foreign(Primitive):
             self._derived["pullback", moving, tuple(avals)] = pulled[-1]
         tree = self._derived["pullback", moving, tuple(avals)]
         n = len(self.out_avals)
-        outputs = self._inline(program, xs)
+        outputs = ambient().inline(program, xs)
         residuals = outputs[n:]
 
         def backward(*args: Any) -> Any:
@@ -228,9 +236,7 @@ class Foreign(Primitive):
             backward,
             [*[r.aval for r in residuals], *[self.out_avals[i].strong() for i in moved]],
         )
-        if pulled_program.constants:
-            raise RuleError(f"{self.name}: its pullback closes over arrays")
-        linear = CustomLinear(pulled_program.program, len(residuals), self.name)
+        linear = CustomLinear(pulled_program, len(residuals), self.name)
         tangents = [dx for dx in dxs if dx is not None]
         rest = iter(linear(*residuals, *tangents))
         return outputs[:n], [next(rest) if a.is_inexact else None for a in self.out_avals]
@@ -258,13 +264,13 @@ class Foreign(Primitive):
         operands = [*fixed, *[c for c in ct if c is not None]]
         avals = [x.aval for x in operands]
         imported = self._imported(("transpose", linear, given), pullback, avals)
-        outputs = iter(self._inline(imported, operands))
+        outputs = iter(ambient().inline(imported, operands))
         return [next(outputs) if flag else None for flag in linear]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         axes = tuple(0 if b else None for b in batched)
         mapped = jax.vmap(self.lower, in_axes=axes, axis_size=size)
         imported = self._imported(("batch", axes, size), mapped, [x.aval for x in xs])
-        return self._inline(imported, xs), (True,) * len(self.out_avals)
+        return ambient().inline(imported, xs), (True,) * len(self.out_avals)
 
 

@@ -10,6 +10,7 @@ from functrace.primitives import (
     collectives,
     comparison,
     complex,
+    constant,
     contraction,
     convolution,
     cumulative,
@@ -27,7 +28,7 @@ from functrace.primitives import (
 from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
 
 __all__ = [
-    "add", "binary", "casts", "collectives", "comparison", "complex", "contraction", "convolution", "cumulative", "div",
-    "elementwise", "gather_scatter", "indexing", "mul", "neg", "reductions", "select_n", "sorting", "space", "special",
-    "structural", "sub", "unary", "where", "windows",
+    "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
+    "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "neg",
+    "reductions", "select_n", "sorting", "space", "special", "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

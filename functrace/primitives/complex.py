@@ -1,4 +1,4 @@
-"""Complex numbers and their parts, and the absolute value.
+"""Complex numbers and their parts, absolute value and sign.
 
 Transposes are those of the pairing <v, w> = Re sum v * w, which does not conjugate; this is JAX's
 convention.
@@ -133,4 +133,20 @@ abs_ = _Abs(
     edges=[(np.array([0.0, -0.0], np.float32),), (np.array([0, 1j], np.complex64),)],
 )
 
-__all__ = ["abs_", "complex_", "conj", "imag", "real"]
+
+
+class _Sign(Formula):
+    """sign: constant on both sides of 0; of a complex operand z / |z|, which moves along the circle."""
+
+    def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
+        (x,) = xs
+        if not is_complex(x.aval.dtype):
+            return None
+        angle = div(imag(mul(conj(y), dx)), one_for_zero(abs_(x)))
+        return mul(y, complex_(literal(0, angle.aval), angle))
+
+
+# No complex samples: the older versions of JAX take the derivative to be 0.
+sign = _Sign("sign", lax.sign, (None,), dtypes=(F32, I32), edges=[(np.array([0.0, -0.0], np.float32),)])
+
+__all__ = ["abs_", "complex_", "conj", "imag", "real", "sign"]

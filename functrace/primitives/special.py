@@ -17,6 +17,7 @@ from jax import lax
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval
 from functrace.primitives.comparison import gt
+from functrace.primitives.complex import sign
 from functrace.primitives.elementwise import (
     F32,
     Formula,
@@ -30,7 +31,7 @@ from functrace.primitives.elementwise import (
     where,
 )
 from functrace.primitives.space import full
-from functrace.primitives.unary import exp, log, log1p, sign, square
+from functrace.primitives.unary import exp, log, log1p, square
 
 ROOT_PI = math.sqrt(math.pi)
 VECTOR = Aval((3,), F32)

@@ -83,7 +83,6 @@ atanh = unary("atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), 
 tanh = unary("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
 logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16))
 
-sign = unary("sign", lax.sign, None, dtypes=(F32, I32), edges=[edge(0.0, -0.0)])
 floor = unary("floor", lax.floor, None, fold=np.floor)
 ceil = unary("ceil", lax.ceil, None, fold=np.ceil)
 
@@ -121,6 +120,6 @@ def round_(x: Atom, method: int = 1) -> Atom:
 __all__ = [
     "IntegerPow", "Round", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos",
     "cosh", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "log2", "logistic",
-    "one_minus_square", "reciprocal", "round_", "rsqrt", "sign", "sin", "sinh", "sqrt", "square",
+    "one_minus_square", "reciprocal", "round_", "rsqrt", "sin", "sinh", "sqrt", "square",
     "tan", "tanh",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax.scipy import special
 
+from functrace.scipy.exponential import exp1 as exp1
 from functrace.tracing import lift
 
 bernoulli = lift(special.bernoulli)
@@ -21,7 +22,6 @@ erf = lift(special.erf)
 erfc = lift(special.erfc)
 erfcx = lift(special.erfcx)
 erfinv = lift(special.erfinv)
-exp1 = lift(special.exp1)
 expi = lift(special.expi)
 expit = lift(special.expit)
 expn = lift(special.expn)

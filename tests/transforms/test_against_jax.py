@@ -155,6 +155,12 @@ def test_six_derivatives_of_a_reciprocal_stay_exact_in_float32():
     assert float(f(4.0)) == 0.0439453125
 
 
+def test_the_sign_of_a_complex_number_moves_along_the_circle():
+    with jax.enable_x64(True):
+        ft.testing.check_grads(fnp.sign, (np.array([0.3 - 0.8j, 2.0 + 0.1j]),), order=2)
+        assert ft.jvp(fnp.sign, (0j,), (1.0 + 0j,))[1] == 0
+
+
 def test_numpy_protocols():
     f = lambda x: np.sin(x) + np.sum(np.stack([x, x]) * np.float32(2.0))
     np.testing.assert_allclose(ft.grad(f)(1.0), np.cos(1.0) + 4.0, rtol=1e-6)
