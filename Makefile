@@ -25,7 +25,7 @@ bench: .venv/installed
 
 lint: .venv/installed
 	.venv/bin/ruff check functrace tests examples benchmarks
-	.venv/bin/pyright --pythonpath $(PY)
+	.venv/bin/pyright --project pyproject.toml --pythonpath $(PY)
 	.venv/bin/lint-imports
 
 clean:
