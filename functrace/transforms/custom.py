@@ -27,7 +27,7 @@ from functrace.transforms.arguments import fun_name
 
 def positional(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, ...]:
     """All arguments by position, keywords and defaults put in their places."""
-    if not kwargs:
+    if not kwargs and not getattr(fun, "__defaults__", None):
         return args
     try:
         bound = inspect.signature(fun).bind(*args, **kwargs)

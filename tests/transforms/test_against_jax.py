@@ -75,6 +75,9 @@ ROWS = {
     "rules that call the function, on a captured array": lambda t, np_: calling_itself(t, np_, B)(
         lambda f: t.jit(t.grad(lambda x: t.grad(f)(x).sum()))
     )(B),
+    "rules with keywords and defaults": lambda t, np_: t.grad(
+        lambda x: (with_defaults(t, np_)(x) + with_defaults(t, np_)(x, b=2.0 * x) + with_defaults(t, np_)(x, n=3)).sum()
+    )(B),
     "linear_transpose of a call with a constant": lambda t, np_: t.linear_transpose(
         lambda x: (lambda a, b: a * b)(*t.jit(lambda w, x: (np_.sin(w), x * w))(B, x)), B
     )(B),
@@ -124,6 +127,18 @@ def calling_itself(t, np_, w):
     g = t.custom_jvp(lambda x: np_.cos(x))
     g.defjvp(lambda xs, dxs: (g(xs[0]), dxs[0] * t.jit(lambda x: 3.0 * g(x) * w)(xs[0])))
     return lambda transform: transform(lambda x: (f(x) + g(x)).sum())
+
+
+def with_defaults(t, np_):
+    f = t.custom_vjp(lambda x, b=1.0, n=2: x * b * n, nondiff_argnums=(2,))
+
+    def backward(n, residuals, ct):
+        x, b = residuals
+        ct_b = ct * x * n
+        return 5.0 * n * ct * b, ct_b if np_.ndim(b) else ct_b.sum()
+
+    f.defvjp(lambda x, b, n: (x * b * n, (x, b)), backward)
+    return f
 
 
 def with_rule_of_a_call(t, np_):
