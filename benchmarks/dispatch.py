@@ -29,5 +29,6 @@ def measure() -> list[Row]:
             "functrace": lambda f=ours, t=tree: jax.block_until_ready(f(t)),
             "jax": lambda f=theirs, t=tree: jax.block_until_ready(f(t)),
         }
-        rows.append(Row(f"{leaves} leaves", alternate(contenders, rounds=31, calls=2000 // leaves)))
+        task = f"{leaves} {'leaf' if leaves == 1 else 'leaves'}"
+        rows.append(Row(task, alternate(contenders, rounds=31, calls=2000 // leaves)))
     return rows

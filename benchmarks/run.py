@@ -20,8 +20,8 @@ from timing import table
 NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain"]
 HEAD = """# Benchmarks
 
-Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders take
-turns in one process; each figure is the median of its turns, and beside a rival stands how many times functrace's
+Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders
+take turns in one process; each figure is the median of its turns, and beside a rival stands how many times functrace's
 median its own is (above 1, functrace is quicker). All contenders are checked to agree before they are timed. The
 machine is shared: trust the ratios, not the times.
 """
