@@ -50,37 +50,25 @@ def window_count(n: int, window: int, stride: int) -> int:
     return 0 if n < window else (n - window) // stride + 1
 
 
-def padding_in_input(
+def extents(
     x: Dims, window: Dims, strides: Dims, y: Dims, padding: Padding, x_dilation: Dims, dilation: Dims
-) -> Padding:
-    """Padding of the result's cotangent in the convolution that is the transpose in the input."""
-    pads = []
-    for n, w, m, (low, _) in zip(
-        dilated_shape(x, x_dilation),
-        dilated_shape(window, dilation),
-        dilated_shape(y, strides),
-        padding,
-        strict=True,
-    ):
-        before = w - low - 1
-        pads.append((before, n + w - 1 - m - before))
-    return tuple(pads)
+) -> list[tuple[int, int, int, int]]:
+    """For each spatial axis the lengths of input, window and result, gaps counted, and the low padding."""
+    lengths = dilated_shape(x, x_dilation), dilated_shape(window, dilation), dilated_shape(y, strides)
+    return list(zip(*lengths, [low for low, _ in padding], strict=True))
 
 
-def padding_in_window(
-    x: Dims, window: Dims, strides: Dims, y: Dims, padding: Padding, x_dilation: Dims, dilation: Dims
-) -> Padding:
-    """Padding of the input in the convolution that is the transpose in the window."""
-    pads = []
-    for n, w, m, (low, _) in zip(
-        dilated_shape(x, x_dilation),
-        dilated_shape(window, dilation),
-        dilated_shape(y, strides),
-        padding,
-        strict=True,
-    ):
-        pads.append((low, m - n + w - low - 1))
-    return tuple(pads)
+def padding_in_input(*dims: Any) -> Padding:
+    """Padding of the result's cotangent in the convolution that is the transpose in the input.
+
+    The arguments are those of `extents`.
+    """
+    return tuple([(w - low - 1, n + low - m) for n, w, m, low in extents(*dims)])
+
+
+def padding_in_window(*dims: Any) -> Padding:
+    """Padding of the input in the convolution that is the transpose in the window: see `extents`."""
+    return tuple([(low, m - n + w - low - 1) for n, w, m, low in extents(*dims)])
 
 
 def merge_axis(x: Atom, source: int, destination: int) -> Atom:
