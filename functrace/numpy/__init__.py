@@ -9,10 +9,13 @@ from functrace.numpy import fft as fft, linalg as linalg
 from functrace.numpy.functional import (
     apply_along_axis as apply_along_axis,
     apply_over_axes as apply_over_axes,
+    arange as arange,
     compress as compress,
     extract as extract,
     fromfunction as fromfunction,
     piecewise as piecewise,
+    roots as roots,
+    trim_zeros as trim_zeros,
     vectorize as vectorize,
 )
 from functrace.numpy.ufunc import LiftedUfunc, frompyfunc as frompyfunc, ufunc as ufunc
@@ -133,7 +136,6 @@ amin = lift(jnp.amin)
 angle = lift(jnp.angle)
 any = lift(jnp.any)
 append = lift(jnp.append)
-arange = lift(jnp.arange)
 arccos = lift(jnp.arccos)
 arccosh = lift(jnp.arccosh)
 arcsin = lift(jnp.arcsin)
@@ -367,7 +369,6 @@ right_shift = lift(jnp.right_shift)
 rint = lift(jnp.rint)
 roll = lift(jnp.roll)
 rollaxis = lift(jnp.rollaxis)
-roots = lift(jnp.roots)
 rot90 = lift(jnp.rot90)
 round = lift(jnp.round)
 searchsorted = lift(jnp.searchsorted)
@@ -404,7 +405,6 @@ tri = lift(jnp.tri)
 tril = lift(jnp.tril)
 tril_indices = lift(jnp.tril_indices)
 tril_indices_from = lift(jnp.tril_indices_from)
-trim_zeros = lift(jnp.trim_zeros)
 triu = lift(jnp.triu)
 triu_indices = lift(jnp.triu_indices)
 triu_indices_from = lift(jnp.triu_indices_from)

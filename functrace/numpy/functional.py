@@ -1,4 +1,6 @@
-"""jax.numpy's functions that take a function, built on `vmap`: the function may close over tracers."""
+"""jax.numpy's functions that take a function, which may close over tracers, and those whose result has a shape
+that follows from values.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,24 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy import linalg
 
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir.source import caller_source
-from functrace.tracing import lift
+from functrace.tracing import Tracer, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.vmap import vmap
 
-arange = lift(jnp.arange)
 asarray = lift(jnp.asarray)
 astype = lift(jnp.astype)
 expand_dims = lift(jnp.expand_dims)
 squeeze = lift(jnp.squeeze)
 where = lift(jnp.where)
 
+lifted_arange = lift(jnp.arange)
 lifted_compress = lift(jnp.compress)
+lifted_roots = lift(jnp.roots)
+lifted_trim_zeros = lift(jnp.trim_zeros)
 ravel = lift(jnp.ravel)
 take = lift(jnp.take)
 
@@ -249,3 +254,58 @@ def extract(condition: Any, arr: Any, *, size: int | None = None, fill_value: An
     [1]
     """
     return compress(np.ravel(condition), ravel(arr), size=size, fill_value=fill_value)
+
+
+def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
+    """Evenly spaced values, as jax.numpy.arange: what they are made from must be known while tracing.
+
+    >>> arange(2, 5).tolist()
+    [2, 3, 4]
+    """
+    known = [np.asarray(x) if is_traced(x) else x for x in (start, stop, step)]
+    return lifted_arange(*known, dtype, **kwargs)
+
+
+def roots(p: Any, *, strip_zeros: bool = True) -> Any:
+    """Roots of the polynomial with coefficients `p`, highest first, as jax.numpy.roots.
+
+    Whether the first coefficients are zero must be known while tracing, or `strip_zeros` be False.
+
+    >>> roots(np.array([0.0, 1.0, -3.0])).real.tolist()
+    [3.0]
+    """
+    if not strip_zeros or not is_traced(p):
+        return lifted_roots(p, strip_zeros=strip_zeros)
+    stripped = p[known_ends(p)[0] :]
+    return companion_roots(stripped) if stripped.size > 1 else lifted_roots(stripped, strip_zeros=False)
+
+
+@lift
+def companion_roots(p: Any) -> Any:
+    """The eigenvalues of the companion matrix of a polynomial of degree one or more."""
+    return jnp.linalg.eigvals(linalg.companion(p))
+
+
+def trim_zeros(filt: Any, trim: str = "fb") -> Any:
+    """`filt` without the zeros at its front ("f") and back ("b"), as jax.numpy.trim_zeros.
+
+    Where the zeros are must be known while tracing.
+
+    >>> trim_zeros(np.array([0, 1, 0, 2, 0])).tolist()
+    [1, 0, 2]
+    """
+    if not is_traced(filt):
+        return lifted_trim_zeros(filt, trim)
+    first, last = known_ends(filt)
+    return filt[first if "f" in trim.lower() else 0 : last if "b" in trim.lower() else filt.shape[0]]
+
+
+def is_traced(x: Any) -> bool:
+    """Whether `x` stands for a value in a trace."""
+    return isinstance(x, Tracer)
+
+
+def known_ends(x: Any) -> tuple[int, int]:
+    """Where the entries of `x` that are not zero begin and end."""
+    places = np.flatnonzero(np.asarray(x))
+    return (int(places[0]), int(places[-1]) + 1) if places.size else (x.shape[0], x.shape[0])

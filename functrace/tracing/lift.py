@@ -8,6 +8,7 @@ function calls the jax function.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,14 +19,14 @@ import jax
 import numpy as np
 from jax import tree_util
 
-from functrace.errors import ArgumentError, FunctraceError, IndexingError, ShapeError
+from functrace.errors import ArgumentError, ConcretizationError, FunctraceError, IndexingError, ShapeError
 from functrace.foreign import import_jaxpr
 from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Builder, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.tracing.axes import AXES
-from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, leaked
+from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, concrete, leaked, suspended
 
 CAPACITY = 16_384
 
@@ -80,10 +81,58 @@ def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> A
     try:
         return record(name, fun, leaves, tree, builder, arrays_static=False)
     except (jax.errors.ConcretizationTypeError, IndexError) as error:
-        if not any(isinstance(x, np.ndarray) for x in leaves):
-            raise translated(name, error, leaves) from error
-    # A NumPy array stands where jax wants a known value (section boundaries, a boolean mask).
-    return record(name, fun, leaves, tree, builder, arrays_static=True)
+        return record_known(name, fun, leaves, tree, builder, error)
+
+
+def record_known(name: str, fun: Callable[..., Any], leaves: Any, tree: Any, builder: Builder, error: Exception) -> Any:
+    """Record a call for which jax wants values: a boolean mask, section boundaries, a shape that follows from entries.
+
+    NumPy arrays are values, and so are the integers and booleans that the trace knows. Where jax wants more, the
+    call is computed: what has no derivative is the result, and otherwise its size is what was wanted.
+    """
+    integers = [np.asarray(y) if is_discrete(x) and (y := known_value(x)) is not x else x for x in leaves]
+    for candidate in (leaves, integers):
+        if any(isinstance(x, np.ndarray) for x in candidate):
+            try:
+                return record(name, fun, candidate, tree, builder, arrays_static=True)
+            except (jax.errors.ConcretizationTypeError, IndexError) as again:
+                error = again
+    if isinstance(error, IndexError) and not isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        raise translated(name, error, leaves) from error
+    for x in leaves:
+        if type(x) is Tracer and known_value(x) is x:
+            if isinstance(error, IndexError):
+                raise translated(name, error, leaves) from error
+            concrete(x, f"{name}(), which needs known values,")
+    args, kwargs = tree_util.tree_unflatten(tree, [known_value(x) for x in leaves])
+    with suspended():
+        result = fun(*args, **kwargs)
+    if not any([aval_of(y).is_inexact for y in tree_util.tree_leaves(result)]):
+        return result
+    signature = inspect.signature(fun)
+    size = next((p for p in ("size", "length") if p in signature.parameters), None)
+    if size is None:
+        raise translated(name, error, leaves) from error
+    axis = signature.bind(*args, **kwargs).arguments.get("axis") or 0
+    args, kwargs = tree_util.tree_unflatten(tree, leaves)
+    kwargs[size] = tree_util.tree_leaves(result)[0].shape[axis]
+    leaves, tree = tree_util.tree_flatten((args, kwargs), is_leaf=lambda x: x is None)
+    return record(name, fun, leaves, tree, builder, arrays_static=False)
+
+
+def is_discrete(x: Any) -> bool:
+    """Whether `x` is a tracer of integers or booleans, through which no derivative goes."""
+    return type(x) is Tracer and getattr(x.dtype, "kind", None) in tuple("iub")
+
+
+def known_value(x: Any) -> Any:
+    """The value of a tracer whose trace knows it; everything else is itself."""
+    if type(x) is not Tracer:
+        return x
+    try:
+        return concrete(x, "")
+    except ConcretizationError:
+        return x
 
 
 def record(

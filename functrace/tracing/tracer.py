@@ -116,8 +116,8 @@ class TraceInfo(NamedTuple):
     """What a trace knows beside its Builder.
 
     `values` are those of the inputs (arrays, or tracers of an outer trace) where Python may decide on
-    them; None under jit and vmap, whose Programs are for values not yet known. `known` keeps what
-    was evaluated.
+    them; None under jit and vmap, whose Programs are for values not yet known: there only what was
+    captured is known. `known` keeps what was evaluated.
     """
 
     transform: str
@@ -178,11 +178,11 @@ def concrete(x: Tracer, asked: str) -> Any:
     if not builder.is_open:
         raise leaked(x)
     info: TraceInfo = builder.trace
-    if info.values is None:
+    if info.values is None and any([v in info.argument for v in sources_of(x)]):
         raise ConcretizationError(unknown_value(x, info, asked))
     known = info.known
     if x.atom not in known:
-        for var, value in info.values.items():
+        for var, value in (info.values or {}).items():
             if var not in known:
                 known[var] = concrete(value, asked) if type(value) is Tracer else value
         for var, value in builder.captures.values():
