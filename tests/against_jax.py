@@ -69,6 +69,19 @@ def booleans(*shape: int) -> Operand:
     return Operand(shape, lambda rng, s: rng.integers(0, 2, s).astype(bool), "b")
 
 
+def as_drawn(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
+def empty(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The first axis without entries."""
+    return (0, *shape[1:]) if shape else shape
+
+
+def scalar(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return ()
+
+
 class Row(NamedTuple):
     """A function of both libraries, by its names, with arguments that are operands to draw or static values."""
 
@@ -115,7 +128,7 @@ def is_operand(x: Any) -> bool:
 class Case:
     """A Row with its operands drawn at a dtype; `shape` says what each operand's shape becomes."""
 
-    def __init__(self, row: Row, dtype: str, shape: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda s: s):
+    def __init__(self, row: Row, dtype: str, shape: Callable[[tuple[int, ...]], tuple[int, ...]] = as_drawn):
         self.row = row
         self.seed = zlib.crc32(row.names[0].encode())
         self.leaves, self.tree = jax.tree.flatten((row.args, row.kwargs), is_leaf=lambda x: is_operand(x) or x is None)
@@ -281,15 +294,6 @@ def unequal(expected: Any, got: Any, looser: float) -> list[str]:
         if not np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
             lines.append(f"{a} instead of {b}")
     return lines
-
-
-def empty(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The first axis without entries."""
-    return (0, *shape[1:]) if shape else shape
-
-
-def scalar(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return ()
 
 
 def libraries(name: str) -> tuple[Library, Library]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
 from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
+from functrace.ir.program import held_programs
 from functrace.ir.primitive import Primitive
 from functrace.primitives.space import batched_operand
 from functrace.primitives.unary import sin
@@ -66,7 +67,7 @@ def recurs(program: Program, depth: int = 0) -> bool:
         prim = eqn.primitive
         if isinstance(prim, Recur) and prim.depth == depth:
             return True
-        if any(recurs(p, depth + (name in RULES)) for name, p in prim.params.items() if isinstance(p, Program)):
+        if any(recurs(p, depth + (name in RULES)) for name, held in prim.params.items() for p in held_programs(held)):
             return True
     return False
 
@@ -90,8 +91,11 @@ def replaced(prim: Primitive, around: Primitive, depth: int) -> Primitive:
     """The primitive with `around` for itself, or in the Programs that it holds."""
     if isinstance(prim, Recur):
         return around if prim.depth == depth else prim
-    held = {name: p for name, p in prim.params.items() if isinstance(p, Program)}
+    held = {name: value for name, value in prim.params.items() if held_programs(value)}
     if not held:
         return prim
-    changed = {name: unrolled(p, around, depth + (name in RULES)) for name, p in held.items()}
+    changed = {}
+    for name, value in held.items():
+        programs = tuple([unrolled(p, around, depth + (name in RULES)) for p in held_programs(value)])
+        changed[name] = programs if isinstance(value, tuple) else programs[0]
     return dataclasses.replace(prim, **changed)  # pyright: ignore[reportArgumentType]

@@ -25,6 +25,18 @@ def shape_of(primitive: Primitive, avals: tuple[Aval, ...]) -> Aval:
     return found
 
 
+def pruned(eqn: Equation, needed: set[Any]) -> Equation:
+    """The equation without the results that are not needed, if its primitive can do without them."""
+    flags = tuple([v in needed for v in eqn.outputs])
+    found = eqn.primitive.prune(flags)
+    if found is None:
+        return eqn
+    primitive, reads = found
+    inputs = tuple([x for x, flag in zip(eqn.inputs, reads, strict=True) if flag])
+    outputs = tuple([v for v, flag in zip(eqn.outputs, flags, strict=True) if flag])
+    return Equation(primitive, inputs, outputs, eqn.source)
+
+
 class Builder:
     """Writes one Program. `with builder:` makes it the one that primitives emit into.
 
@@ -102,17 +114,26 @@ class Builder:
                 return found
         if like is not None:
             outputs = tuple([Var(v.aval) for v in like])
-        elif primitive.multiple_results:
-            outputs = tuple([Var(a) for a in primitive.shape(*[x.aval for x in inputs])])
         else:
-            outputs = (Var(shape_of(primitive, tuple([x.aval for x in inputs]))),)
+            outputs = self.results(primitive, inputs)
         equation = Equation(primitive, inputs, outputs, self.source or caller_source())
         self.equations.append(equation)
-        for v in outputs:
-            self._definitions[v] = equation
+        if len(outputs) == 1:
+            self._definitions[outputs[0]] = equation
+        else:
+            self._definitions.update(dict.fromkeys(outputs, equation))
         if key is not None:
             self._shared[key] = outputs
         return outputs
+
+    def results(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Var, ...]:
+        """New variables of the types that the shape rule gives."""
+        if primitive.multiple_results:
+            return tuple([Var(a) for a in primitive.shape(*[x.aval for x in inputs])])
+        if len(inputs) == 2:  # the usual case, written out: this runs once for each equation
+            x, y = inputs
+            return (Var(shape_of(primitive, (x.aval, y.aval))),)
+        return (Var(shape_of(primitive, tuple([x.aval for x in inputs]))),)
 
     def inline(self, program: Program, inputs: Sequence[Atom]) -> list[Atom]:
         """Write a whole Program here, its inputs bound to `inputs`, and return its outputs."""
@@ -144,9 +165,13 @@ class Builder:
         needed = {x for x in outputs if type(x) is Var}
         kept: list[Equation] = []
         for eqn in reversed(self.equations):
-            if eqn.primitive.has_effects or not needed.isdisjoint(eqn.outputs):
+            if not needed.isdisjoint(eqn.outputs) or eqn.primitive.has_effects:
+                if len(eqn.outputs) > 1 and not needed.issuperset(eqn.outputs):
+                    eqn = pruned(eqn, needed)
                 kept.append(eqn)
-                needed.update([x for x in eqn.inputs if type(x) is Var])
+                for x in eqn.inputs:
+                    if type(x) is Var:
+                        needed.add(x)
         kept.reverse()
         captured = [v for v, _ in self.captures.values()]
         return Program((*captured, *self.inputs), tuple(kept), tuple(outputs))

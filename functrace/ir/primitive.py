@@ -109,6 +109,13 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
+    def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """What computes the needed results alone, and which operands it reads; None for nothing smaller.
+
+        Asked of primitives with multiple results, of which some are not needed.
+        """
+        return None
+
     def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
         """The results, and which of them depend on known operands alone.
 

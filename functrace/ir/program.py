@@ -84,6 +84,13 @@ class Equation:
         return f"{self.outputs} = {self.primitive!r} {self.inputs}"
 
 
+def held_programs(value: Any) -> tuple[Program, ...]:
+    """The Programs in a parameter's value: itself, or those of a tuple."""
+    if isinstance(value, Program):
+        return (value,)
+    return tuple([p for p in value if isinstance(p, Program)]) if isinstance(value, tuple) else ()
+
+
 class Program:
     """A closed function of arrays: inputs, equations in order, outputs.
 

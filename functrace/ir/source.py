@@ -19,18 +19,18 @@ class Source(NamedTuple):
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line}"
 
-    def by(self, rewrite: str) -> Source:
-        """The same line, with the rewrite that made the equation from an older one."""
-        found = _rewritten.get((self, rewrite))
+    def by(self, rewrite: str, name: str) -> Source:
+        """The same line, with the rewrite that made the equation from an older one of primitive `name`."""
+        found = _rewritten.get((self, rewrite, name))
         if found is None:
             if len(_rewritten) > 100_000:
                 _rewritten.clear()
-            found = _rewritten[self, rewrite] = self._replace(rewrite=rewrite)
+            found = _rewritten[self, rewrite, name] = self._replace(rewrite=f"{rewrite} of {name}")
         return found
 
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_rewritten: dict[tuple[Source, str], Source] = {}
+_rewritten: dict[tuple[Source, str, str], Source] = {}
 _is_internal: dict[CodeType, bool] = {}
 _sources: dict[tuple[CodeType, int], Source] = {}
 

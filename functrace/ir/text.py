@@ -27,7 +27,7 @@ import numpy as np
 from functrace.errors import ProgramError
 from functrace.ir.aval import DTYPES, Aval, dtype_text
 from functrace.ir.primitive import Primitive
-from functrace.ir.program import Equation, Literal, Program, Var
+from functrace.ir.program import Equation, Literal, Program, Var, held_programs
 
 RESERVED = {*DTYPES, "program", "return", "True", "False", "None", "inf", "nan", "infj", "nanj"}
 COMMENT_COLUMN = 72
@@ -54,12 +54,7 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
         if params:
             line += "["
             for i, (key, value) in enumerate(params.items()):
-                line += f"{', ' if i else ''}{key}="
-                if isinstance(value, Program):
-                    _write(value, indent + "    ", lines, line)
-                    line = lines.pop()
-                else:
-                    line += _value(value)
+                line = _write_value(value, indent + "    ", lines, f"{line}{', ' if i else ''}{key}=")
             line += "]"
         line += operands
         if eqn.source is not None and len(lines) == start:
@@ -68,6 +63,19 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
     results = ", ".join([names.read(x) for x in program.outputs])
     lines.append(f"{indent}  return {results}".rstrip())
     lines.append(indent + "}")
+
+
+def _write_value(value: Any, indent: str, lines: list[str], line: str) -> str:
+    """`line` with a parameter's text behind it; the lines before its last one are appended to `lines`."""
+    if isinstance(value, Program):
+        _write(value, indent, lines, line)
+        return lines.pop()
+    if not held_programs(value):
+        return line + _value(value)
+    line += "("
+    for x in value:
+        line = _write_value(x, indent, lines, line) + ", "
+    return line[: -1 if len(value) == 1 else -2] + ")"
 
 
 def _told(primitive: Primitive) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functrace.errors import ProgramError
-from functrace.ir.program import Atom, Program, Var
+from functrace.ir.program import Atom, Program, Var, held_programs
 
 
 def verify(program: Program) -> None:
@@ -34,8 +34,8 @@ def verify(program: Program) -> None:
         ):
             raise ProgramError(f"{where}: the shape rule gives {avals}, the Program says {found}")
         for value in eqn.params.values():
-            if isinstance(value, Program):
-                verify(value)
+            for held in held_programs(value):
+                verify(held)
         for v in eqn.outputs:
             bind(v, where)
     for x in program.outputs:

@@ -112,11 +112,12 @@ class Elementwise(Primitive):
         return y, dy
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
-        (i,) = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
+        i = [type(x) is Undefined for x in xs].index(True)
         if i not in self.linear_in:
             return super().transpose(ct, *xs)
+        ct_x = self(*xs[:i], ct, *xs[i + 1 :])
         ct_xs: list[Any] = [None] * len(xs)
-        ct_xs[i] = unbroadcast(self(*xs[:i], ct, *xs[i + 1 :]), xs[i].aval)
+        ct_xs[i] = ct_x if ct_x.aval is xs[i].aval else unbroadcast(ct_x, xs[i].aval)
         return ct_xs
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:

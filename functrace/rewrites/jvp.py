@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrace.ir import Atom, Builder, Program, Var
+from functrace.primitives.space import zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, select
 
 
@@ -54,7 +55,7 @@ def push(
 
 @memoised
 def jvp(
-    program: Program, moving: tuple[bool, ...], rule: str = "jvp"
+    program: Program, moving: tuple[bool, ...], rule: str = "jvp", fill: tuple[bool, ...] = ()
 ) -> tuple[Program, tuple[bool, ...]]:
     """The pushforward and which outputs move.
 
@@ -62,6 +63,7 @@ def jvp(
       program: x -> y.
       moving: which inputs have a tangent.
       rule: see `push`.
+      fill: outputs that must have a tangent; zeros are put where there is none.
     Returns:
       `(x, dx) -> (y, dy)` with a tangent for each moving input and each moving output, and the
       flags of the moving outputs; the others' tangents are zero.
@@ -73,5 +75,7 @@ def jvp(
             for v, m in zip(program.inputs, moving, strict=True)
         ]
         ys, dys = push(b, program, xs, dxs, rule)
+        if fill:
+            dys = [zeros(y.aval) if dy is None and f else dy for y, dy, f in zip(ys, dys, fill, strict=True)]
         moved = tuple(dy is not None for dy in dys)
         return b.build([*ys, *select(moved, dys)]), moved

@@ -44,7 +44,7 @@ def memoised(rewrite: Callable[Concatenate[Program, P], R]) -> Callable[Concaten
 
 def derived(source: Source | None, rewrite: str, name: str) -> Source | None:
     """The user's line of an equation that `rewrite` makes from one of primitive `name`."""
-    return None if source is None else source.by(f"{rewrite} of {name}")
+    return None if source is None else source.by(rewrite, name)
 
 
 def select(flags: tuple[bool, ...], items: Any) -> list[Any]:

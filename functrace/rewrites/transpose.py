@@ -48,25 +48,24 @@ def pull(
     """
     sums: dict[Any, Atom] = {}
 
-    def accumulate(x: Atom, ct: Atom) -> None:
-        if x in unknown:
-            sums[x] = add(sums[x], ct) if x in sums else ct
-
     for x, ct in cts:
-        if ct is not None:
-            accumulate(x, ct)
+        if ct is not None and x in unknown:
+            sums[x] = add(sums[x], ct) if x in sums else ct
     outer = builder.source
     for eqn in reversed(equations):
         prim = eqn.primitive
-        ct_ys = [sums.pop(v, None) for v in eqn.outputs]
-        if all([ct is None for ct in ct_ys]):
+        ct_y: Any
+        if prim.multiple_results:
+            ct_y = [sums.pop(v, None) for v in eqn.outputs]
+            if not any([ct is not None for ct in ct_y]):
+                continue
+        elif (ct_y := sums.pop(eqn.outputs[0], None)) is None:
             continue
         operands = [Undefined(x.aval) if x in unknown else known.get(x, x) for x in eqn.inputs]
         builder.source = derived(eqn.source, "transpose", prim.name)
-        ct_xs = prim.transpose(ct_ys if prim.multiple_results else ct_ys[0], *operands)
-        for x, ct in zip(eqn.inputs, ct_xs, strict=True):
-            if ct is not None:
-                accumulate(x, ct)
+        for x, ct in zip(eqn.inputs, prim.transpose(ct_y, *operands), strict=True):
+            if ct is not None and x in unknown:
+                sums[x] = add(sums[x], ct) if x in sums else ct
     builder.source = outer
     return sums
 

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from tests.against_jax import FIRST, SECOND, Case, differences, empty, libraries, scalar
+from tests.against_jax import FIRST, SECOND, Case, as_drawn, differences, empty, libraries, scalar
 from tests.numpy.table import NO_FLOATING_RESULT, ROWS
 
 THEIRS, OURS = libraries("numpy")
 PRESENT = [r for r in ROWS if hasattr(jax.numpy, r.names[0]) or "." in r.names[0]]
 DTYPES = ("float32", "float64", "bfloat16", "complex64")
-SHAPES = {"empty": empty, "scalar": scalar}
+SHAPES = {"as drawn": as_drawn, "empty": empty, "scalar": scalar}
+ALIASES = [(n, r) for r in PRESENT for n in r.names[1:] if hasattr(jax.numpy, n)]
 
 
 def name(row):
@@ -27,8 +28,22 @@ def test_equals_jax_in_other_types_and_shapes(row):
     taken = row.dtypes or DTYPES
     with jax.enable_x64(True):
         cases = [(d, Case(row, d)) for d in taken if d != "float32"]
-        cases += [(s, Case(row, "float32", SHAPES[s])) for s in SHAPES]
+        cases += [(s, Case(row, "float32", SHAPES[s])) for s in ("empty", "scalar")]
         assert differences(THEIRS, OURS, cases, FIRST[:3]) == []
+
+
+@pytest.mark.parametrize(("name", "row"), ALIASES, ids=[n for n, _ in ALIASES])
+def test_other_names_equal_jax(name, row):
+    case = Case(row._replace(names=(name,)), "float32")
+    assert differences(THEIRS, OURS, [("float32", case)], ("value", "vjp")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", PRESENT, ids=name)
+def test_equals_jax_in_every_type_and_shape(row):
+    with jax.enable_x64(True):
+        cases = [(f"{d} {s}", Case(row, d, SHAPES[s])) for d in row.dtypes or DTYPES for s in SHAPES]
+        assert differences(THEIRS, OURS, cases, FIRST + SECOND) == []
 
 
 def test_every_function_has_a_row():
