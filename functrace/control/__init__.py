@@ -4,8 +4,15 @@ They stand above `rewrites`, which their rules call, as the other primitives sta
 """
 
 from functrace.control.call import Call
+from functrace.control.cond import Cond
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.custom_vjp import CustomVjp
 from functrace.control.recur import Recur
+from functrace.control.reversal import LinearWhile, ReversedTangent, ReversedWhile, WhileSaved
+from functrace.control.scan import Scan
+from functrace.control.while_loop import While
 
-__all__ = ["Call", "CustomJvp", "CustomVjp", "Recur"]
+__all__ = [
+    "Call", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur", "ReversedTangent", "ReversedWhile", "Scan",
+    "While", "WhileSaved",
+]  # fmt: skip

@@ -14,8 +14,8 @@ import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
 from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
-from functrace.ir.program import held_programs
 from functrace.ir.primitive import Primitive
+from functrace.ir.program import held_programs
 from functrace.primitives.space import batched_operand
 from functrace.primitives.unary import sin
 from functrace.rewrites import memoised

@@ -31,9 +31,9 @@ def pruned(eqn: Equation, needed: set[Any]) -> Equation:
     found = eqn.primitive.prune(flags)
     if found is None:
         return eqn
-    primitive, reads = found
+    primitive, reads, kept = found
     inputs = tuple([x for x, flag in zip(eqn.inputs, reads, strict=True) if flag])
-    outputs = tuple([v for v, flag in zip(eqn.outputs, flags, strict=True) if flag])
+    outputs = tuple([v for v, flag in zip(eqn.outputs, kept, strict=True) if flag])
     return Equation(primitive, inputs, outputs, eqn.source)
 
 

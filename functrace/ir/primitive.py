@@ -109,8 +109,9 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
-    def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...]] | None:
-        """What computes the needed results alone, and which operands it reads; None for nothing smaller.
+    def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:
+        """What computes the needed results and as few others as can be: it, which operands it reads, and which
+        results it has. None for nothing smaller.
 
         Asked of primitives with multiple results, of which some are not needed.
         """

@@ -1,10 +1,11 @@
-"""jax.lax, lifted: its functions of arrays. Control flow is not here yet."""
+"""jax.lax: its functions of arrays, lifted; loops and branches, which are functrace's own."""
 
 from __future__ import annotations
 
 from jax import lax
 
 from functrace.lax import linalg as linalg
+from functrace.lax.branches import cond as cond, switch as switch
 from functrace.lax.collectives import (
     all_gather as all_gather,
     all_to_all as all_to_all,
@@ -20,6 +21,7 @@ from functrace.lax.collectives import (
     pswapaxes as pswapaxes,
 )
 from functrace.lax.computations import reduce as reduce, reduce_window as reduce_window
+from functrace.lax.loops import fori_loop as fori_loop, map as map, scan as scan, while_loop as while_loop
 from functrace.tracing import lift
 from functrace.transforms.stop_gradient import stop_gradient as stop_gradient
 

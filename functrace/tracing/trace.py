@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jax import tree_util
 
 from functrace.errors import DtypeError, FunctraceError
-from functrace.ir import Program
+from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
@@ -23,6 +23,23 @@ class Traced(NamedTuple):
     program: Program
     captures: tuple[Any, ...]
     out_tree: Any
+
+
+def with_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Program]:
+    """Each Program with all these values, which hold its own captured ones, as its leading inputs."""
+    programs = []
+    for t in traces:
+        own = {id(c): v for c, v in zip(t.captures, t.program.inputs, strict=False)}
+        leading = tuple([own.get(id(c)) or Var(aval_of(c)) for c in values])
+        inputs = (*leading, *t.program.inputs[len(t.captures) :])
+        programs.append(Program(inputs, t.program.equations, t.program.outputs))
+    return programs
+
+
+def all_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Any]:
+    """The values, and what else the traces captured, each once."""
+    found = {id(c): c for c in [*values, *[c for t in traces for c in t.captures]]}
+    return list(found.values())
 
 
 def leaf_names(args: Any, kwargs: Any, parameters: Sequence[str]) -> list[str]:

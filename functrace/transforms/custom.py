@@ -14,13 +14,13 @@ from jax import tree_util
 
 from functrace.control import Recur
 from functrace.errors import DtypeError, RuleError
-from functrace.ir import Program, Var
+from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
 from functrace.tracing import Tracer, aval_of
 from functrace.tracing.axes import AXES
-from functrace.tracing.trace import Traced, trace
+from functrace.tracing.trace import trace, with_captures
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import fun_name
 
@@ -162,23 +162,6 @@ def same_key(a: Any, b: Any) -> bool:
         return bool(a == b)
     except (TypeError, ValueError):
         return False
-
-
-def with_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Program]:
-    """Each Program with all these values, which hold its own captured ones, as its leading inputs."""
-    programs = []
-    for t in traces:
-        own = {id(c): v for c, v in zip(t.captures, t.program.inputs, strict=False)}
-        leading = tuple([own.get(id(c)) or Var(aval_of(c)) for c in values])
-        inputs = (*leading, *t.program.inputs[len(t.captures) :])
-        programs.append(Program(inputs, t.program.equations, t.program.outputs))
-    return programs
-
-
-def all_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Any]:
-    """The values, and what else the traces captured, each once."""
-    found = {id(c): c for c in [*values, *[c for t in traces for c in t.captures]]}
-    return list(found.values())
 
 
 def split_nondiff(nondiff: Sequence[int], args: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -16,17 +16,15 @@ from functrace.errors import DtypeError, RuleError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, trace
-from functrace.tracing.trace import Traced
+from functrace.tracing.trace import Traced, all_captures, with_captures
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name, zero_tangent
 from functrace.transforms.custom import (
-    all_captures,
     apply_custom,
     check_tree,
     leaves_of,
     outside_traces,
     positional,
-    with_captures,
 )
 
 

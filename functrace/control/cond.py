@@ -1,0 +1,269 @@
+"""cond: one of several Programs of one type, chosen by an index.
+
+Its pushforward chooses between pushforwards. Its linearization is two conds on the same index: what
+the second reads of each branch stands in slots that the branches share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import numpy as np
+from jax import lax
+
+from functrace.control.call import uses_axis
+from functrace.control.groups import narrowed, needed_inputs, reads
+from functrace.control.scan import Scan
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
+from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
+from functrace.primitives.comparison import eq
+from functrace.primitives.elementwise import mul, where
+from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
+from functrace.primitives.unary import cos, sin
+from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.separate import separated, split
+
+F32 = np.dtype(np.float32)
+I32 = np.dtype(np.int32)
+
+
+@primitive
+class Cond(Primitive):
+    """`branches[index](*operands)`; the first operand is the index, an int32 scalar within range.
+
+    Batched over the index, all branches are computed and each row selects its own ("select"), or each
+    row computes its own branch, one after the other ("map").
+    """
+
+    name = "cond"
+    multiple_results = True
+    branches: tuple[Program, ...]
+    batched: str = "select"
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), F32)
+        with Builder() as b:
+            x, y = b.input(aval), b.input(aval)
+            first = b.build([mul(cos(x), y), y])
+        with Builder() as b:
+            x, y = b.input(aval), b.input(aval)
+            second = b.build([sin(x), mul(x, x)])
+        for index in (0, 1):
+            yield Sample(Cond((first, second)), (np.int32(index), aval, aval))
+        yield Sample(Cond((first, second, first), "map"), (np.int32(1), aval, aval))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(p.has_effects for p in self.branches)
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.branches[0].out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        if any(isinstance(x, jax.core.Tracer) for x in xs):
+            return run(self, xs)
+        return compiled(self.branches[0], self)(*xs)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        index, *operands = xs
+        if type(index) is Literal:
+            return tuple(builder.inline(self.branches[int(index.value)], operands))
+        if all(p is self.branches[0] for p in self.branches) and not self.has_effects:
+            return tuple(builder.inline(self.branches[0], operands))
+        kept = tuple(map(any, zip(*[reads(p) for p in self.branches], strict=True)))
+        if not all(kept):
+            outputs = (True,) * len(self.branches[0].outputs)
+            return self._with(kept, outputs)(index, *select(kept, operands))
+        return None
+
+    def _with(self, inputs: tuple[bool, ...], outputs: tuple[bool, ...]) -> Cond:
+        return Cond(tuple(narrowed(p, inputs, outputs) for p in self.branches), self.batched)
+
+    def prune(self, needed: tuple[bool, ...]) -> Any:
+        inputs = tuple(map(any, zip(*[needed_inputs(p, needed) for p in self.branches], strict=True)))
+        return self._with(inputs, needed), (True, *inputs), needed
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        pushed, moving, moved = self._pushed(dxs, "jvp")
+        outputs = pushed(*xs, *select(moving, dxs[1:]))
+        n = len(moved)
+        return outputs[:n], scatter(moved, outputs[n:])
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        pushed, moving, moved = self._pushed(dxs, "linearize")
+        operands = [*xs, *select(moving, dxs[1:])]
+        outputs, _ = pushed.separate(operands, [True] * len(xs) + [False] * sum(moving))
+        n = len(moved)
+        return outputs[:n], scatter(moved, outputs[n:])
+
+    def _pushed(self, dxs: Sequence[Any], rule: str) -> tuple[Cond, tuple[bool, ...], tuple[bool, ...]]:
+        """The cond of pushforwards, which operands have a tangent, and which results."""
+        moving = tuple(dx is not None for dx in dxs[1:])
+        moved = tuple(map(any, zip(*[jvp(p, moving, rule)[1] for p in self.branches], strict=True)))
+        return Cond(tuple(jvp(p, moving, rule, moved)[0] for p in self.branches), self.batched), moving, moved
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        if not known[0]:
+            return self(*xs), (False,) * len(self.branches[0].outputs)
+        halves = divided(self.branches[0], self.branches, tuple(known[1:]))
+        index, *operands = xs
+        given = [x for x, k in zip(operands, known[1:], strict=True) if k]
+        early = Cond(halves.first, self.batched)(index, *given)
+        now, residuals = iter(early[: sum(halves.known)]), early[sum(halves.known) :]
+        if all(halves.known):
+            return list(now), halves.known
+        rest = [x for x, k in zip(operands, known[1:], strict=True) if not k]
+        later = iter(Cond(halves.second, self.batched)(index, *given, *residuals, *rest))
+        return [next(now) if k else next(later) for k in halves.known], halves.known
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        index, *operands = xs
+        linear = tuple(isinstance(x, Undefined) for x in operands)
+        with_ct = tuple(c is not None for c in ct)
+        pulled = [transpose(p, linear, with_ct) for p in self.branches]
+        found = tuple(map(any, zip(*[flags for _, flags in pulled], strict=True)))
+        branches = tuple(filled(p, flags, found, self.branches[0], linear) for p, flags in pulled)
+        fixed = [x for x in operands if not isinstance(x, Undefined)]
+        outputs = Cond(branches, self.batched)(index, *fixed, *[c for c in ct if c is not None])
+        return [None, *scatter(linear, scatter(found, outputs))]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        index, *operands = xs
+        flags = tuple(batched[1:])
+        if batched[0] and self.batched == "map" and not self.uses_axis(name):
+            return self._mapped(size, xs, batched)
+        out_flags = tuple(map(any, zip(*[batch(p, size, flags, name)[1] for p in self.branches], strict=True)))
+        branches = tuple(batch(p, size, flags, name, out_flags)[0] for p in self.branches)
+        if not batched[0]:
+            return Cond(branches, self.batched)(*xs), out_flags
+        results = [ambient().inline(p, operands) for p in branches]
+        outputs = []
+        for cases, is_batched in zip(zip(*results, strict=True), out_flags, strict=True):
+            cases = [batched_operand(y, is_batched, size) for y in cases]
+            y = cases[-1]
+            for i in reversed(range(len(cases) - 1)):
+                y = where(along(eq(index, i), y.aval.shape), cases[i], y)
+            outputs.append(y)
+        return outputs, (True,) * len(outputs)
+
+    def _mapped(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        """A scan over the rows, each with its own branch."""
+        rows = tuple(batched)
+        with Builder() as b:
+            consts = [b.input(x.aval) for x, f in zip(xs, rows, strict=True) if not f]
+            entries = [b.input(x.aval.with_shape(x.aval.shape[1:])) for x, f in zip(xs, rows, strict=True) if f]
+            c, e = iter(consts), iter(entries)
+            body = b.build(self(*[next(e) if f else next(c) for f in rows]))
+        scan = Scan(body, len(consts), 0, size)
+        fixed = [x for x, f in zip(xs, rows, strict=True) if not f]
+        return scan(*fixed, *[x for x, f in zip(xs, rows, strict=True) if f]), (True,) * len(self.branches[0].outputs)
+
+    def uses_axis(self, name: Any) -> bool:
+        return any(uses_axis(p, name) for p in self.branches)
+
+
+def along(rows: Atom, shape: tuple[int, ...]) -> Atom:
+    """A value a row, repeated to `shape`, whose first axis are the rows."""
+    return broadcast_in_dim(rows, shape, (0,))
+
+
+def run(cond: Cond, xs: Sequence[Any]) -> list[Any]:
+    """The chosen branch, by JAX."""
+    index, *operands = xs
+    avals = cond.branches[0].out_avals
+    branches = [
+        lambda *xs, p=p: [lax.convert_element_type(y, a.dtype) for y, a in zip(evaluate(p, xs), avals, strict=True)]
+        for p in cond.branches
+    ]
+    return lax.switch(index, branches, *operands)
+
+
+@memoised
+def compiled(branch: Program, cond: Cond) -> Any:
+    """The cond as one compiled function, for where it runs alone."""
+    return jax.jit(lambda *xs: run(cond, xs))
+
+
+class Halves(NamedTuple):
+    """Branches cut in two.
+
+    first: known operands -> (known results, residuals); second: (known operands, residuals, other
+    operands) -> other results.
+    """
+
+    first: tuple[Program, ...]
+    second: tuple[Program, ...]
+    known: tuple[bool, ...]
+
+
+@memoised
+def divided(_: Program, branches: tuple[Program, ...], known: tuple[bool, ...]) -> Halves:
+    """Cut all branches along the same operands and results; residuals of one type share a slot."""
+    apart = [separated(p, known) for p in branches]
+    known_out = tuple(map(all, zip(*[flags for _, flags in apart], strict=True)))
+    n = sum(known_out)
+    cuts = []
+    for program, _ in apart:
+        outputs = [y for y, k in zip(program.outputs, known_out, strict=True) if k]
+        outputs += [y for y, k in zip(program.outputs, known_out, strict=True) if not k]
+        cuts.append(split(Program(program.inputs, program.equations, tuple(outputs)), known, n))
+    slots: list[Aval] = []
+    places: list[list[int | None]] = []  # of each residual, its slot; None for a known operand
+    for first, _, _ in cuts:
+        free = list(range(len(slots)))
+        mine: list[int | None] = []
+        for v in first.outputs[n:]:
+            if v in first.inputs:
+                mine.append(None)
+                continue
+            slot = next((i for i in free if slots[i] is v.aval), None)
+            if slot is None:
+                slot = len(slots)
+                slots.append(v.aval)
+            else:
+                free.remove(slot)
+            mine.append(slot)
+        places.append(mine)
+    given = [v.aval for v, k in zip(branches[0].inputs, known, strict=True) if k]
+    rest = [v.aval for v, k in zip(branches[0].inputs, known, strict=True) if not k]
+    firsts, seconds = [], []
+    for (first, second, _), mine in zip(cuts, places, strict=True):
+        with Builder() as b:
+            outputs = b.inline(first, [b.input(a) for a in given])
+            filled_slots: list[Any] = [None] * len(slots)
+            for place, value in zip(mine, outputs[n:], strict=True):
+                if place is not None:
+                    filled_slots[place] = value
+            padding = [zeros(a) if s is None else s for s, a in zip(filled_slots, slots, strict=True)]
+            firsts.append(b.build([*outputs[:n], *padding]))
+        with Builder() as b:
+            operands = [b.input(a) for a in given]
+            slot_values = [b.input(a) for a in slots]
+            others = [b.input(a) for a in rest]
+            bound = dict(zip(first.inputs, operands, strict=True))
+            residuals = [
+                bound[v] if place is None else slot_values[place]  # pyright: ignore[reportArgumentType]
+                for place, v in zip(mine, first.outputs[n:], strict=True)
+            ]
+            seconds.append(b.build(b.inline(second, [*residuals, *others])))
+    return Halves(tuple(firsts), tuple(seconds), known_out)
+
+
+@memoised
+def filled(
+    program: Program, flags: tuple[bool, ...], wanted: tuple[bool, ...], branch: Program, linear: tuple[bool, ...]
+) -> Program:
+    """A transposed branch with zeros for the wanted cotangents that it does not have."""
+    avals = select(linear, branch.in_avals)
+    with Builder() as b:
+        given = scatter(flags, b.inline(program, [copy_input(b, v) for v in program.inputs]))
+        results = [zeros(a) if ct is None else ct for ct, a in zip(given, avals, strict=True)]
+        return b.build(select(wanted, results))

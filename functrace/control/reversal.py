@@ -1,0 +1,576 @@
+"""Reverse mode of a while loop, whose length is known only when it has run.
+
+    WhileSaved       (c, s) -> (s_T, T, states kept)                      s_t+1 = body(c, s_t)
+    LinearWhile      (states, c, s, dc, ds) -> ds_T                       ds_t+1 = push(c, s_t, dc, ds_t)
+    ReversedWhile    (states, c, s, l) -> l_0                             l_t = pull(c, s_t, l_t+1)
+    ReversedTangent  (states, c, s, l, dc, ds, dl) -> dl_0                the pushforward of ReversedWhile
+
+`push` is linear in (dc, ds) and `pull` in l, so each of the middle two is the other's transpose, and both
+are closed under every rule: the pushforward of ReversedWhile is one on the states (s, ds) and (l, dl),
+and the transpose of that pushforward is one on the states (s, m), m the cotangents that run forward, and
+(l, n), n those that run backward. So every order and mode works, with the memory of the first.
+
+The states that are kept are no part of the mathematics: they have no tangent, and a rule that changes
+the state keeps states anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import numpy as jnp
+
+from functrace.control.call import Call, uses_axis
+from functrace.control.checkpoints import run_backward, run_saving
+from functrace.control.groups import apart, arranged, cut
+from functrace.control.scan import grown, reversed_body, typed
+from functrace.control.while_loop import SLOTS, While, mapped, sample_loop
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
+from functrace.primitives.comparison import lt
+from functrace.primitives.elementwise import add, mul, where
+from functrace.primitives.reductions import ReduceMax
+from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
+from functrace.primitives.structural import iota
+from functrace.primitives.unary import cos, sin
+from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites.memo import copy_input, scatter, select
+
+I32 = Aval((), np.dtype(np.int32))
+KEPT = 3  # steps, stride, used: what stands before the slots
+
+
+@primitive
+class WhileSaved(Primitive):
+    """A while that also keeps states: results are the carry, the steps, the stride, the slots used, the slots."""
+
+    name = "while_saved"
+    multiple_results = True
+    predicate: Program
+    body: Program
+    consts: int
+    slots: int = SLOTS
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), np.dtype(np.float32))
+        yield Sample(WhileSaved(*sample_loop(), 1, 4), (aval, np.int32(0), aval), differentiable=False)
+
+    @property
+    def loop(self) -> While:
+        """The loop without the states."""
+        return While(self.predicate, self.body, self.consts, self.slots)
+
+    def shape(self, *xs: Aval) -> Any:
+        carry = self.body.out_avals
+        return (*carry, I32, I32, I32, *[a.with_shape((self.slots + 1, *a.shape)).strong() for a in carry])
+
+    def lower(self, *xs: Any) -> Any:
+        consts, carry = cut(xs, self.consts)
+        types = self.body.out_avals
+        return run_saving(
+            lambda state: evaluate(self.predicate, [*consts, *state])[0],
+            lambda state: typed(evaluate(self.body, [*consts, *state]), types),
+            typed(carry, types), self.slots,
+        )  # fmt: skip
+
+    def prune(self, needed: tuple[bool, ...]) -> Any:
+        n = len(self.body.outputs)
+        if any(needed[n:]):
+            return None
+        carry = needed[:n]
+        smaller, reads, outputs = self.loop.prune(carry) or (self.loop, (True,) * (self.consts + n), (True,) * n)
+        return smaller, reads, (*outputs, *(False,) * (len(needed) - n))
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        loop, operands, moved = self.loop.pushed(xs, dxs)
+        carry, kept, slots = cut(saving(loop)(*operands), len(loop.body.outputs), KEPT)
+        (ys, dys), (primal_slots, _) = apart((), moved, carry), apart((), moved, slots)
+        return [*ys, *kept, *primal_slots], [*dys, *[None] * (KEPT + len(primal_slots))]
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        outputs = self(*xs)
+        _, dys = self.loop.linearize(xs, dxs)
+        return outputs, [*dys, *[None] * (len(outputs) - len(dys))]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        # Each row counts its own steps.
+        counting = with_count(self.body, self.loop)
+        operands = [*xs[: self.consts], zeros(I32), *xs[self.consts :]]
+        flags = (*batched[: self.consts], False, *batched[self.consts :])
+        loop, carry = mapped(counting.body, counting, size, flags, name)
+        given = flags[self.consts :]
+        inits = [
+            batched_operand(x, g, size) if f else x
+            for x, g, f in zip(operands[self.consts :], given, carry, strict=True)
+        ]  # fmt: skip
+        (steps, *finals), kept, slots = cut(saving(loop)(*xs[: self.consts], *inits), len(carry), KEPT)
+        slots = [move_axis(x, 1, 0) if f else x for x, f in zip(slots, carry, strict=True)]
+        return [*finals, steps, *kept[1:], *slots[1:]], [*carry[1:], carry[0], False, False, *carry[1:]]
+
+    def uses_axis(self, name: Any) -> bool:
+        return self.loop.uses_axis(name)
+
+
+def saving(loop: While) -> WhileSaved:
+    """The loop that keeps states."""
+    return WhileSaved(loop.predicate, loop.body, loop.consts, loop.slots)
+
+
+@memoised
+def with_count(_: Program, loop: While) -> While:
+    """The loop with the number of its steps as its first carry."""
+    programs = []
+    for program in (loop.predicate, loop.body):
+        with Builder() as b:
+            c = [copy_input(b, v) for v in program.inputs[: loop.consts]]
+            n = b.input(I32)
+            s = [copy_input(b, v) for v in program.inputs[loop.consts :]]
+            outputs = b.inline(program, [*c, *s])
+            programs.append(b.build(outputs if program is loop.predicate else [add(n, 1), *outputs]))
+    return While(programs[0], programs[1], loop.consts, loop.slots)
+
+
+@memoised
+def repeated(body: Program, consts: int, slots: int) -> While:
+    """The loop of `steps`, its first constant, with the number of the step as its first carry."""
+    with Builder() as b:
+        steps = b.input(I32)
+        for v in body.inputs[:consts]:
+            copy_input(b, v)
+        i = b.input(I32)
+        for v in body.inputs[consts:]:
+            copy_input(b, v)
+        predicate = b.build([lt(i, steps)])
+    with Builder() as b:
+        b.input(I32)
+        c = [copy_input(b, v) for v in body.inputs[:consts]]
+        i = b.input(I32)
+        s = [copy_input(b, v) for v in body.inputs[consts:]]
+        stepped = b.build([add(i, 1), *b.inline(body, [*c, *s])])
+    return While(predicate, stepped, 1 + consts, slots)
+
+
+def resaved(
+    body: Program, slots: int, steps: Any, c: Sequence[Any], s: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Run `steps` steps of `body`, keeping states: the last state, and (steps, stride, used, slots)."""
+    outputs = saving(repeated(body, len(c), slots))(steps, *c, zeros(I32), *s)
+    (_, *finals), (_, stride, used), (_, *kept) = cut(outputs, 1 + len(s), KEPT)
+    return finals, [steps, stride, used, *kept]
+
+
+class Walk(Primitive):
+    """What the walks along a loop's states share: operands `kept, c, s, rest`, kept being what WhileSaved
+    leaves behind the carry.
+
+    `body` is the step of the states; `along` computes beside it, or back along it: `(c, s, rest) -> rest`,
+    of which the last ones are carried.
+    """
+
+    multiple_results = True
+    body: Program
+    along: Program
+    consts: int
+    slots: int
+
+    @property
+    def carry(self) -> int:
+        """How many arrays a state has."""
+        return len(self.body.outputs)
+
+    def groups(self, items: Sequence[Any]) -> list[list[Any]]:
+        """kept, c, s, and the rest."""
+        return cut(items, KEPT + self.carry, self.consts, self.carry)
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.body.has_effects or self.along.has_effects
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.along.out_avals
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.body, name) or uses_axis(self.along, name)
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        (steps, stride, used, *slots), c, s, rest = self.groups(xs)
+        (b_steps, b_stride, b_used, *b_slots), b_c, b_s, b_rest = self.groups(batched)
+        if b_steps:  # each row has its own number of steps, and stays as it is after those
+            numbers = zeros(I32.with_shape((self.slots + 1,)))
+            if not b_stride:
+                numbers = mul(iota(np.int32, (self.slots + 1,), 0), stride)
+            operands = [ReduceMax((0,))(steps), stride, used, numbers, *slots, steps, *c, zeros(I32), *s, *rest]
+            flags = [False, b_stride, b_used, False, *b_slots, True, *b_c, False, *b_s, *b_rest]
+            walk = type(self)(*guarded(self.body, self.along, self.consts), self.consts + 1, self.slots)  # pyright: ignore[reportCallIssue]
+            return walk.batch_axis(name, size, operands, flags)
+        moving = [f or g for f, g in zip(b_s, b_slots, strict=True)]
+        body, moving = batch_carry(self.body, size, name, b_c, moving)
+        s = [batched_operand(x, f, size) if g else x for x, f, g in zip(s, b_s, moving, strict=True)]
+        if b_stride or b_used:
+            _, (_, stride, used, *slots) = resaved(body, self.slots, steps, c, s)
+        else:
+            slots = [in_rows(x, f, size) if g else x for x, f, g in zip(slots, b_slots, moving, strict=True)]
+        fixed, carried = cut(b_rest, len(b_rest) - len(self.along.outputs))
+        along, carried = batch_carry(self.along, size, name, [*b_c, *moving, *fixed], carried)
+        rest = [
+            batched_operand(x, f, size) if g else x
+            for x, f, g in zip(rest, b_rest, [*fixed, *carried], strict=True)
+        ]  # fmt: skip
+        walk = type(self)(body, along, self.consts, self.slots)  # pyright: ignore[reportCallIssue]
+        return walk(steps, stride, used, *slots, *c, *s, *rest), carried
+
+    def pulled(self, rest: Sequence[Any], ct: Sequence[Any]) -> tuple[Program, list[Any], Any]:
+        """`along` transposed in `rest`: `(c, s, l) -> l`, l being sums and cotangents; the l to begin with; and
+        a function that gives each of `rest` its own of the last l."""
+        n = len(self.along.outputs)
+        fixed = self.consts + self.carry
+        constants = len(rest) - n
+        linear = (False,) * fixed + (True,) * len(rest)
+        back = reversed_body(self.along, fixed + constants, n, linear, tuple(c is not None for c in ct))
+        own = back.ct_consts[fixed:]
+        sums = [zeros(x.aval) for x in select(own, rest[:constants])]
+        cts = filled(back.ct_carry, rest[constants:], ct)
+
+        def assign(last: Sequence[Any]) -> list[Any]:
+            found = scatter(own + back.ct_carry, last)
+            return [c if isinstance(x, Undefined) else None for x, c in zip(rest, found, strict=True)]
+
+        return back.body, [*sums, *cts], assign
+
+
+def batch_carry(
+    program: Program, size: int, name: Any, fixed: Sequence[bool], carried: Sequence[bool]
+) -> tuple[Program, list[bool]]:
+    """`(fixed, carried) -> carried`, batched, and which of those have a batch axis in the end."""
+    while True:
+        batched, flags = batch(program, size, (*fixed, *carried), name, tuple(carried))
+        if list(flags) == list(carried):
+            return batched, list(flags)
+        carried = flags
+
+
+@memoised
+def guarded(body: Program, along: Program, consts: int) -> tuple[Program, Program]:
+    """The steps with a constant before the others, and the step's number before the state: from the
+    constant on, nothing changes."""
+    programs = []
+    for program, first in ((body, consts), (along, len(along.inputs) - len(along.outputs))):
+        with Builder() as b:
+            steps = b.input(I32)
+            c = [copy_input(b, v) for v in program.inputs[:consts]]
+            i = b.input(I32)
+            rest = [copy_input(b, v) for v in program.inputs[consts:]]
+            going = lt(i, steps)
+            old = [*c, *rest][first:]
+            new = [where(going, y, x) for x, y in zip(old, b.inline(program, [*c, *rest]), strict=True)]
+            programs.append(b.build([add(i, 1), *new] if program is body else new))
+    return programs[0], programs[1]
+
+
+def in_rows(slots: Any, is_batched: bool, size: int) -> Any:
+    """Slots of states with a batch axis, which then stands behind that of the slots."""
+    if is_batched:
+        return move_axis(slots, 0, 1)
+    n, *shape = slots.aval.shape
+    return broadcast_in_dim(slots, (n, size, *shape), (0, *range(2, 2 + len(shape))))
+
+
+def walk_samples(cls: Any) -> Iterator[Sample]:
+    """Three steps of s -> sin(c s), and what is linear along them."""
+    aval = Aval((3,), np.dtype(np.float32))
+    with Builder() as b:
+        c, s = b.input(aval), b.input(aval)
+        body = b.build([sin(mul(c, s))])
+    with Builder() as b:
+        c, s, l = b.input(aval), b.input(aval), b.input(aval)
+        along = b.build([mul(l, cos(mul(c, s)))])
+    c, s = np.array([0.3, 1.2, -0.8], np.float32), np.array([0.9, -0.4, 1.1], np.float32)
+    slots = np.zeros((5, 3), np.float32)
+    slots[:2] = s, np.sin(c * np.sin(c * s))  # every other state
+    kept = (np.int32(3), np.int32(2), np.int32(2), slots)
+    yield Sample(cls(body, along, 1, 4), (*kept, c, s, aval), fixed=(0, 1, 2, 3, 4, 5))
+
+
+@memoised
+def expansion(_: Program, walk: Any, avals: tuple[Aval, ...]) -> Program:
+    """What `walk.expand` writes, for operands of these types."""
+    with Builder() as b:
+        return b.build(walk.expand(*[b.input(a) for a in avals]))
+
+
+def expanded(walk: Any, xs: Sequence[Any]) -> Call:
+    """A call of what `walk.expand` writes."""
+    return Call(expansion(walk.body, walk, tuple([x.aval for x in xs])), walk.name)
+
+
+def run_expanded(walk: Any, xs: Sequence[Any]) -> list[Any]:
+    """What `walk.expand` writes, computed."""
+    xs = [jnp.asarray(x) for x in xs]
+    return evaluate(expansion(walk.body, walk, tuple([Aval(x.shape, x.dtype) for x in xs])), xs)
+
+
+@primitive
+class LinearWhile(Walk):
+    """`ds = along(c, s, dc, ds)` beside `s = body(c, s)`: operands `kept, c, s, dc, ds`, result the last ds."""
+
+    name = "linear_while"
+    body: Program
+    along: Program
+    consts: int
+    slots: int
+
+    def samples(self) -> Iterator[Sample]:
+        return walk_samples(LinearWhile)
+
+    def expand(self, *xs: Any) -> list[Any]:
+        """The loop that carries both."""
+        (steps, *_), c, s, rest = self.groups(xs)
+        dc, ds = cut(rest, len(rest) - len(self.along.outputs))
+        with Builder() as b:
+            c_in, dc_in, s_in, ds_in = ([b.input(x.aval) for x in group] for group in (c, dc, s, ds))
+            stepped = b.inline(self.body, [*c_in, *s_in])
+            both = b.build([*stepped, *b.inline(self.along, [*c_in, *s_in, *dc_in, *ds_in])])
+        loop = repeated(both, len(c) + len(dc), self.slots)
+        return list(loop(steps, *c, *dc, zeros(I32), *s, *ds))[1 + len(s) :]
+
+    def lower(self, *xs: Any) -> Any:
+        return run_expanded(self, xs)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        return expanded(self, xs).jvp(xs, dxs)
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        kept, c, s, rest = self.groups(xs)
+        _, d_c, d_s, d_rest = self.groups(dxs)
+        if any(dx is not None for dx in (*d_c, *d_s)):
+            return expanded(self, xs).linearize(xs, dxs)
+        tangents = [zeros(x.aval) if dx is None else dx for x, dx in zip(rest, d_rest, strict=True)]
+        return self(*xs), self(*kept, *c, *s, *tangents)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        kept, c, s, rest = self.groups(xs)
+        along, first, assign = self.pulled(rest, ct)
+        last = ReversedWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
+        return [None] * (len(xs) - len(rest)) + assign(last)
+
+
+class Moving(NamedTuple):
+    """Which constants, states and walked values have a tangent, once all that must have one do."""
+
+    c: tuple[bool, ...]
+    s: tuple[bool, ...]
+    l: tuple[bool, ...]
+
+
+def moving_of(walk: Walk, flags: tuple[bool, ...]) -> Moving:
+    """From those of c, s and l that have one at the start."""
+    n, m = walk.consts, walk.carry
+    states = grown(walk.body, n, m, flags[: n + m])
+    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :])
+    return Moving(states[:n], states[n:], walked[n + m :])
+
+
+def filled(flags: Sequence[bool], xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
+    """Tangents at the set flags, zeros where there is none."""
+    return [zeros(x.aval) if dx is None else dx for x, dx, f in zip(xs, dxs, flags, strict=True) if f]
+
+
+@primitive
+class ReversedWhile(Walk):
+    """`l = along(c, s, l)` for the states of `s = body(c, s)`, the last one first: operands `kept, c, s, l`."""
+
+    name = "reversed_while"
+    body: Program
+    along: Program
+    consts: int
+    slots: int
+
+    def samples(self) -> Iterator[Sample]:
+        return walk_samples(ReversedWhile)
+
+    def lower(self, *xs: Any) -> Any:
+        (steps, stride, used, *slots), c, _, l = self.groups(xs)
+        states, types = self.body.out_avals, self.along.out_avals
+        return run_backward(
+            lambda s: typed(evaluate(self.body, [*c, *s]), states),
+            lambda s, l: typed(evaluate(self.along, [*c, *s, *l]), types),
+            steps, stride, used, slots, typed(l, types),
+        )  # fmt: skip
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        kept, c, s, l = self.groups(xs)
+        _, d_c, d_s, d_l = self.groups(dxs)
+        if not any(dx is not None for dx in (*d_c, *d_s)):
+            return self(*xs), self(*kept, *c, *s, *filled((True,) * len(l), l, d_l))
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        program, _ = jvp(self.body, moving.c + moving.s, "jvp", moving.s)
+        body = arranged(program, (self.consts,), moving.c + moving.s, (), moving.s)
+        program, _ = jvp(self.along, moving.c + moving.s + moving.l, "jvp", moving.l)
+        along = arranged(program, (self.consts, self.carry), moving.c + moving.s + moving.l, (), moving.l)
+        both_c = [*c, *filled(moving.c, c, d_c)]
+        both_s = [*s, *filled(moving.s, s, d_s)]
+        _, again = resaved(body, self.slots, kept[0], both_c, both_s)
+        pushed = ReversedWhile(body, along, len(both_c), self.slots)
+        return apart((), moving.l, pushed(*again, *both_c, *both_s, *l, *filled(moving.l, l, d_l)))
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        _, d_c, d_s, d_l = self.groups(dxs)
+        if not any(dx is not None for dx in (*d_c, *d_s)):
+            return self.jvp(xs, dxs)
+        flags = tuple(dx is not None for dx in (*d_c, *d_s, *d_l))
+        tangent = ReversedTangent(self.body, self.along, self.consts, self.slots, flags)
+        dls = tangent(*xs, *[dx for dx in (*d_c, *d_s, *d_l) if dx is not None])
+        return self(*xs), scatter(moving_of(self, flags).l, dls)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        kept, c, s, rest = self.groups(xs)
+        along, first, assign = self.pulled(rest, ct)
+        last = LinearWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
+        return [None] * (len(xs) - len(rest)) + assign(last)
+
+
+@primitive
+class ReversedTangent(Walk):
+    """The pushforward of a ReversedWhile: operands `kept, c, s, l` and the tangents of those of c, s and l that
+    `moving` flags; results are the tangents of l."""
+
+    name = "reversed_tangent"
+    body: Program
+    along: Program
+    consts: int
+    slots: int
+    moving: tuple[bool, ...]
+
+    def samples(self) -> Iterator[Sample]:
+        for sample in walk_samples(ReversedWhile):
+            rev: Any = sample.primitive
+            prim = ReversedTangent(rev.body, rev.along, 1, 4, (True, True, True))
+            *kept, c, s, aval = sample.operands
+            l = np.array([0.5, 0.7, -0.2], np.float32)
+            yield Sample(prim, (*kept, c, s, l, aval, aval, aval), fixed=tuple(range(7)))
+
+    @property
+    def walk(self) -> ReversedWhile:
+        """What it is the pushforward of."""
+        return ReversedWhile(self.body, self.along, self.consts, self.slots)
+
+    def shape(self, *xs: Aval) -> Any:
+        return tuple(select(moving_of(self, self.moving).l, self.along.out_avals))
+
+    def parts(self, items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The operands of the walk, and the tangents."""
+        primals, tangents = cut(items, len(items) - sum(self.moving))
+        return primals, tangents
+
+    def expand(self, *xs: Any) -> list[Any]:
+        """The walk that carries both."""
+        primals, tangents = self.parts(xs)
+        dxs = [None] * (KEPT + self.carry) + scatter(self.moving, tangents)
+        return [dl for dl in self.walk.jvp(primals, dxs)[1] if dl is not None]
+
+    def lower(self, *xs: Any) -> Any:
+        return run_expanded(self, xs)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        return expanded(self, xs).jvp(xs, dxs)
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        primals, tangents = self.parts(xs)
+        d_primals, d_tangents = self.parts(dxs)
+        if any(dx is not None for dx in d_primals):
+            return expanded(self, xs).linearize(xs, dxs)
+        return self(*xs), self(*primals, *filled((True,) * len(tangents), tangents, d_tangents))
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        program, flags = batch(expanded(self, xs).program, size, tuple(batched), name)
+        return ambient().inline(program, xs), flags
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        primals, tangents = self.parts(xs)
+        (steps, *_), c, s, l = self.groups(primals)
+        moving = moving_of(self, self.moving)
+        m_all = scatter(moving.l, ct)
+        back = pulled_tangent(self.body, self.along, self.consts, self.moving, tuple(m is not None for m in m_all))
+        m = filled(back.m, l, m_all)
+        finals, kept = resaved(back.body, self.slots, steps, c, [*s, *m])
+        walked = ReversedWhile(back.body, back.along, self.consts, self.slots)(
+            *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
+        )
+        _, ct_s, ct_c = cut(walked, len(l), sum(moving.s))
+        found = [*scatter(moving.c, ct_c), *scatter(moving.s, ct_s), *scatter(back.m, finals[len(s) :])]
+        cts = zip(tangents, select(self.moving, found), strict=True)
+        return [None] * len(primals) + [ct if isinstance(dx, Undefined) else None for dx, ct in cts]
+
+
+class PulledTangent(NamedTuple):
+    """What the transpose of a ReversedTangent walks: states (s, m), back along them (l, n, sums)."""
+
+    body: Program
+    along: Program
+    m: tuple[bool, ...]  # which of l have a cotangent that runs forward
+
+
+@memoised
+def pulled_tangent(
+    body: Program, along: Program, consts: int, flags: tuple[bool, ...], with_ct: tuple[bool, ...]
+) -> PulledTangent:
+    """With m the cotangent of dl, which runs forward, and n that of ds, which runs backward:
+
+    m_t+1 = (d along / d l)^T m_t,    n_t = (d body / d s)^T n_t+1 + (d along / d s)^T m_t,
+    and the cotangent of dc is the sum over t of what the same transposes give for c.
+    """
+    carry, walked = len(body.outputs), len(along.outputs)
+    walk = ReversedWhile(body, along, consts, 0)
+    moving = moving_of(walk, flags)
+    forward = reversed_body(
+        along, consts + carry, walked, (False,) * (consts + carry) + (True,) * walked, with_ct
+    )
+    step_t, step_found = tangent_transpose(body, moving.c + moving.s, moving.s, moving.s)
+    both = tuple(f and g for f, g in zip(moving.l, forward.ct_carry, strict=True))
+    along_t, along_found = tangent_transpose(along, moving.c + moving.s + moving.l, moving.l, both)
+    with Builder() as b:
+        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
+        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
+        states = b.build([*b.inline(body, [*c, *s]), *b.inline(forward.body, [*c, *s, *m])])
+    with Builder() as b:
+        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
+        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
+        l = [b.input(y.aval) for y in along.outputs]
+        n = [b.input(x.aval) for x in select(moving.s, s)]
+        sums = [b.input(x.aval) for x in select(moving.c, c)]
+        m_given = select(both, scatter(forward.ct_carry, m))
+        from_l = scatter(along_found, b.inline(along_t, [*c, *s, *l, *m_given]))
+        from_s = scatter(step_found, b.inline(step_t, [*c, *s, *n]))
+        k, j = sum(moving.c), sum(moving.s)
+        n_next = [total(x, [p, q]) for x, p, q in zip(n, from_l[k : k + j], from_s[k:], strict=True)]
+        sums = [total(x, [x, p, q]) for x, p, q in zip(sums, from_l[:k], from_s[:k], strict=True)]
+        back = b.build([*b.inline(along, [*c, *s, *l]), *n_next, *sums])
+    return PulledTangent(states, back, forward.ct_carry)
+
+
+def tangent_transpose(
+    program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...], with_ct: tuple[bool, ...]
+) -> tuple[Program, tuple[bool, ...]]:
+    """The transpose of the pushforward alone: `(x, ct_dy) -> ct_dx`, and which of ct_dx there are."""
+    pushed, _ = jvp(program, moving, "linearize", fill)
+    tangents = Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
+    linear = (False,) * len(program.inputs) + (True,) * sum(moving)
+    return transpose(tangents, linear, tuple(select(fill, with_ct)))
+
+
+def total(like: Any, terms: Sequence[Any]) -> Any:
+    """The sum of the terms that are there."""
+    there = [t for t in terms if t is not None]
+    result = there[0] if there else zeros(like.aval)
+    for t in there[1:]:
+        result = add(result, t)
+    return result

@@ -1,0 +1,463 @@
+"""scan: a Program applied once for each entry of its operands, a carry handed on from step to step.
+
+    body : (c, s, x) -> (s, y)         scan : (c, s, [n] x) -> (s, [n] y)
+
+Its pushforward is the scan of the pushforward. Its linearization is two scans: one computes, one is
+linear, and between them stands what the second reads, entry by entry. The transpose of a linear scan
+runs it from the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import numpy as np
+from jax import lax
+
+from functrace.control.call import uses_axis
+from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.ir import Atom, Aval, Builder, Equation, Literal, Program, Sample, Undefined, Var, ambient, primitive
+from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
+from functrace.primitives.elementwise import add, convert_element_type, mul, sub
+from functrace.primitives.families import literal
+from functrace.primitives.indexing import DynamicSlice
+from functrace.primitives.space import Reshape, batched_operand, move_axis, zeros
+from functrace.primitives.unary import sin
+from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.separate import separated
+
+F32 = np.dtype(np.float32)
+I32 = np.dtype(np.int32)
+
+
+@primitive
+class Scan(Primitive):
+    """`body(consts, carry, x) -> (carry, y)` over the leading axis of x, forward or `reverse`."""
+
+    name = "scan"
+    multiple_results = True
+    body: Program
+    consts: int
+    carry: int
+    length: int
+    reverse: bool = False
+    unroll: int = 1
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), F32)
+        with Builder() as b:
+            c, n, s, x = b.input(aval), b.input(Aval((), I32)), b.input(aval), b.input(aval)
+            y = mul(sin(s), c)
+            body = b.build([add(n, 1), add(y, mul(x, convert_element_type(n, F32))), mul(y, x)])
+        operands = (aval, np.int32(2), aval, Aval((4, 3), F32))
+        yield Sample(Scan(body, 1, 2, 4), operands)
+        yield Sample(Scan(body, 1, 2, 4, True), operands)
+        yield Sample(Scan(body, 1, 2, 0), (*operands[:3], Aval((0, 3), F32)))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.body.has_effects
+
+    def shape(self, *xs: Aval) -> Any:
+        carry, ys = cut(self.body.out_avals, self.carry)
+        return (*carry, *[y.with_shape((self.length, *y.shape)) for y in ys])
+
+    def lower(self, *xs: Any) -> Any:
+        if any(isinstance(x, jax.core.Tracer) for x in xs):
+            return run(self, xs)
+        return compiled(self.body, self)(*xs)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        kept = reads(self.body)
+        carry_in = self.body.inputs[self.consts : self.consts + self.carry]
+        constant = [v is y for v, y in zip(carry_in, self.body.outputs, strict=False)]
+        idle = [not r for i, r in enumerate(kept) if not self.consts <= i < self.consts + self.carry]
+        if any(constant):
+            # A carry that is handed on unchanged is a constant.
+            outputs = iter(constant_carry(self.body, self, tuple(constant))(*moved_to_front(xs, self.consts, constant)))
+            carry = cut(xs, self.consts, self.carry)[1]
+            return (*[x if c else next(outputs) for x, c in zip(carry, constant, strict=True)], *outputs)
+        if any(idle):
+            flags = tuple(r or self.consts <= i < self.consts + self.carry for i, r in enumerate(kept))
+            return self._with(flags, (True,) * len(self.body.outputs))(*select(flags, xs))
+        return None
+
+    def _with(self, inputs: tuple[bool, ...], outputs: tuple[bool, ...]) -> Scan:
+        """The scan of fewer inputs and outputs."""
+        consts, carry, _ = counted((self.consts, self.carry), inputs)
+        return Scan(narrowed(self.body, inputs, outputs), consts, carry, self.length, self.reverse, self.unroll)
+
+    def prune(self, needed: tuple[bool, ...]) -> Any:
+        outputs = list(needed)
+        while True:
+            inputs = needed_inputs(self.body, tuple(outputs))
+            carry = cut(inputs, self.consts, self.carry)[1]
+            grown = [n or c for n, c in zip(outputs, carry, strict=False)] + outputs[self.carry :]
+            if grown == outputs:
+                break
+            outputs = grown
+        if all(inputs) and all(outputs):
+            return None
+        flags = tuple(
+            n or (self.consts <= i < self.consts + self.carry and outputs[i - self.consts])
+            for i, n in enumerate(inputs)
+        )
+        return self._with(flags, tuple(outputs)), flags, tuple(outputs)
+
+    # Forward mode.
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        pushed, operands, moved = self._pushed(xs, dxs, "jvp")
+        return apart((self.carry,), moved, pushed(*operands))
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        pushed, operands, moved = self._pushed(xs, dxs, "linearize")
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        known = beside(self.sizes, moving, [True] * len(xs) + [False] * sum(moving))
+        outputs, _ = pushed.separate(operands, known)
+        return apart((self.carry,), moved, outputs)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.consts, self.carry
+
+    def _pushed(self, xs: Sequence[Any], dxs: Sequence[Any], rule: str) -> tuple[Scan, list[Any], tuple[bool, ...]]:
+        """The pushforward, its operands, and which results have a tangent."""
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        carry = cut(moving, *self.sizes)[1]
+        program, moved = jvp(self.body, moving, rule, fill_carry(self.body, carry))
+        body = arranged(program, self.sizes, moving, (self.carry,), moved)
+        tangents = [zeros(x.aval) if dx is None else dx for x, dx, m in zip(xs, dxs, moving, strict=True) if m]
+        consts, carries, _ = counted(self.sizes, moving)
+        pushed = Scan(body, self.consts + consts, self.carry + carries, self.length, self.reverse, self.unroll)
+        return pushed, beside(self.sizes, moving, [*xs, *tangents]), moved
+
+    # Apart: what is known, and what is not.
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        halves = divided(self.body, self.consts, self.carry, tuple(known))
+        consts, carry, scanned = cut(xs, *self.sizes)
+        k_consts, k_carry, k_scanned = cut(known, *self.sizes)
+        k_carry = halves.known[: self.carry]
+        pick = lambda items, flags, keep=True: [x for x, f in zip(items, flags, strict=True) if f is keep]
+        early: list[Any] = []
+        if halves.first.outputs:
+            first = Scan(halves.first, sum(k_consts), sum(k_carry), self.length, self.reverse, self.unroll)
+            early = list(first(*pick(consts, k_consts), *pick(carry, k_carry), *pick(scanned, k_scanned)))
+        known_out, residuals = cut(early, sum(halves.known))
+        fixed = ambient().inline(halves.invariant, pick(consts, k_consts))
+        numbers = [x for x, flag in zip(carry, halves.counters, strict=True) if flag]
+        late_consts = [*pick(consts, k_consts), *fixed, *pick(consts, k_consts, False)]
+        late_carry = [*numbers, *pick(carry, k_carry, False)]
+        late_scanned = [*pick(scanned, k_scanned), *residuals, *pick(scanned, k_scanned, False)]
+        late: list[Any] = []
+        if not all(halves.known):
+            second = Scan(
+                halves.second, len(late_consts), len(late_carry), self.length, self.reverse, self.unroll
+            )
+            late = list(second(*late_consts, *late_carry, *late_scanned))[len(numbers) :]
+        now, later = iter(known_out), iter(late)
+        return [next(now) if k else next(later) for k in halves.known], halves.known
+
+    # Reverse mode.
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        linear = tuple(isinstance(x, Undefined) for x in xs)
+        back = reversed_body(self.body, self.consts, self.carry, linear, tuple(c is not None for c in ct))
+        l_consts, l_carry, l_scanned = cut(back.linear, *self.sizes)
+        consts, carry, scanned = cut(xs, *self.sizes)
+        ct_carry, ct_ys = cut(ct, self.carry)
+        numbers = []
+        for x, step, flag in zip(carry, back.steps, l_carry, strict=True):
+            if not flag:
+                last = np.asarray(step * (self.length - 1)).astype(x.aval.dtype)
+                numbers.append(add(x, literal(last, x.aval)))
+        sums = [zeros(v.aval) for v, f in zip(self.body.inputs, back.ct_consts, strict=False) if f]
+        cts = [
+            zeros(v.aval) if c is None else c
+            for v, c, f in zip(self.body.outputs, ct_carry, back.ct_carry, strict=False) if f
+        ]  # fmt: skip
+        fixed = [x for x, f in zip(consts, l_consts, strict=True) if not f]
+        entries = [x for x, f in zip(scanned, l_scanned, strict=True) if not f]
+        pulled = Scan(
+            back.body, len(fixed), len(numbers) + len(sums) + len(cts), self.length, not self.reverse, self.unroll
+        )
+        outputs = pulled(*fixed, *numbers, *sums, *cts, *entries, *[c for c in ct_ys if c is not None])
+        _, ct_consts, ct_init, ct_scanned = cut(outputs, len(numbers), len(sums), len(cts))
+        found = scatter(back.ct_consts, ct_consts) + scatter(back.ct_carry, ct_init) + scatter(
+            back.ct_scanned, ct_scanned
+        )
+        return [c if flag else None for c, flag in zip(found, linear, strict=True)]
+
+    # Batching.
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        consts, carry, scanned = cut(batched, *self.sizes)
+        while True:
+            fill = (*carry, *(False,) * (len(self.body.outputs) - self.carry))
+            body, flags = batch(self.body, size, (*consts, *carry, *scanned), name, fill)
+            if list(flags[: self.carry]) == carry:
+                break
+            carry = list(flags[: self.carry])
+        c, s, x = cut(xs, *self.sizes)
+        given = cut(batched, *self.sizes)[1]
+        s = [batched_operand(a, g, size) if f else a for a, g, f in zip(s, given, carry, strict=True)]
+        x = [move_axis(a, 0, 1) if f else a for a, f in zip(x, scanned, strict=True)]
+        mapped = Scan(body, self.consts, self.carry, self.length, self.reverse, self.unroll)
+        finals, ys = cut(mapped(*c, *s, *x), self.carry)
+        return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.body, name)
+
+
+def run(scan: Scan, xs: Sequence[Any]) -> list[Any]:
+    """The scan, by JAX's."""
+    consts, carry, scanned = cut(xs, scan.consts, scan.carry)
+    types = scan.body.in_avals[scan.consts : scan.consts + scan.carry]
+
+    def step(carry: Any, x: Any) -> Any:
+        carry, ys = cut(evaluate(scan.body, [*consts, *carry, *x]), scan.carry)
+        return typed(carry, types), ys
+
+    carry, ys = lax.scan(step, typed(carry, types), scanned, scan.length, scan.reverse, scan.unroll)
+    return [*carry, *ys]
+
+
+def typed(values: Sequence[Any], avals: Sequence[Aval]) -> list[Any]:
+    """Arrays of exactly these dtypes: a loop's carry must not change its type, weakness included."""
+    return [lax.convert_element_type(x, a.dtype) for x, a in zip(values, avals, strict=True)]
+
+
+@memoised
+def compiled(body: Program, scan: Scan) -> Any:
+    """The scan as one compiled function, for where it runs alone."""
+    return jax.jit(lambda *xs: run(scan, xs))
+
+
+@memoised
+def constant_carry(body: Program, scan: Scan, constant: tuple[bool, ...]) -> Scan:
+    """The scan with the flagged carries as its first constants."""
+    n = sum(constant)
+    return Scan(
+        Program(tuple(moved_to_front(body.inputs, scan.consts, constant)), body.equations,
+                tuple([y for i, y in enumerate(body.outputs) if i >= scan.carry or not constant[i]])),
+        scan.consts + n, scan.carry - n, scan.length, scan.reverse, scan.unroll,
+    )  # fmt: skip
+
+
+def moved_to_front(items: Sequence[Any], consts: int, flags: Sequence[bool]) -> list[Any]:
+    """The flagged items of the carry group first, then all others."""
+    fixed, carry, rest = cut(items, consts, len(flags))
+    first = [x for x, f in zip(carry, flags, strict=True) if f]
+    return [*first, *fixed, *[x for x, f in zip(carry, flags, strict=True) if not f], *rest]
+
+
+def fill_carry(body: Program, carry: Sequence[bool]) -> tuple[bool, ...]:
+    """Which outputs of a body must have a tangent: the carries that move."""
+    return (*carry, *(False,) * (len(body.outputs) - len(carry)))
+
+
+@memoised
+def grown(body: Program, consts: int, carry: int, moving: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which operands have a tangent, when those flagged have one at the start."""
+    while True:
+        _, moved = jvp(body, moving)
+        more = tuple(
+            m or (consts <= i < consts + carry and moved[i - consts]) for i, m in enumerate(moving)
+        )
+        if more == moving:
+            return moving
+        moving = more
+
+
+class Halves(NamedTuple):
+    """A body cut in two.
+
+    first: (known consts, known carry, known x) -> (known carry, known y, stacked residuals);
+    invariant: known consts -> residuals that are the same at each step;
+    second: (known consts, those residuals, other consts; counters, other carry; known x, stacked
+    residuals, other x) -> (counters, other carry, other y).
+    """
+
+    first: Program
+    invariant: Program
+    second: Program
+    counters: tuple[bool, ...]  # carries that both halves count
+    known: tuple[bool, ...]  # results of the first half
+
+
+@memoised
+def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> Halves:
+    """Cut a body along what its known operands determine at every step."""
+    n = consts + carry
+    while True:
+        program, flags = separated(body, known)
+        more = (*known[:consts], *[k and f for k, f in zip(known[consts:n], flags, strict=False)], *known[n:])
+        if more == known:
+            break
+        known = more
+    known_out = (*known[consts:n], *flags[carry:])
+    is_known = dict(zip(program.inputs, known, strict=True))
+    late: set[Any] = {v for v, k in is_known.items() if not k}
+    fixed: set[Any] = {v for v in program.inputs[:consts] if v not in late}  # the same at each step
+    steps = counter_steps(program, consts, carry)
+    carries = program.inputs[consts:n]
+    cheap: set[Any] = {v for v, step in zip(carries, steps, strict=True) if step is not None and v not in late}
+    early: list[Equation] = []
+    once: list[Equation] = []
+    again: list[Equation] = []  # computed in both halves, at no cost to speak of
+    second: list[Equation] = []
+    for eqn in program.equations:
+        if not late.isdisjoint(eqn.inputs):
+            second.append(eqn)
+            late.update(eqn.outputs)
+            continue
+        early.append(eqn)
+        operands = [x for x in eqn.inputs if type(x) is Var]
+        if not eqn.primitive.has_effects and all(x in fixed for x in operands):
+            fixed.update(eqn.outputs)
+            once.append(eqn)
+        elif is_cheap(eqn) and all(x in fixed or x in cheap for x in operands):
+            again.append(eqn)
+            cheap.update(eqn.outputs)
+    outputs = [y for y, k in zip(program.outputs, known_out, strict=True) if not k]
+    late_reads = dict.fromkeys([x for eqn in second for x in eqn.inputs] + outputs)
+    needed = set(late_reads)
+    repeated = []
+    for eqn in reversed(again):
+        if not needed.isdisjoint(eqn.outputs):
+            repeated.append(eqn)
+            needed.update(eqn.inputs)
+            late_reads.update(dict.fromkeys(eqn.inputs))
+    repeated.reverse()
+    residuals = [x for x in late_reads if type(x) is Var and x not in late and x not in cheap and x not in is_known]
+    residuals += [v for v in program.inputs[consts:n] if v in late_reads and v not in late and v not in cheap]
+    invariant = [x for x in residuals if x in fixed]
+    stacked = [x for x in residuals if x not in fixed]
+    k_inputs = [[v for v in group if is_known[v]] for group in cut(program.inputs, consts, carry)]
+    u_inputs = [[v for v in group if not is_known[v]] for group in cut(program.inputs, consts, carry)]
+    counters = tuple(v in cheap and v in late_reads for v in program.inputs[consts:n])
+    counting = [v for v, c in zip(program.inputs[consts:n], counters, strict=True) if c]
+    next_counts = [y for y, c in zip(program.outputs, counters, strict=False) if c]
+    definitions = {v: eqn for eqn in early for v in eqn.outputs}
+    for y in next_counts:
+        if definitions[y] not in repeated:
+            repeated.append(definitions[y])
+    with_known = lambda items: [x for x, k in zip(items, known_out, strict=True) if k]
+    first = Program(
+        tuple([v for group in k_inputs for v in group]), tuple(early), (*with_known(program.outputs), *stacked)
+    )
+    return Halves(
+        narrowed(first, (True,) * len(first.inputs), (True,) * len(first.outputs)),
+        Program(tuple(k_inputs[0]), tuple(once), tuple(invariant)),
+        Program(
+            (*k_inputs[0], *invariant, *u_inputs[0], *counting, *u_inputs[1], *k_inputs[2], *stacked, *u_inputs[2]),
+            (*repeated, *second),
+            (*next_counts, *outputs),
+        ),
+        counters,
+        known_out,
+    )
+
+
+def is_cheap(eqn: Equation) -> bool:
+    """Whether computing it again costs less than keeping its result at each step."""
+    prim, (y, *more) = eqn.primitive, eqn.outputs
+    if more or prim.multiple_results or prim.has_effects:
+        return False
+    return not y.aval.shape or isinstance(prim, DynamicSlice | Reshape)
+
+
+@memoised
+def counter_steps(body: Program, consts: int, carry: int) -> tuple[int | None, ...]:
+    """For each carry that is an integer to which each step adds a constant, that constant; else None."""
+    definitions = {eqn.outputs[0]: eqn for eqn in body.equations if eqn.primitive is add or eqn.primitive is sub}
+    steps: list[int | None] = []
+    for v, y in zip(body.inputs[consts : consts + carry], body.outputs, strict=False):
+        eqn = definitions.get(y)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        step = None
+        if eqn is not None and v.aval.dtype.kind in "iu" and not v.aval.shape:
+            x, k = eqn.inputs
+            if type(x) is Literal and eqn.primitive is add:
+                x, k = k, x
+            if x is v and type(k) is Literal:
+                step = int(k.value) if eqn.primitive is add else -int(k.value)
+        steps.append(step)
+    return tuple(steps)
+
+
+class Reversed(NamedTuple):
+    """A linear body transposed: (fixed consts; counters, sums, ct_carry; fixed x, ct_y) ->
+    (counters, sums, ct_carry, ct_x), and which operands of the scan it is about."""
+
+    body: Program
+    linear: tuple[bool, ...]  # operands, carries that start at zero included
+    steps: tuple[int | None, ...]
+    ct_consts: tuple[bool, ...]
+    ct_carry: tuple[bool, ...]
+    ct_scanned: tuple[bool, ...]
+
+
+@memoised
+def reversed_body(
+    body: Program, consts: int, carry: int, linear: tuple[bool, ...], with_ct: tuple[bool, ...]
+) -> Reversed:
+    """Transpose a body that is linear in the flagged operands, for results with a cotangent as flagged."""
+    n = consts + carry
+    linear = linear_inputs(body, consts, carry, linear)
+    steps = counter_steps(body, consts, carry)
+    with_ct = tuple(f and (i >= carry or linear[consts + i]) for i, f in enumerate(with_ct))
+    while True:
+        pulled, found = transpose(body, linear, with_ct)
+        all_found = scatter(linear, found)
+        ct_in = [bool(f) for f in all_found]
+        more = (*[w or f for w, f in zip(with_ct, ct_in[consts:n], strict=False)], *with_ct[carry:])
+        if more == with_ct:
+            break
+        with_ct = more
+    ct_consts, _, ct_scanned = (tuple(group) for group in cut(ct_in, consts, carry))
+    ct_carry = with_ct[:carry]
+    with Builder() as b:
+        c, s, x = cut(body.inputs, consts, carry)
+        l_c, l_s, l_x = cut(linear, consts, carry)
+        fixed = [copy_input(b, v) for v, f in zip(c, l_c, strict=True) if not f]
+        numbers = [copy_input(b, v) for v, f in zip(s, l_s, strict=True) if not f]
+        sums = [copy_input(b, v) for v in select(ct_consts, c)]
+        cts = [b.input(y.aval) for y in select(ct_carry, body.outputs[:carry])]
+        entries = [copy_input(b, v) for v, f in zip(x, l_x, strict=True) if not f]
+        ct_ys = [b.input(y.aval) for y in select(with_ct[carry:], body.outputs[carry:])]
+        results = scatter(tuple(ct_in), b.inline(pulled, [*fixed, *numbers, *entries, *cts, *ct_ys]))
+        r_c, r_s, r_x = cut(results, consts, carry)
+        last = [s for s, f in zip(steps, l_s, strict=True) if not f]
+        outputs = [sub(v, literal(step, v.aval)) for v, step in zip(numbers, last, strict=True)]
+        outputs += [add(total, ct) for total, ct in zip(sums, [r for r in r_c if r is not None], strict=True)]
+        outputs += [
+            zeros(v.aval) if r is None else r for v, r, f in zip(s, r_s, ct_carry, strict=True) if f
+        ]
+        outputs += [r for r in r_x if r is not None]
+        return Reversed(b.build(outputs), linear, steps, ct_consts, ct_carry, ct_scanned)
+
+
+@memoised
+def linear_inputs(body: Program, consts: int, carry: int, linear: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which inputs of a body depend on the flagged operands; a carry may only later."""
+    while True:
+        late: set[Any] = {v for v, f in zip(body.inputs, linear, strict=True) if f}
+        for eqn in body.equations:
+            if not late.isdisjoint(eqn.inputs):
+                late.update(eqn.outputs)
+        more = tuple(
+            f or (consts <= i < consts + carry and body.outputs[i - consts] in late) for i, f in enumerate(linear)
+        )
+        if more == linear:
+            return linear
+        linear = more

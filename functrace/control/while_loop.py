@@ -1,0 +1,257 @@
+"""while: a Program applied for as long as another one says so.
+
+    predicate : (c, s) -> bool      body : (c, s) -> s
+
+Its pushforward is a while with one more carry. Reverse mode is in `reversal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+from jax import lax
+
+from functrace.control.call import uses_axis
+from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.scan import fill_carry, grown, moved_to_front, typed
+from functrace.ir import Atom, Aval, Builder, Program, Sample, primitive
+from functrace.ir.primitive import Primitive
+from functrace.lower.evaluate import evaluate
+from functrace.primitives.comparison import lt
+from functrace.primitives.elementwise import add, mul, where
+from functrace.primitives.reductions import ReduceOr
+from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
+from functrace.primitives.unary import cos
+from functrace.rewrites import batch, jvp, memoised
+from functrace.rewrites.memo import copy_input, select
+from functrace.rewrites.separate import separated
+
+F32 = np.dtype(np.float32)
+I32 = np.dtype(np.int32)
+SLOTS = 200  # states kept for reverse mode
+
+
+@primitive
+class While(Primitive):
+    """`while predicate(consts, carry): carry = body(consts, carry)`.
+
+    `slots` is how many states reverse mode may keep.
+    """
+
+    name = "while"
+    multiple_results = True
+    predicate: Program
+    body: Program
+    consts: int
+    slots: int = SLOTS
+
+    def samples(self) -> Iterator[Sample]:
+        aval = Aval((3,), F32)
+        for slots in (SLOTS, 4):
+            yield Sample(While(*sample_loop(), 1, slots), (aval, np.int32(0), aval))
+        yield Sample(While(*sample_loop(), 1), (aval, np.int32(20), aval))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.predicate.has_effects or self.body.has_effects
+
+    def shape(self, *xs: Aval) -> Any:
+        return self.body.out_avals
+
+    def lower(self, *xs: Any) -> Any:
+        if any(isinstance(x, jax.core.Tracer) for x in xs):
+            return run(self, xs)
+        return compiled(self.body, self)(*xs)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        consts, carry = xs[: self.consts], xs[self.consts :]
+        constant = [v is y for v, y in zip(self.body.inputs[self.consts :], self.body.outputs, strict=True)]
+        if any(constant):  # a carry that is handed on unchanged is a constant
+            order = lambda items: tuple(moved_to_front(items, self.consts, constant))
+            predicate = Program(order(self.predicate.inputs), self.predicate.equations, self.predicate.outputs)
+            outputs = tuple([y for y, c in zip(self.body.outputs, constant, strict=True) if not c])
+            body = Program(order(self.body.inputs), self.body.equations, outputs)
+            rest = iter(While(predicate, body, self.consts + sum(constant), self.slots)(*order(xs)))
+            return tuple([x if c else next(rest) for x, c in zip(carry, constant, strict=True)])
+        kept = tuple(map(any, zip(reads(self.predicate), reads(self.body), strict=True)))[: self.consts]
+        if not all(kept):
+            return self._with((*kept, *(True,) * len(carry)), (True,) * len(carry))(*select(kept, consts), *carry)
+        return None
+
+    def _with(self, inputs: tuple[bool, ...], outputs: tuple[bool, ...]) -> While:
+        return While(
+            narrowed(self.predicate, inputs, (True,)), narrowed(self.body, inputs, outputs),
+            sum(inputs[: self.consts]), self.slots,
+        )  # fmt: skip
+
+    def prune(self, needed: tuple[bool, ...]) -> Any:
+        asked = needed_inputs(self.predicate, (True,))
+        outputs = needed
+        while True:
+            inputs = tuple(map(any, zip(asked, needed_inputs(self.body, outputs), strict=True)))
+            more = tuple(map(any, zip(outputs, inputs[self.consts :], strict=True)))
+            if more == outputs:
+                break
+            outputs = more
+        flags = (*inputs[: self.consts], *outputs)
+        return None if all(flags) else (self._with(flags, outputs), flags, outputs)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        pushed, operands, moved = self.pushed(xs, dxs)
+        return apart((), moved, pushed(*operands))
+
+    def moving(self, dxs: Sequence[Any]) -> tuple[bool, ...]:
+        """Which operands have a tangent in the pushforward."""
+        return grown(self.body, self.consts, len(self.body.outputs), tuple(dx is not None for dx in dxs))
+
+    def pushed(
+        self, xs: Sequence[Any], dxs: Sequence[Any], rule: str = "jvp"
+    ) -> tuple[While, list[Any], tuple[bool, ...]]:
+        """The pushforward, its operands, and which results have a tangent."""
+        moving = self.moving(dxs)
+        loop, moved = pushforward(self.body, self, moving, rule)
+        tangents = [zeros(x.aval) if dx is None else dx for x, dx, m in zip(xs, dxs, moving, strict=True) if m]
+        return loop, beside((self.consts,), moving, [*xs, *tangents]), moved
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        loop, operands, moved = self.pushed(xs, dxs, "linearize")
+        moving = self.moving(dxs)
+        known = beside((self.consts,), moving, [True] * len(xs) + [False] * sum(moving))
+        outputs, _ = loop.separate(operands, known)
+        return apart((), moved, outputs)
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        from functrace.control.reversal import KEPT, LinearWhile, saving  # which are written in terms of this one
+
+        found = divided(self.body, self, tuple(known))
+        if found is None:
+            return super().separate(xs, known)
+        loop, along, flags = found
+        pick = lambda keep: [x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k is keep]
+        finals, kept = cut(saving(loop)(*pick(True)), sum(flags))
+        walk = LinearWhile(loop.body, along, loop.consts, self.slots)
+        now, later = iter(finals), iter(walk(*kept, *pick(True), *pick(False)))
+        assert len(kept) == KEPT + sum(flags)
+        return [next(now) if k else next(later) for k in flags], flags
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self.batch_axis(None, size, xs, batched)
+
+    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        loop, carry = mapped(self.body, self, size, tuple(batched), name)
+        given = batched[self.consts :]
+        inits = [
+            batched_operand(x, g, size) if f else x
+            for x, g, f in zip(xs[self.consts :], given, carry, strict=True)
+        ]  # fmt: skip
+        return loop(*xs[: self.consts], *inits), carry
+
+    def uses_axis(self, name: Any) -> bool:
+        return uses_axis(self.predicate, name) or uses_axis(self.body, name)
+
+
+def sample_loop() -> tuple[Program, Program]:
+    """`while n < 7: n, s = n + 2, s * cos(c)`."""
+    aval = Aval((3,), F32)
+    with Builder() as b:
+        b.input(aval)
+        n, _ = b.input(Aval((), I32)), b.input(aval)
+        predicate = b.build([lt(n, 7)])
+    with Builder() as b:
+        c, n, s = b.input(aval), b.input(Aval((), I32)), b.input(aval)
+        body = b.build([add(n, 2), mul(cos(s), c)])
+    return predicate, body
+
+
+@memoised
+def pushforward(
+    _: Program, loop: While, moving: tuple[bool, ...], rule: str
+) -> tuple[While, tuple[bool, ...]]:
+    """The loop that carries tangents, and which carries have one."""
+    sizes = (loop.consts,)
+    program, moved = jvp(loop.body, moving, rule, fill_carry(loop.body, moving[loop.consts :]))
+    body = arranged(program, sizes, moving, (), moved)
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in body.inputs]
+        primals, _ = apart(sizes, moving, inputs)
+        predicate = b.build(b.inline(loop.predicate, primals))
+    return While(predicate, body, loop.consts + counted(sizes, moving)[0], loop.slots), moved
+
+
+@memoised
+def divided(
+    _: Program, loop: While, known: tuple[bool, ...]
+) -> tuple[While, Program, tuple[bool, ...]] | None:
+    """The loop of what its known operands determine; of its states, what else a step does; which carries
+    are known. None if those do not say how long it goes on, or are all there is."""
+    n = loop.consts
+    while True:
+        body, flags = separated(loop.body, known)
+        more = known[:n] + tuple(k and f for k, f in zip(known[n:], flags, strict=True))
+        if more == known:
+            break
+        known = more
+    asked = needed_inputs(loop.predicate, (True,))
+    if all(flags) or any(a and not k for a, k in zip(asked, known, strict=True)):
+        return None
+    predicate = narrowed(loop.predicate, known, (True,))
+    inputs = [*select(known, body.inputs), *select(tuple(not k for k in known), body.inputs)]
+    along = Program(tuple(inputs), body.equations, tuple(select(tuple(not k for k in flags), body.outputs)))
+    return While(predicate, narrowed(body, known, flags), sum(known[:n]), loop.slots), along, known[n:]
+
+
+@memoised
+def mapped(_: Program, loop: While, size: int, batched: tuple[bool, ...], name: Any) -> tuple[While, tuple[bool, ...]]:
+    """The loop over all rows, each of which stops on its own, and which carries have a batch axis."""
+    consts, carry = batched[: loop.consts], batched[loop.consts :]
+    while True:
+        _, (stops,) = batch(loop.predicate, size, (*consts, *carry), name)
+        fill = (True,) * len(carry) if stops else carry
+        body, flags = batch(loop.body, size, (*consts, *carry), name, fill)
+        if flags == carry:
+            break
+        carry = flags
+    predicate, _ = batch(loop.predicate, size, (*consts, *carry), name)
+    if stops:
+        predicate, body = until_all_stop(predicate, body, loop.consts)
+    return While(predicate, body, loop.consts, loop.slots), carry
+
+
+def until_all_stop(predicate: Program, body: Program, consts: int) -> tuple[Program, Program]:
+    """For a predicate a row: go on while a row does, and leave the others as they are."""
+    with Builder() as b:
+        (going,) = b.inline(predicate, [copy_input(b, v) for v in predicate.inputs])
+        any_going = b.build([ReduceOr((0,))(going)])
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in body.inputs]
+        (going,) = b.inline(predicate, inputs)
+        stepped = b.inline(body, inputs)
+        masked = b.build([
+            where(broadcast_in_dim(going, y.aval.shape, (0,)), y, x)
+            for x, y in zip(inputs[consts:], stepped, strict=True)
+        ])  # fmt: skip
+    return any_going, masked
+
+
+def run(loop: While, xs: Sequence[Any]) -> list[Any]:
+    """The loop, by JAX's."""
+    consts, carry = cut(xs, loop.consts)
+    types = loop.body.out_avals
+
+    def going(carry: Any) -> Any:
+        return evaluate(loop.predicate, [*consts, *carry])[0]
+
+    def step(carry: Any) -> Any:
+        return typed(evaluate(loop.body, [*consts, *carry]), types)
+
+    return lax.while_loop(going, step, typed(carry, types))
+
+
+@memoised
+def compiled(_: Program, loop: While) -> Any:
+    """The loop as one compiled function, for where it runs alone."""
+    return jax.jit(lambda *xs: run(loop, xs))

@@ -1,0 +1,340 @@
+"""Loops: scan, while_loop, fori_loop, map.
+
+scan : ((s, a) -> (s, b)) -> s -> [n] a -> (s, [n] b)
+while_loop : (s -> bool) -> (s -> s) -> s -> s           differentiable in reverse too, however long it runs
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax, tree_util
+
+from functrace.control import Scan, While
+from functrace.control.while_loop import SLOTS
+from functrace.errors import ArgumentError, DtypeError, FunctraceError
+from functrace.ir import Aval
+from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import caller_source
+from functrace.lax.bodies import carry_types, cast, cast_outputs, leaf_avals, record
+from functrace.tracing import aval_of, lift, trace
+from functrace.tracing.lift import known_value
+from functrace.tracing.trace import Traced, all_captures, with_captures
+from functrace.tracing.tracer import at
+from functrace.transforms.arguments import check_callable, fun_name, leaf_label
+from functrace.transforms.custom_jvp import custom_jvp
+from functrace.transforms.vmap import vmap
+
+concatenate = lift(lax.concatenate)
+select = lift(lax.select)
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+) -> tuple[Any, Any]:
+    """Apply `f` to each entry of `xs` in turn, handing on a carry.
+
+    Args:
+      f: `f(carry, x) -> (carry, y)`, pure; the carry keeps its pytree structure, shapes and dtypes.
+      init: the first carry, a pytree of arrays or scalars.
+      xs: a pytree of arrays with one leading size, over which f goes; None for none.
+      length: that size; needed where there are no xs.
+      reverse: go from the last entry to the first; y stands where its x stood.
+      unroll: how many steps one turn of the compiled loop takes; True for all.
+    Returns:
+      The last carry, and the ys with a leading axis.
+    Raises:
+      DtypeError: f changes the type of the carry, or does not return a pair.
+      ArgumentError: leaves of xs differ in length, or `length` is another one.
+
+    >>> import functrace as ft, numpy as np
+    >>> total, partial = ft.lax.scan(lambda s, x: (s + x, s * x), 0.0, np.array([1.0, 2.0, 3.0]))
+    >>> float(total), partial.tolist()
+    (6.0, [0.0, 2.0, 9.0])
+    """
+    check_callable("scan", f)
+    leaves = tree_util.tree_leaves(xs)
+    avals = leaf_avals("scan", "xs", xs)
+    n = scan_length(xs, avals, length)
+    entries = [a.with_shape(a.shape[1:]) for a in avals]
+
+    def body(carry: list[Aval]) -> Traced:
+        return trace(pair_of(f), (init, xs), transform="scan", avals=[*carry, *entries], names=("carry", "x"))
+
+    def carried(traced: Traced) -> tuple[Any, list[Aval]]:
+        carry_tree = traced.out_tree.children()[0]
+        return carry_tree, list(traced.program.out_avals[: carry_tree.num_leaves])
+
+    traced, types = carry_types("scan", ("init", f"f ({fun_name(f)})"), body, init, carried)
+    outs = traced.program.out_avals
+    program = cast_outputs(traced.program, [*types, *outs[len(types) :]])
+    turns = n if unroll is True else max(int(unroll), 1)
+    prim = Scan(program, len(traced.captures), len(types), n, bool(reverse), turns)
+    first = [cast(x, a) for x, a in zip(tree_util.tree_leaves(init), types, strict=True)]
+    outputs = record(prim, [*traced.captures, *first, *leaves])
+    return tree_util.tree_unflatten(traced.out_tree, outputs)
+
+
+def pair_of(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f`, checked to return a pair."""
+
+    def checked(carry: Any, x: Any) -> Any:
+        result = f(carry, x)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            what = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+            raise DtypeError(
+                f"scan: f ({fun_name(f)}) must return a pair (carry, y), got {what}; return None for y where there is "
+                f"none.{at(caller_source())}"
+            )
+        return result
+
+    checked.__name__ = fun_name(f)
+    return checked
+
+
+def scan_length(xs: Any, avals: list[Aval], length: int | None) -> int:
+    """The one leading size of the leaves of xs."""
+    sizes: dict[str, int] = {}
+    for i, aval in enumerate(avals):
+        name = leaf_label((xs,), i).replace("argument 0 leaf ", "xs").replace("argument 0", "xs")
+        if not aval.shape:
+            raise ArgumentError(
+                f"scan: {name} is a scalar of type {aval!r}; xs must have a leading axis.{at(caller_source())}"
+            )
+        sizes[name] = aval.shape[0]
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name}: {n}" for name, n in sizes.items())
+        raise ArgumentError(f"scan: the leaves of xs differ in length: {listing}.{at(caller_source())}")
+    if length is not None:
+        try:
+            length = operator.index(length)
+        except (TypeError, FunctraceError) as error:
+            raise DtypeError(f"scan: length must be a Python int, got {length!r}.{at(caller_source())}") from error
+        if sizes and length != next(iter(sizes.values())):
+            name, n = next(iter(sizes.items()))
+            raise ArgumentError(f"scan: length is {length}, and {name} has length {n}.{at(caller_source())}")
+        return length
+    if not sizes:
+        raise ArgumentError(f"scan: xs has no arrays, so length must be given.{at(caller_source())}")
+    return next(iter(sizes.values()))
+
+
+def while_loop(
+    cond_fun: Callable[[Any], Any],
+    body_fun: Callable[[Any], Any],
+    init_val: Any,
+    *,
+    max_steps: int | None = None,
+    checkpoints: int = SLOTS,
+) -> Any:
+    """`while cond_fun(val): val = body_fun(val)`, differentiable in every mode and to any order.
+
+    Reverse mode walks back through states that the way forward has kept, no more than `checkpoints` of
+    them, and computes the others again: the memory does not grow with the number of steps T, and
+    each step is computed again about log T / log checkpoints times.
+
+    Args:
+      cond_fun: `cond_fun(val) -> bool scalar`.
+      body_fun: `body_fun(val) -> val`, which keeps the pytree structure, shapes and dtypes.
+      init_val: the first val, a pytree of arrays or scalars.
+      max_steps: stop after so many steps. A loop that was stopped has derivatives NaN; where the values
+        are known, as in an un-jitted `grad`, differentiating it is an error.
+      checkpoints: how many states reverse mode may keep, at least 4.
+    Returns:
+      The last val.
+    Raises:
+      DtypeError: body_fun changes the type of val, or cond_fun does not return a boolean scalar.
+      ArgumentError: max_steps or checkpoints is too small, or a loop that max_steps stopped is
+        differentiated where its values are known.
+
+    Reference: Stumm and Walther, "New algorithms for optimal online checkpointing" (2010).
+
+    >>> import functrace as ft
+    >>> double = lambda x: ft.lax.while_loop(lambda v: v < 100.0, lambda v: 2.0 * v, x)
+    >>> float(double(3.0)), float(ft.grad(double)(3.0))
+    (192.0, 64.0)
+    """
+    check_callable("while_loop", cond_fun)
+    check_callable("while_loop", body_fun)
+    if checkpoints < 4:
+        raise ArgumentError(f"while_loop: checkpoints must be at least 4, got {checkpoints}.{at(caller_source())}")
+    if max_steps is not None:
+        return bounded_while(cond_fun, body_fun, init_val, max_steps, checkpoints)
+
+    def body(avals: list[Aval]) -> Traced:
+        return trace(body_fun, (init_val,), transform="while_loop", avals=avals, names=("val",))
+
+    def carried(traced: Traced) -> tuple[Any, list[Aval]]:
+        return traced.out_tree, list(traced.program.out_avals)
+
+    names = ("init_val", f"body_fun ({fun_name(body_fun)})")
+    traced, types = carry_types("while_loop", names, body, init_val, carried)
+    asked = trace(cond_fun, (init_val,), transform="while_loop", avals=types, names=("val",))
+    check_predicate("while_loop", f"cond_fun ({fun_name(cond_fun)})", asked.out_tree, asked.program.out_avals)
+    step = traced._replace(program=cast_outputs(traced.program, types))
+    captures = all_captures([], [asked, step])
+    predicate, program = with_captures(captures, [asked, step])
+    first = [cast(x, a) for x, a in zip(tree_util.tree_leaves(init_val), types, strict=True)]
+    outputs = record(While(predicate, program, len(captures), checkpoints), [*captures, *first])
+    return tree_util.tree_unflatten(traced.out_tree, outputs)
+
+
+def bounded_while(
+    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, max_steps: int, checkpoints: int
+) -> Any:
+    """A while loop that stops after `max_steps`; what it returns then has no derivative."""
+    if max_steps < 1:
+        raise ArgumentError(f"while_loop: max_steps must be at least 1, got {max_steps}.{at(caller_source())}")
+
+    def going(carry: Any) -> Any:
+        n, val = carry
+        more = cond_fun(val)
+        check_predicate(
+            "while_loop", f"cond_fun ({fun_name(cond_fun)})", tree_util.tree_structure(more),
+            leaf_avals("while_loop", "what cond_fun returns", more),
+        )  # fmt: skip
+        return (n < max_steps) & more
+
+    def step(carry: Any) -> Any:
+        n, val = carry
+        return n + 1, body_fun(val)
+
+    step.__name__ = fun_name(body_fun)
+    slots = max(4, min(checkpoints, 2 * max_steps))
+    _, val = while_loop(going, step, (np.int32(0), init_val), checkpoints=slots)
+    builder = AMBIENT.builder
+    if builder is None:
+        return val
+    stopped = cond_fun(val)
+    if known_value(stopped) is not stopped and bool(known_value(stopped)):
+        raise ArgumentError(
+            f"while_loop: the loop was stopped by max_steps={max_steps} before cond_fun became false, so what it "
+            f"returns is not the loop's result and has no derivative; raise max_steps.{at(caller_source())}"
+        )
+    leaves, tree = tree_util.tree_flatten(val)
+    moving = [aval_of(x).is_inexact for x in leaves]
+    marked = iter(without_derivative_if(stopped, [x for x, m in zip(leaves, moving, strict=True) if m]))
+    return tree_util.tree_unflatten(tree, [next(marked) if m else x for x, m in zip(leaves, moving, strict=True)])
+
+
+@custom_jvp
+def without_derivative_if(condition: Any, leaves: list[Any]) -> list[Any]:
+    """The leaves, whose derivative is NaN if the condition holds."""
+    return leaves
+
+
+@without_derivative_if.defjvp
+def without_derivative_if_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (condition, leaves), (_, d_leaves) = primals, tangents
+    factor = lambda x: select(condition, *[lax.full((), v, aval_of(x).dtype) for v in (np.nan, 1.0)])
+    return leaves, [dx * factor(dx) for dx in d_leaves]
+
+
+def check_predicate(who: str, what: str, tree: Any, avals: Any) -> None:
+    """A predicate is one boolean scalar."""
+    if len(avals) != 1 or tree != tree_util.tree_structure(0):
+        raise DtypeError(f"{who}: {what} must return a boolean scalar, got the pytree {tree}.{at(caller_source())}")
+    (aval,) = avals
+    if aval.shape or aval.dtype != np.bool_:
+        fix = "reduce it with .all() or .any()" if aval.shape else "compare it with a number"
+        raise DtypeError(f"{who}: {what} must return a boolean scalar, got {aval}; {fix}.{at(caller_source())}")
+
+
+def fori_loop(
+    lower: Any,
+    upper: Any,
+    body_fun: Callable[[Any, Any], Any],
+    init_val: Any,
+    *,
+    unroll: int | bool | None = None,
+    checkpoints: int = SLOTS,
+) -> Any:
+    """`for i in range(lower, upper): val = body_fun(i, val)`, differentiable in every mode.
+
+    Args:
+      lower, upper: integers; Python ints make it a scan, arrays a while loop.
+      body_fun: `body_fun(i, val) -> val`, which keeps the pytree structure, shapes and dtypes.
+      init_val: the first val, a pytree of arrays or scalars.
+      unroll: as in `scan`; for Python bounds only.
+      checkpoints: as in `while_loop`; for bounds that are arrays.
+    Returns:
+      The last val.
+    Raises:
+      DtypeError: the bounds are not integers of one type, or body_fun changes the type of val.
+
+    >>> import functrace as ft
+    >>> power = lambda x, n: ft.lax.fori_loop(0, n, lambda i, v: v * x, 1.0)
+    >>> float(ft.grad(power)(2.0, 3))
+    12.0
+    """
+    check_callable("fori_loop", body_fun)
+    for name, bound in (("lower", lower), ("upper", upper)):
+        aval = leaf_avals("fori_loop", name, bound)
+        if len(aval) != 1 or aval[0].shape or aval[0].dtype.kind not in "iu":
+            raise DtypeError(f"fori_loop: {name} must be an integer scalar, got {bound!r}.{at(caller_source())}")
+    if all(isinstance(n, int | np.integer) for n in (lower, upper)):
+        start, dtype = int(lower), np.asarray(lower).dtype if isinstance(lower, np.integer) else None
+        count = max(int(upper) - start, 0)
+        first = np.asarray(start, dtype or jax.dtypes.canonicalize_dtype(np.int64))[()]
+
+        def step(carry: Any, _: Any) -> Any:
+            i, val = carry
+            return (i + 1, body_fun(i, val)), None
+
+        step.__name__ = fun_name(body_fun)
+        return scan(step, (first, init_val), None, count, unroll=unroll or 1)[0][1]
+    if unroll is not None:
+        raise ArgumentError(f"fori_loop: unroll needs bounds that are Python ints.{at(caller_source())}")
+    types = [aval_of(n) for n in (lower, upper)]
+    strong = {a.dtype for a in types if not a.weak_type}
+    if len(strong) > 1:
+        raise DtypeError(
+            f"fori_loop: lower and upper must have one dtype, got {types[0]!r} and {types[1]!r}.{at(caller_source())}"
+        )
+    kind = Aval((), next(iter(strong), types[0].dtype))
+    start, stop = cast(lower, kind), cast(upper, kind)
+
+    def turn(carry: Any) -> Any:
+        i, val = carry
+        return i + 1, body_fun(i, val)
+
+    turn.__name__ = fun_name(body_fun)
+    return while_loop(lambda carry: carry[0] < stop, turn, (start, init_val), checkpoints=checkpoints)[1]
+
+
+def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
+    """Apply `f` to each entry of `xs` and stack the results: one at a time, or `batch_size` at a time.
+
+    Args:
+      f: a pure function of a pytree.
+      xs: a pytree of arrays with one leading size.
+      batch_size: entries that are computed together, by `vmap`.
+    Returns:
+      The results, with a leading axis.
+
+    >>> import functrace as ft, numpy as np
+    >>> ft.lax.map(lambda x: x * x, np.arange(3.0)).tolist()
+    [0.0, 1.0, 4.0]
+    """
+    check_callable("map", f)
+    if batch_size is None:
+        return scan(lambda _, x: ((), f(x)), (), xs)[1]
+    n = scan_length(xs, leaf_avals("map", "xs", xs), None)
+    full = n // batch_size * batch_size
+    shape = lambda x: x[:full].reshape(full // batch_size, batch_size, *x.shape[1:])
+    pieces = []
+    if full or not n:
+        rows = scan(lambda _, x: ((), vmap(f)(x)), (), tree_util.tree_map(shape, xs))[1]
+        pieces.append(tree_util.tree_map(lambda y: y.reshape(full, *y.shape[2:]), rows))
+    if full < n:
+        pieces.append(vmap(f)(tree_util.tree_map(lambda x: x[full:], xs)))
+    return tree_util.tree_map(lambda *ys: ys[0] if len(ys) == 1 else concatenate(list(ys), 0), *pieces)
