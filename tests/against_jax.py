@@ -16,6 +16,7 @@ from functrace import numpy as fnp
 
 FIRST = ("value", "jvp", "vjp", "vmap", "jit")
 SECOND = ("grad of grad", "vmap of grad", "grad of vmap")
+THIRD = ("hessian", "reverse over reverse", "third derivative", "vmap of hessian", "jvp of vmap of grad")
 TOLERANCE = {"bfloat16": 4e-2, "float16": 4e-3, "float32": 2e-5, "complex64": 2e-5}  # of the largest entry
 
 
@@ -210,6 +211,16 @@ def compute(check: str, library: Library, f: Callable[..., Any], case: Case, xs:
             return t.vmap(t.grad(scalar, argnums))(*batch)
         case "grad of vmap":
             return t.grad(lambda *xs: t.vmap(scalar)(*xs).sum(), argnums)(*batch)
+        case "hessian":
+            return t.jacfwd(t.jacrev(scalar, argnums), argnums)(*xs)
+        case "reverse over reverse":
+            return t.jacrev(t.jacrev(scalar, argnums), argnums)(*xs)
+        case "third derivative":
+            return t.jvp(t.grad(along, argnums), tuple(xs), tuple(dxs))
+        case "vmap of hessian":
+            return t.vmap(t.jacfwd(t.jacrev(scalar, argnums), argnums))(*batch)
+        case "jvp of vmap of grad":
+            return t.jvp(lambda *xs: t.vmap(t.grad(scalar, argnums))(*xs), tuple(batch), tuple(batch))
     raise AssertionError(check)
 
 

@@ -35,7 +35,6 @@ from functrace.primitives.elementwise import add, mul, where
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
 from functrace.primitives.structural import iota
-from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 
@@ -56,7 +55,7 @@ class WhileSaved(Primitive):
 
     def samples(self) -> Iterator[Sample]:
         aval = Aval((3,), np.dtype(np.float32))
-        yield Sample(WhileSaved(*sample_loop(), 1, 4), (aval, np.int32(0), aval), differentiable=False)
+        yield Sample(WhileSaved(*sample_loop(), 1, 4), (aval, np.int32(0), aval), fixed=(0, 1, 2))
 
     @property
     def loop(self) -> While:
@@ -174,10 +173,14 @@ class Walk(Primitive):
     """
 
     multiple_results = True
+    stands_alone = False
     body: Program
     along: Program
     consts: int
     slots: int
+
+    def samples(self) -> Iterator[Sample]:
+        return iter(())
 
     @property
     def carry(self) -> int:
@@ -284,22 +287,6 @@ def in_rows(slots: Any, is_batched: bool, size: int) -> Any:
     return broadcast_in_dim(slots, (n, size, *shape), (0, *range(2, 2 + len(shape))))
 
 
-def walk_samples(cls: Any) -> Iterator[Sample]:
-    """Three steps of s -> sin(c s), and what is linear along them."""
-    aval = Aval((3,), np.dtype(np.float32))
-    with Builder() as b:
-        c, s = b.input(aval), b.input(aval)
-        body = b.build([sin(mul(c, s))])
-    with Builder() as b:
-        c, s, l = b.input(aval), b.input(aval), b.input(aval)
-        along = b.build([mul(l, cos(mul(c, s)))])
-    c, s = np.array([0.3, 1.2, -0.8], np.float32), np.array([0.9, -0.4, 1.1], np.float32)
-    slots = np.zeros((5, 3), np.float32)
-    slots[:2] = s, np.sin(c * np.sin(c * s))  # every other state
-    kept = (np.int32(3), np.int32(2), np.int32(2), slots)
-    yield Sample(cls(body, along, 1, 4), (*kept, c, s, aval), fixed=(0, 1, 2, 3, 4, 5))
-
-
 @memoised
 def expansion(_: Program, walk: Any, avals: tuple[Aval, ...]) -> Program:
     """What `walk.expand` writes, for operands of these types."""
@@ -327,9 +314,6 @@ class LinearWhile(Walk):
     along: Program
     consts: int
     slots: int
-
-    def samples(self) -> Iterator[Sample]:
-        return walk_samples(LinearWhile)
 
     def expand(self, *xs: Any) -> list[Any]:
         """The loop that carries both."""
@@ -394,9 +378,6 @@ class ReversedWhile(Walk):
     consts: int
     slots: int
 
-    def samples(self) -> Iterator[Sample]:
-        return walk_samples(ReversedWhile)
-
     def lower(self, *xs: Any) -> Any:
         (steps, stride, used, *slots), c, _, l = self.groups(xs)
         states, types = self.body.out_avals, self.along.out_avals
@@ -449,14 +430,6 @@ class ReversedTangent(Walk):
     consts: int
     slots: int
     moving: tuple[bool, ...]
-
-    def samples(self) -> Iterator[Sample]:
-        for sample in walk_samples(ReversedWhile):
-            rev: Any = sample.primitive
-            prim = ReversedTangent(rev.body, rev.along, 1, 4, (True, True, True))
-            *kept, c, s, aval = sample.operands
-            l = np.array([0.5, 0.7, -0.2], np.float32)
-            yield Sample(prim, (*kept, c, s, l, aval, aval, aval), fixed=tuple(range(7)))
 
     @property
     def walk(self) -> ReversedWhile:

@@ -51,9 +51,9 @@ class While(Primitive):
 
     def samples(self) -> Iterator[Sample]:
         aval = Aval((3,), F32)
-        for slots in (SLOTS, 4):
-            yield Sample(While(*sample_loop(), 1, slots), (aval, np.int32(0), aval))
-        yield Sample(While(*sample_loop(), 1), (aval, np.int32(20), aval))
+        # JAX has no reverse mode of it to compare with.
+        for first in (0, 20):
+            yield Sample(While(*sample_loop(), 1), (aval, np.int32(first), aval), fixed=(0, 1, 2))
 
     @property
     def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

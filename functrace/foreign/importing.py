@@ -15,9 +15,10 @@ import jax.core
 import numpy as np
 from jax.extend import core as jax_core
 
+from functrace.control import Cond, Scan, While
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, ambient
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, Var, ambient
 from functrace.primitives.constant import constant as written_out
 
 # Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
@@ -96,13 +97,51 @@ def write(b: Builder, jaxpr: Any, values: Sequence[Atom], table: dict[str, Any])
         else:
             definition = table.get(name)
             avals = [x.aval for x in xs]
-            prim = None if definition is None else definition.from_jax(eqn.params, avals)
+            if name in CONTROL_FLOW:
+                prim = CONTROL_FLOW[name](eqn.params)
+            else:
+                prim = None if definition is None else definition.from_jax(eqn.params, avals)
             if prim is None:
                 out_avals = tuple(from_jax_aval(v.aval) for v in eqn.outvars)
                 prim = Foreign(eqn.primitive, eqn.params, out_avals, bool(eqn.effects))
             ys = b.emit(prim, tuple(xs))
         env.update(zip(eqn.outvars, ys, strict=True))
     return [read(x) for x in jaxpr.outvars]
+
+
+def import_scan(params: dict[str, Any]) -> Primitive:
+    """JAX's scan, its body a Program."""
+    unroll = params["length"] if params["unroll"] is True else max(int(params["unroll"]), 1)
+    body = closed(import_jaxpr(params["jaxpr"]))
+    if "num_consts" in params:
+        consts, carry = params["num_consts"], params["num_carry"]
+    else:  # newer versions of jax have the operands in a tree of three
+        consts, carry = (len(group) for group in params["ft_in"].unpack()[:2])
+    return Scan(body, consts, carry, params["length"], params["reverse"], unroll)
+
+
+def import_while(params: dict[str, Any]) -> Primitive:
+    """JAX's while: its two functions get the constants of both."""
+    predicate, body = (closed(import_jaxpr(params[name])) for name in ("cond_jaxpr", "body_jaxpr"))
+    n, m = params["cond_nconsts"], params["body_nconsts"]
+    mine = tuple([copied(v) for v in predicate.inputs[:n]])
+    others = tuple([copied(v) for v in body.inputs[:m]])
+    asks = Program((*predicate.inputs[:n], *others, *predicate.inputs[n:]), predicate.equations, predicate.outputs)
+    step = Program((*mine, *body.inputs), body.equations, body.outputs)
+    return While(asks, step, n + m)
+
+
+def copied(v: Var) -> Var:
+    """Another variable of the same type."""
+    return Var(v.aval, v.name)
+
+
+def import_cond(params: dict[str, Any]) -> Primitive:
+    """JAX's cond and switch."""
+    return Cond(tuple([closed(import_jaxpr(branch)) for branch in params["branches"]]))
+
+
+CONTROL_FLOW = {"scan": import_scan, "while": import_while, "cond": import_cond}
 
 
 def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:

@@ -58,6 +58,7 @@ class Primitive:
     has_effects: bool = False
     commutative: bool = False
     readable_text: ClassVar[bool] = True  # whether its text reads back
+    stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
 

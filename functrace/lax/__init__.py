@@ -22,6 +22,7 @@ from functrace.lax.collectives import (
 )
 from functrace.lax.computations import reduce as reduce, reduce_window as reduce_window
 from functrace.lax.loops import fori_loop as fori_loop, map as map, scan as scan, while_loop as while_loop
+from functrace.lax.prefix import associative_scan as associative_scan
 from functrace.tracing import lift
 from functrace.transforms.stop_gradient import stop_gradient as stop_gradient
 

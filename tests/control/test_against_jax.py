@@ -1,0 +1,31 @@
+"""Loops and branches under every transform, in float32 and float64, against JAX's."""
+
+import jax
+import pytest
+from jax import numpy as jnp
+
+import functrace as ft
+from functrace import numpy as fnp
+from tests.against_jax import FIRST, SECOND, THIRD, Case, Library, compute, differences
+from tests.control.table import OUR_FUNCTIONS, ROWS, THEIR_FUNCTIONS
+
+THEIRS = Library(jax, jnp, THEIR_FUNCTIONS)
+OURS = Library(ft, fnp, OUR_FUNCTIONS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[r.names[0] for r in ROWS])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_equals_jax(row, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        assert differences(THEIRS, OURS, [(dtype, Case(row, dtype))], FIRST + SECOND + THIRD) == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[r.names[0] for r in ROWS])
+def test_programs_are_sound(row):
+    """Derivatives verify, and read back from their text."""
+    case = Case(row, "float32")
+    f = case.function(OURS, row.names[0])
+    for check in ("value", "vjp", "grad of grad", "vmap of grad"):
+        run = lambda *xs, check=check: jax.tree.leaves(compute(check, OURS, f, case, xs, case.dxs, case.batch))
+        program = ft.make_program(run)(*case.xs).verify()
+        assert ft.Program.parse(str(program)) == program
