@@ -211,13 +211,13 @@ def divided(_: Program, branches: tuple[Program, ...], known: tuple[bool, ...]) 
     known_out = tuple(map(all, zip(*[flags for _, flags in apart], strict=True)))
     n = sum(known_out)
     cuts = []
-    for program, _ in apart:
+    for program, _flags in apart:
         outputs = [y for y, k in zip(program.outputs, known_out, strict=True) if k]
         outputs += [y for y, k in zip(program.outputs, known_out, strict=True) if not k]
         cuts.append(split(Program(program.inputs, program.equations, tuple(outputs)), known, n))
     slots: list[Aval] = []
     places: list[list[int | None]] = []  # of each residual, its slot; None for a known operand
-    for first, _, _ in cuts:
+    for first, _second, _residuals in cuts:
         free = list(range(len(slots)))
         mine: list[int | None] = []
         for v in first.outputs[n:]:

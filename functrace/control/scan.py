@@ -175,6 +175,7 @@ class Scan(Primitive):
         numbers = []
         for x, step, flag in zip(carry, back.steps, l_carry, strict=True):
             if not flag:
+                assert step is not None, "a known carry of a linear scan is a counter"
                 last = np.asarray(step * (self.length - 1)).astype(x.aval.dtype)
                 numbers.append(add(x, literal(last, x.aval)))
         sums = [zeros(v.aval) for v, f in zip(self.body.inputs, back.ct_consts, strict=False) if f]
@@ -348,7 +349,7 @@ def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> 
     counters = tuple(v in cheap and v in late_reads for v in program.inputs[consts:n])
     counting = [v for v, c in zip(program.inputs[consts:n], counters, strict=True) if c]
     next_counts = [y for y, c in zip(program.outputs, counters, strict=False) if c]
-    definitions = {v: eqn for eqn in early for v in eqn.outputs}
+    definitions: dict[Any, Equation] = {v: eqn for eqn in early for v in eqn.outputs}
     for y in next_counts:
         if definitions[y] not in repeated:
             repeated.append(definitions[y])

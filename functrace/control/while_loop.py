@@ -177,7 +177,7 @@ def pushforward(
     body = arranged(program, sizes, moving, (), moved)
     with Builder() as b:
         inputs = [copy_input(b, v) for v in body.inputs]
-        primals, _ = apart(sizes, moving, inputs)
+        primals = apart(sizes, moving, inputs)[0]
         predicate = b.build(b.inline(loop.predicate, primals))
     return While(predicate, body, loop.consts + counted(sizes, moving)[0], loop.slots), moved
 
@@ -209,13 +209,13 @@ def mapped(_: Program, loop: While, size: int, batched: tuple[bool, ...], name: 
     """The loop over all rows, each of which stops on its own, and which carries have a batch axis."""
     consts, carry = batched[: loop.consts], batched[loop.consts :]
     while True:
-        _, (stops,) = batch(loop.predicate, size, (*consts, *carry), name)
+        stops = batch(loop.predicate, size, (*consts, *carry), name)[1][0]
         fill = (True,) * len(carry) if stops else carry
         body, flags = batch(loop.body, size, (*consts, *carry), name, fill)
         if flags == carry:
             break
         carry = flags
-    predicate, _ = batch(loop.predicate, size, (*consts, *carry), name)
+    predicate = batch(loop.predicate, size, (*consts, *carry), name)[0]
     if stops:
         predicate, body = until_all_stop(predicate, body, loop.consts)
     return While(predicate, body, loop.consts, loop.slots), carry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from functrace.ir.aval import Aval
 from functrace.ir.primitive import AMBIENT, Primitive
@@ -60,7 +60,7 @@ class Builder:
         self._definitions: dict[Var, Equation] = {}
         self._outer: list[Builder | None] = []
 
-    def __enter__(self) -> Builder:
+    def __enter__(self) -> Self:
         self._outer.append(AMBIENT.builder)
         AMBIENT.builder = self
         return self

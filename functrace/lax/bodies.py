@@ -77,7 +77,7 @@ def jax_type(aval: Aval) -> Any:
 
 
 def carry_types(
-    who: str, names: tuple[str, str], body: Callable[[Sequence[Aval]], Traced], carry: Any,
+    who: str, names: tuple[str, str], body: Callable[[list[Aval]], Traced], carry: Any,
     carried: Callable[[Traced], tuple[Any, Sequence[Aval]]],
 ) -> tuple[Traced, list[Aval]]:  # fmt: skip
     """Trace a loop's body at the types that its carry keeps.

@@ -54,7 +54,8 @@ def associative_scan(fn: Callable[[Any, Any], Any], elems: Any, reverse: bool = 
     sizes = {a.shape[i] for a, i in zip(avals, axes, strict=True)}
     if len(sizes) != 1:
         raise ArgumentError(
-            f"associative_scan: elems must have arrays of one size along the axis, got {sorted(sizes)}.{at(caller_source())}"
+            f"associative_scan: elems must have arrays of one size along the axis, got {sorted(sizes)}."
+            f"{at(caller_source())}"
         )
 
     def combine(a: list[Any], b: list[Any]) -> list[Any]:
