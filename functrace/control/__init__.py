@@ -4,6 +4,7 @@ They stand above `rewrites`, which their rules call, as the other primitives sta
 """
 
 from functrace.control.call import Call
+from functrace.control.checkpoint import Checkpoint
 from functrace.control.cond import Cond
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.custom_vjp import CustomVjp
@@ -13,6 +14,6 @@ from functrace.control.scan import Scan
 from functrace.control.while_loop import While
 
 __all__ = [
-    "Call", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur", "ReversedTangent", "ReversedWhile", "Scan",
-    "While", "WhileSaved",
+    "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur", "ReversedTangent",
+    "ReversedWhile", "Scan", "While", "WhileSaved",
 ]  # fmt: skip

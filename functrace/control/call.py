@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -34,6 +35,10 @@ class Call(Primitive):
             program = b.build([mul(cos(x), y), y])
         yield Sample(Call(program, "sample"), (aval, aval))
 
+    def of(self, program: Program) -> Self:
+        """The same of another Program."""
+        return replace(self, program=program)
+
     @property
     def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.program.has_effects
@@ -51,13 +56,13 @@ class Call(Primitive):
         # Outputs that are inputs or literals need no call.
         bound = dict(zip(program.inputs, xs, strict=True))
         direct = [y if type(y) is not Var else bound.get(y) for y in program.outputs]
-        rest = iter(Call(inner_outputs(program), self.label)(*xs) if None in direct else ())
+        rest = iter(self.of(inner_outputs(program))(*xs) if None in direct else ())
         return tuple(next(rest) if y is None else y for y in direct)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)
         program, moved = jvp(self.program, moving)
-        outputs = Call(program, self.label)(*xs, *select(moving, dxs))
+        outputs = self.of(program)(*xs, *select(moving, dxs))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
 
@@ -65,8 +70,8 @@ class Call(Primitive):
         moving = tuple(dx is not None for dx in dxs)
         lin = linearize(self.program, moving)
         n = len(lin.moved)
-        outputs = Call(lin.forward, self.label)(*xs)
-        dys = Call(lin.linear, self.label)(*outputs[n:], *select(moving, dxs))
+        outputs = self.of(lin.forward)(*xs)
+        dys = self.of(lin.linear)(*outputs[n:], *select(moving, dxs))
         return outputs[:n], scatter(lin.moved, dys)
 
     def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
@@ -76,8 +81,8 @@ class Call(Primitive):
         ordered = sorted(range(len(flags)), key=lambda i: not flags[i])
         program = Program(program.inputs, program.equations, tuple([program.outputs[i] for i in ordered]))
         first, second, n = split(program, tuple(known), sum(flags))
-        early = Call(first, self.label)(*select(tuple(known), xs))
-        late = Call(second, self.label)(*early[len(early) - n :], *[x for x, k in zip(xs, known, strict=True) if not k])
+        early = self.of(first)(*select(tuple(known), xs))
+        late = self.of(second)(*early[len(early) - n :], *[x for x, k in zip(xs, known, strict=True) if not k])
         now, later = iter(early), iter(late)
         return [next(now) if k else next(later) for k in flags], flags
 
@@ -85,7 +90,7 @@ class Call(Primitive):
         linear = tuple(isinstance(x, Undefined) for x in xs)
         program, found = transpose(self.program, linear, tuple(c is not None for c in ct))
         fixed = [x for x in xs if not isinstance(x, Undefined)]
-        outputs = Call(program, self.label)(*fixed, *[c for c in ct if c is not None])
+        outputs = self.of(program)(*fixed, *[c for c in ct if c is not None])
         return scatter(linear, scatter(found, outputs))
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
@@ -93,7 +98,7 @@ class Call(Primitive):
 
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
         program, flags = batch(self.program, size, tuple(batched), name)
-        return Call(program, self.label)(*xs), flags
+        return self.of(program)(*xs), flags
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

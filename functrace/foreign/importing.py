@@ -15,7 +15,8 @@ import jax.core
 import numpy as np
 from jax.extend import core as jax_core
 
-from functrace.control import Cond, Scan, While
+from functrace.control import Checkpoint, Cond, Scan, While
+from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, Var, ambient
@@ -97,8 +98,8 @@ def write(b: Builder, jaxpr: Any, values: Sequence[Atom], table: dict[str, Any])
         else:
             definition = table.get(name)
             avals = [x.aval for x in xs]
-            if name in CONTROL_FLOW:
-                prim = CONTROL_FLOW[name](eqn.params)
+            if name in HOLDING:
+                prim = HOLDING[name](eqn.params)
             else:
                 prim = None if definition is None else definition.from_jax(eqn.params, avals)
             if prim is None:
@@ -141,7 +142,16 @@ def import_cond(params: dict[str, Any]) -> Primitive:
     return Cond(tuple([closed(import_jaxpr(branch)) for branch in params["branches"]]))
 
 
-CONTROL_FLOW = {"scan": import_scan, "while": import_while, "cond": import_cond}
+def import_checkpoint(params: dict[str, Any]) -> Primitive | None:
+    """JAX's checkpoint, if its policy is one that is data here."""
+    policy = "nothing" if params["policy"] is None else OF_JAX.get(params["policy"])
+    if policy is None:
+        return None
+    program = closed(import_jaxpr(jax_core.ClosedJaxpr(params["jaxpr"], ())))
+    return Checkpoint(program, "checkpoint", policy, params["prevent_cse"], params["differentiated"])
+
+
+HOLDING = {"scan": import_scan, "while": import_while, "cond": import_cond, "remat2": import_checkpoint}
 
 
 def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:

@@ -9,25 +9,14 @@ import jax.numpy as jnp
 from jax import tree_util
 
 from functrace.errors import DtypeError
-from functrace.ir import Aval, Builder, Primitive, Program
+from functrace.ir import Aval, Builder, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lower import execute
 from functrace.primitives.elementwise import convert_element_type
 from functrace.tracing import Tracer, aval_of
 from functrace.tracing.trace import Traced, checked_aval
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import fun_name
-
-
-def record(primitive: Primitive, operands: Sequence[Any]) -> list[Any]:
-    """The results of a primitive with multiple results: recorded in the running trace, or computed."""
-    builder = AMBIENT.builder
-    if builder is not None:
-        return [Tracer(y, builder) for y in primitive(*[atom_of(x, builder) for x in operands])]
-    with Builder() as b:
-        program = b.build(primitive(*[b.input(aval_of(x)) for x in operands]))
-    return execute(program, operands)
 
 
 def leaf_avals(who: str, what: str, tree: Any) -> list[Aval]:

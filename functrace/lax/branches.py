@@ -16,9 +16,9 @@ from functrace.errors import ArgumentError, DtypeError
 from functrace.ir import Aval
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lax.bodies import cast, cast_outputs, joined, leaf_avals, record
+from functrace.lax.bodies import cast, cast_outputs, joined, leaf_avals
 from functrace.tracing import lift, trace
-from functrace.tracing.trace import all_captures, with_captures
+from functrace.tracing.trace import all_captures, record, with_captures
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name
 

@@ -6,9 +6,10 @@ while_loop : (s -> bool) -> (s -> s) -> s -> s           differentiable in rever
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,16 +21,18 @@ from functrace.errors import ArgumentError, DtypeError, FunctraceError
 from functrace.ir import Aval
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lax.bodies import carry_types, cast, cast_outputs, leaf_avals, record
+from functrace.lax.bodies import carry_types, cast, cast_outputs, leaf_avals
 from functrace.tracing import aval_of, lift, trace
 from functrace.tracing.lift import known_value
-from functrace.tracing.trace import Traced, all_captures, with_captures
+from functrace.tracing.trace import Traced, all_captures, record, with_captures
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name, leaf_label
+from functrace.transforms.checkpoint import checkpoint as remat
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.vmap import vmap
 
 concatenate = lift(lax.concatenate)
+reshape = lift(lax.reshape)
 select = lift(lax.select)
 
 
@@ -40,6 +43,7 @@ def scan(
     length: int | None = None,
     reverse: bool = False,
     unroll: int | bool = 1,
+    checkpoint: int | Literal["auto"] | None = None,
 ) -> tuple[Any, Any]:
     """Apply `f` to each entry of `xs` in turn, handing on a carry.
 
@@ -50,11 +54,18 @@ def scan(
       length: that size; needed where there are no xs.
       reverse: go from the last entry to the first; y stands where its x stood.
       unroll: how many steps one turn of the compiled loop takes; True for all.
+      checkpoint: what reverse mode keeps. None keeps what each step needs. A number K keeps K carries, and
+        goes through the steps between two of them again, in the same way if they are more than K: the
+        memory is that of K steps and of K carries for each of log n / log K levels, and each step is computed
+        so often. "auto" takes K near the square root of n: each step is computed twice.
     Returns:
       The last carry, and the ys with a leading axis.
     Raises:
       DtypeError: f changes the type of the carry, or does not return a pair.
-      ArgumentError: leaves of xs differ in length, or `length` is another one.
+      ArgumentError: leaves of xs differ in length, `length` is another one, or checkpoint is less than 2.
+
+    Reference for checkpoint: Griewank, "Achieving logarithmic growth of temporal and spatial complexity in
+    reverse automatic differentiation" (1992).
 
     >>> import functrace as ft, numpy as np
     >>> total, partial = ft.lax.scan(lambda s, x: (s + x, s * x), 0.0, np.array([1.0, 2.0, 3.0]))
@@ -65,6 +76,14 @@ def scan(
     leaves = tree_util.tree_leaves(xs)
     avals = leaf_avals("scan", "xs", xs)
     n = scan_length(xs, avals, length)
+    if checkpoint is not None:
+        most = math.isqrt(max(n - 1, 3)) + 1 if checkpoint == "auto" else checkpoint
+        if isinstance(most, bool) or not isinstance(most, int) or most < 2:
+            raise ArgumentError(
+                f"scan: checkpoint must be 'auto' or an int of at least 2, got {checkpoint!r}.{at(caller_source())}"
+            )
+        if n > most:
+            return scan_in_segments(f, init, xs, n, reverse, unroll, most)
     entries = [a.with_shape(a.shape[1:]) for a in avals]
 
     def body(carry: list[Aval]) -> Traced:
@@ -82,6 +101,36 @@ def scan(
     first = [cast(x, a) for x, a in zip(tree_util.tree_leaves(init), types, strict=True)]
     outputs = record(prim, [*traced.captures, *first, *leaves])
     return tree_util.tree_unflatten(traced.out_tree, outputs)
+
+
+def scan_in_segments(
+    f: Callable[..., Any], init: Any, xs: Any, n: int, reverse: bool, unroll: int | bool, most: int
+) -> tuple[Any, Any]:
+    """A scan over at most `most` segments of a scan, each computed again when its turn on the way back comes."""
+    size = -(-n // most)
+    whole = n // size * size
+
+    def segment(carry: Any, entries: Any) -> tuple[Any, Any]:
+        return scan(f, carry, entries, size, reverse, unroll, most)
+
+    def full(carry: Any) -> tuple[Any, Any]:
+        stacked = tree_util.tree_map(lambda x: reshape(x[:whole], (n // size, size, *x.shape[1:])), xs)
+        # Forward and backward are in different loops: XLA has nothing to merge.
+        carry, ys = scan(remat(segment, prevent_cse=False), carry, stacked, n // size, reverse)
+        return carry, tree_util.tree_map(lambda y: reshape(y, (whole, *y.shape[2:])), ys)
+
+    def rest(carry: Any) -> tuple[Any, Any]:
+        return scan(f, carry, tree_util.tree_map(lambda x: x[whole:], xs), n - whole, reverse, unroll)
+
+    if whole == n:
+        return full(init)
+    if reverse:
+        carry, last = rest(init)
+        carry, first = full(carry)
+    else:
+        carry, first = full(init)
+        carry, last = rest(carry)
+    return carry, tree_util.tree_map(lambda a, b: concatenate([a, b], 0), first, last)
 
 
 def pair_of(f: Callable[..., Any]) -> Callable[..., Any]:

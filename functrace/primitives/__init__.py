@@ -17,6 +17,7 @@ from functrace.primitives import (
     elementwise,
     gather_scatter,
     indexing,
+    naming,
     reductions,
     sorting,
     space,
@@ -29,6 +30,6 @@ from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, 
 
 __all__ = [
     "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
-    "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "neg",
+    "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg",
     "reductions", "select_n", "sorting", "space", "special", "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

@@ -31,6 +31,13 @@ class Tape(Builder):
     def emit(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
         if self.unknown.isdisjoint(inputs):
             return super().emit(primitive, inputs)
+        return self._append(primitive, inputs)
+
+    def _append(
+        self, primitive: Primitive, inputs: tuple[Atom, ...], like: tuple[Var, ...] | None = None
+    ) -> tuple[Atom, ...]:
+        if self.unknown.isdisjoint(inputs):
+            return super()._append(primitive, inputs, like)
         outputs = self.results(primitive, inputs)
         self.tangents.append(Equation(primitive, inputs, outputs, self.source))
         self.unknown.update(outputs)

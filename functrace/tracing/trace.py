@@ -10,7 +10,7 @@ from jax import tree_util
 from functrace.errors import DtypeError, FunctraceError
 from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import AMBIENT, Primitive
 from functrace.ir.source import caller_source
 from functrace.lower.execute import execute, known
 from functrace.rewrites.memo import collector_paused
@@ -169,3 +169,11 @@ def apply(program: Program, values: Sequence[Any]) -> list[Any]:
     return [Tracer(x, builder) for x in atoms]
 
 
+def record(primitive: Primitive, operands: Sequence[Any]) -> list[Any]:
+    """The results of a primitive with multiple results: recorded in the running trace, or computed."""
+    builder = AMBIENT.builder
+    if builder is not None:
+        return [Tracer(y, builder) for y in primitive(*[atom_of(x, builder) for x in operands])]
+    with Builder() as b:
+        program = b.build(primitive(*[b.input(aval_of(x)) for x in operands]))
+    return execute(program, operands)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import jax
 from jax import lax, numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 import functrace as ft
 from functrace import numpy as fnp
@@ -44,11 +45,13 @@ SHARED = ("cond", "switch", "scan", "map", "psum", "pmean", "all_gather", "axis_
 THEIRS = SimpleNamespace(
     np=jnp, t=jax, while_loop=bounded_while, counted=bounded_fori, fori_loop=lax.fori_loop,
     associative_scan=lax.associative_scan,
-    cube=lambda x: x**3, **{name: getattr(lax, name) for name in SHARED},
+    cube=lambda x: x**3, scan_again=lax.scan, policies=jax.checkpoint_policies, name=checkpoint_name,
+    **{name: getattr(lax, name) for name in SHARED},
 )  # fmt: skip
 OURS = SimpleNamespace(
     np=fnp, t=ft, while_loop=ft.lax.while_loop, counted=ft.lax.fori_loop, fori_loop=ft.lax.fori_loop,
-    associative_scan=ft.lax.associative_scan, cube=cube,
+    associative_scan=ft.lax.associative_scan, cube=cube, policies=ft.checkpoint_policies, name=ft.checkpoint_name,
+    scan_again=lambda *args, **kwargs: ft.lax.scan(*args, checkpoint=2, **kwargs),
     **{name: getattr(ft.lax, name) for name in SHARED},
 )  # fmt: skip
 
@@ -235,6 +238,80 @@ def integer_and_float_loop(b):
     return f
 
 
+def checkpointed(policy):
+    """Two layers, of which reverse mode keeps what the policy says."""
+
+    def of_library(b):
+        def layers(w, x):
+            h = b.name(b.np.tanh(w @ b.np.sin(x)), "hidden")
+            return b.name(b.np.cos(w @ h * h), "last"), b.np.exp(h)
+
+        keep = policy(b.policies)
+        return lambda w, x: b.t.checkpoint(b.t.jit(layers), policy=keep)(w, b.np.cos(x))
+
+    return of_library
+
+
+recomputed = checkpointed(lambda p: None)
+dots_kept = checkpointed(lambda p: p.dots_saveable)
+all_kept = checkpointed(lambda p: p.everything_saveable)
+hidden_kept = checkpointed(lambda p: p.save_only_these_names("hidden"))
+hidden_not_kept = checkpointed(lambda p: p.save_anything_except_these_names("hidden"))
+last_kept = checkpointed(lambda p: p.save_any_names_but_these("hidden"))
+dots_or_last_kept = checkpointed(
+    lambda p: p.save_from_both_policies(p.dots_with_no_batch_dims_saveable, p.save_only_these_names("last"))
+)
+
+
+def nested_checkpoints(b):
+    def inner(x):
+        return b.np.sin(x * x)
+
+    def outer(y, x):
+        return b.t.checkpoint(inner)(b.np.cos(y * x)) + b.t.checkpoint(inner, prevent_cse=False)(x)
+
+    return lambda y, x: b.t.checkpoint(outer)(y, b.t.checkpoint(inner)(x))
+
+
+def checkpoint_in_scan(b):
+    def f(w, s, xs):
+        layer = b.t.checkpoint(lambda s, x: b.np.tanh(w @ s + x), prevent_cse=False)
+        return b.scan(lambda s, x: (layer(s, x), s), s, xs)
+
+    return f
+
+
+def loops_in_checkpoint(b):
+    def f(s, xs):
+        @b.t.checkpoint
+        def run(s, xs):
+            s = b.scan(lambda s, x: (b.np.sin(s) * x, None), s, xs)[0]
+            s = b.while_loop(lambda v: abs(v).max() < 2.0, lambda v: 1.4 * v + 0.3 * b.np.sin(v), s + 0.3)
+            return b.cond(s.sum() > 0, lambda s: s * s, b.np.cos, s)
+
+        return run(b.np.cos(s), xs)
+
+    return f
+
+
+def scan_in_segments(b):
+    """Seven steps by two of three and one, those in turn by one of two and one."""
+
+    def f(w, s, xs):
+        def step(carry, x):
+            i, s = carry
+            s = b.np.tanh(w @ s) + x * i
+            return (i + 1, s), s * x
+
+        return b.scan_again(step, (0, s), xs)
+
+    return f
+
+
+def backward_scan_in_segments(b):
+    return lambda s, xs: b.scan_again(lambda s, x: (b.np.sin(s * x) + x, s), s, xs, reverse=True)
+
+
 def prefix_products(b):
     return lambda x: b.associative_scan(lambda p, q: (p[0] * q[0], p[1] * q[0] + q[1]), (x, b.np.cos(x)))
 
@@ -243,6 +320,9 @@ def prefix_reversed(b):
     return lambda x: b.associative_scan(b.np.multiply, x, reverse=True, axis=1)
 
 
+CHECKPOINTED = (
+    "recomputed", "dots_kept", "all_kept", "hidden_kept", "hidden_not_kept", "last_kept", "dots_or_last_kept",
+)  # fmt: skip
 X3 = normal(3)
 ROWS = [
     row("recurrent", uniform(-0.5, 0.5, 3, 3), X3, normal(4, 3)),
@@ -268,6 +348,12 @@ ROWS = [
     row("collective_in_scan", normal(2, 4), normal(2), looser=4.0),
     row("jitted_in_scan", X3, normal(4, 3)),
     row("integer_and_float_loop", normal(), normal(), looser=8.0),
+    *[row(name, uniform(-0.5, 0.5, 3, 3), X3) for name in CHECKPOINTED],
+    row("nested_checkpoints", X3, X3),
+    row("checkpoint_in_scan", uniform(-0.5, 0.5, 3, 3), X3, normal(4, 3)),
+    row("loops_in_checkpoint", X3, normal(3, 3), looser=4.0),
+    row("scan_in_segments", uniform(-0.5, 0.5, 3, 3), X3, normal(7, 3)),
+    row("backward_scan_in_segments", X3, normal(7, 3)),
     row("prefix_products", normal(5)),
     row("prefix_reversed", normal(2, 5)),
 ]
