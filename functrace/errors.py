@@ -43,3 +43,11 @@ class UnboundAxisError(FunctraceError, NameError):
 
 class DerivativeError(FunctraceError, AssertionError):
     """A derivative is not the one that finite differences give."""
+
+
+class BudgetInfeasible(FunctraceError, MemoryError):
+    """No plan keeps as little as was asked; `smallest` is the least that one does, in bytes."""
+
+    def __init__(self, message: str, smallest: int):
+        super().__init__(message)
+        self.smallest = smallest

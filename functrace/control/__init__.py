@@ -3,6 +3,7 @@
 They stand above `rewrites`, which their rules call, as the other primitives stand below it.
 """
 
+from functrace.control.budget import Budgeted
 from functrace.control.call import Call
 from functrace.control.checkpoint import Checkpoint
 from functrace.control.cond import Cond
@@ -14,6 +15,6 @@ from functrace.control.scan import Scan
 from functrace.control.while_loop import While
 
 __all__ = [
-    "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur", "ReversedTangent",
-    "ReversedWhile", "Scan", "While", "WhileSaved",
+    "Budgeted", "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur",
+    "ReversedTangent", "ReversedWhile", "Scan", "While", "WhileSaved",
 ]  # fmt: skip

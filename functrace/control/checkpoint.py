@@ -120,8 +120,10 @@ def divided(program: Program, policy: Policy, known: tuple[bool, ...]) -> Halves
         else:
             second.append(eqn)
             late.update(eqn.outputs)
+    # A value that is kept under a name need not be computed again without it.
+    named = {e.inputs[0]: e.outputs[0] for e in early if isinstance(e.primitive, Name) and keeps(policy, e)}
     rest = select(tuple([not k for k in flags]), program.outputs)
-    needed = {x for eqn in second for x in eqn.inputs} | set(rest)
+    needed = {named.get(x, x) for eqn in second for x in eqn.inputs} | set(rest)
     kept: list[Var] = []
     repeated: list[Equation] = []
     for eqn in reversed(early):
@@ -130,13 +132,17 @@ def divided(program: Program, policy: Policy, known: tuple[bool, ...]) -> Halves
             kept += wanted
         elif wanted:
             repeated.append(eqn)
-            needed.update(eqn.inputs)
+            needed.update([named.get(x, x) for x in eqn.inputs])
+    again = [
+        Equation(e.primitive, tuple([named.get(x, x) for x in e.inputs]), e.outputs, e.source)
+        for e in (*reversed(repeated), *second)
+    ]
     first = Program(program.inputs, tuple(early), (*select(flags, program.outputs), *kept))
     read_first = needed_inputs(first, (True,) * len(first.outputs))
     read_second = tuple([v in needed or v in rest for v in program.inputs])
     return Halves(
         narrowed(first, read_first, (True,) * len(first.outputs)),
-        Program((*kept, *select(read_second, program.inputs)), (*reversed(repeated), *second), tuple(rest)),
+        Program((*kept, *select(read_second, program.inputs)), tuple(again), tuple(rest)),
         read_first,
         read_second,
         tuple(flags),

@@ -17,7 +17,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import uses_axis
+from functrace.control.call import uses_axis, work_of
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.ir import Atom, Aval, Builder, Equation, Literal, Program, Sample, Undefined, Var, ambient, primitive
 from functrace.ir.primitive import Primitive
@@ -194,6 +194,9 @@ class Scan(Primitive):
             back.ct_scanned, ct_scanned
         )
         return [c if flag else None for c, flag in zip(found, linear, strict=True)]
+
+    def work(self, *xs: Aval) -> int:
+        return self.length * work_of(self.body)
 
     # Batching.
 

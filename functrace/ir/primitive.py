@@ -144,6 +144,11 @@ class Primitive:
         """As `batch`, for a primitive that `uses_axis(name)`, where the batch axis has that name."""
         return self.batch(size, xs, batched)
 
+    def work(self, *xs: Aval) -> int:
+        """About how many operations it takes: one an entry of the results, if it does not say."""
+        ys = self.shape(*xs)
+        return sum(y.size for y in (ys if self.multiple_results else (ys,)))
+
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""
         return False

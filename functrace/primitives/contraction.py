@@ -6,6 +6,7 @@ operand. The result's axes are the batch axes, then the free axes of the left an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -155,6 +156,11 @@ class DotGeneral(Bilinear):
         axes = (*xb, *free_axes(x, xc, xb))
         shape = (*[x.shape[i] for i in axes], *[y.shape[i] for i in free_axes(y, yc, yb)])
         return Aval(shape, dtype, x.weak_type and y.weak_type)
+
+    def work(self, *xs: Aval) -> int:
+        x, y = xs
+        (_, yc), (_, yb) = self.dimension_numbers
+        return 2 * x.size * math.prod([y.shape[i] for i in free_axes(y, yc, yb)])
 
     def lower(self, x: Any, y: Any) -> Any:
         return lax.dot_general(

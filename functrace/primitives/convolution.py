@@ -185,6 +185,10 @@ class ConvGeneralDilated(Bilinear):
         dtype = x.dtype if dtype is None else dtype
         return Aval(tuple(shape), dtype, x.weak_type and w.weak_type)
 
+    def work(self, *xs: Aval) -> int:
+        _, w = xs
+        return 2 * self.shape(*xs).size * (w.size // max(w.shape[self.dimension_numbers[1][0]], 1))
+
     def lower(self, x: Any, w: Any) -> Any:
         return lax.conv_general_dilated(
             x,

@@ -5,12 +5,14 @@ checkpoint : (a -> b) -> (a -> b)                checkpoint f = f, whose vjp rec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 from jax import tree_util
 
+from functrace.control import Budgeted
 from functrace.control.checkpoint import OF_JAX, OF_NAMES, POLICIES, Checkpoint, Policy
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
@@ -29,6 +31,7 @@ def checkpoint(
     prevent_cse: bool = True,
     policy: Policy | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
+    budget: int | str | None = None,
 ) -> Callable[..., Any]:
     """`fun`, of which reverse mode keeps the arguments and what `policy` says, and computes the rest again.
 
@@ -39,10 +42,14 @@ def checkpoint(
       policy: what to keep, of `functrace.checkpoint_policies`; nothing by default. Loops in `fun` are kept
         or computed again as a whole.
       static_argnums: positions of arguments that are Python values.
+      budget: instead of a policy, how many bytes reverse mode may hold at a time of what `fun` has computed,
+        as a number or such as "64MiB". What to compute again is chosen so that it takes least work.
+        Arguments, results and cotangents come on top. A loop in `fun` is kept, or computed again, as a whole.
     Returns:
       A function with the values and derivatives of `fun`, in every mode and to any order.
     Raises:
-      ArgumentError: the policy is none.
+      ArgumentError: the policy is none, or the budget is no size.
+      BudgetInfeasible: when differentiated: no choice holds so little; `.smallest` is what the best does.
 
     Reference: Griewank and Walther, "Algorithm 799: revolve" (2000); Chen et al., "Training deep nets with
     sublinear memory cost" (2016).
@@ -54,7 +61,10 @@ def checkpoint(
     1.0
     """
     check_callable("checkpoint", fun)
+    if budget is not None and policy is not None:
+        raise ArgumentError(f"checkpoint: give a policy or a budget, not both.{at(caller_source())}")
     chosen = checked_policy(policy)
+    most = None if budget is None else bytes_of(budget)
     numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     parameters = parameter_names(fun)
 
@@ -63,11 +73,28 @@ def checkpoint(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, ())
         names = dynamic_names(parameters, len(args), numbers)
         traced = trace(of_arrays, xs, keyed, transform="checkpoint", names=names)
-        prim = Checkpoint(traced.program, fun_name(fun), chosen, prevent_cse)
+        if most is None:
+            prim = Checkpoint(traced.program, fun_name(fun), chosen, prevent_cse)
+        else:
+            prim = Budgeted(traced.program, fun_name(fun), most, prevent_cse)
         leaves = tree_util.tree_leaves((tuple(xs), keyed))
         return tree_util.tree_unflatten(traced.out_tree, record(prim, [*traced.captures, *leaves]))
 
     return checkpointed
+
+
+def bytes_of(size: Any) -> int:
+    """A number of bytes, from a number or a text such as "64MiB"."""
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)B\s*", size) if isinstance(size, str) else None
+    if found is None:
+        raise ArgumentError(
+            f"checkpoint: budget must be a positive number of bytes or such as '64MiB', got {size!r}."
+            f"{at(caller_source())}"
+        )
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 def checked_policy(policy: Any) -> Policy:
