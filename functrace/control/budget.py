@@ -48,7 +48,7 @@ class Budgeted(Call):
         with Builder() as b:
             x, y = b.input(aval), b.input(aval)
             program = b.build([mul(cos(sin(sin(mul(exp(x), y)))), y), y])
-        for budget in (24, 36, 1000):
+        for budget in (72, 96, 1000):
             yield Sample(Budgeted(program, "sample", budget), (aval, aval))
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
@@ -97,9 +97,10 @@ def within(program: Program, moving: tuple[bool, ...], budget: int, label: str, 
     best = cheapest(segments, budget)
     if best is None:
         least = smallest(segments)
+        inexactly = f" ({least / 2**20:.2f} MiB)" if least > 2**20 else ""
         raise BudgetInfeasible(
             f"checkpoint: {label} cannot be differentiated with {budget:,} bytes kept; the smallest budget is "
-            f"{least:,} bytes ({least / 2**20:.2f} MiB).",
+            f"{least:,} bytes{inexactly}.",
             least,
         )
     return in_segments(program, best.plan, label, prevent_cse)

@@ -133,6 +133,7 @@ def divided(program: Program, policy: Policy, known: tuple[bool, ...]) -> Halves
         elif wanted:
             repeated.append(eqn)
             needed.update([named.get(x, x) for x in eqn.inputs])
+    kept += [h for h in named.values() if h in needed and h not in kept]  # read before they get their name
     again = [
         Equation(e.primitive, tuple([named.get(x, x) for x in e.inputs]), e.outputs, e.source)
         for e in (*reversed(repeated), *second)
