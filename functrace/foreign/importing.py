@@ -15,7 +15,7 @@ import jax.core
 import numpy as np
 from jax.extend import core as jax_core
 
-from functrace.control import Cond, Scan, While
+from functrace.control import Cond, LinearSolve, Scan, While
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, Var, ambient
@@ -141,7 +141,22 @@ def import_cond(params: dict[str, Any]) -> Primitive:
     return Cond(tuple([closed(import_jaxpr(branch)) for branch in params["branches"]]))
 
 
-CONTROL_FLOW = {"scan": import_scan, "while": import_while, "cond": import_cond}
+def import_linear_solve(params: dict[str, Any]) -> Primitive:
+    """JAX's linear solve: its four functions get the constants of all."""
+    jaxprs, counts = params["jaxprs"], params["const_lengths"]
+    names = ("matvec", "solve", "vecmat", "transpose_solve")
+    held = {name: closed(import_jaxpr(j)) for name in names if (j := getattr(jaxprs, name)) is not None}
+    groups = {name: p.inputs[: getattr(counts, name)] for name, p in held.items()}
+    programs: dict[str, Any] = {}
+    for name, p in held.items():
+        leading = [v if other == name else copied(v) for other, group in groups.items() for v in group]
+        programs[name] = Program((*leading, *p.inputs[len(groups[name]) :]), p.equations, p.outputs)
+    return LinearSolve(consts=sum(map(len, groups.values())), **programs)
+
+
+CONTROL_FLOW = {
+    "scan": import_scan, "while": import_while, "cond": import_cond, "custom_linear_solve": import_linear_solve
+}  # fmt: skip
 
 
 def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:
