@@ -144,7 +144,7 @@ def import_cond(params: dict[str, Any]) -> Primitive:
 def import_linear_solve(params: dict[str, Any]) -> Primitive:
     """JAX's linear solve: its four functions get the constants of all."""
     jaxprs, counts = params["jaxprs"], params["const_lengths"]
-    names = ("matvec", "solve", "vecmat", "transpose_solve")
+    names = ("matvec", "vecmat", "solve", "transpose_solve")  # in the order of their constants
     held = {name: closed(import_jaxpr(j)) for name in names if (j := getattr(jaxprs, name)) is not None}
     groups = {name: p.inputs[: getattr(counts, name)] for name, p in held.items()}
     programs: dict[str, Any] = {}

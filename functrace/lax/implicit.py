@@ -22,7 +22,6 @@ from functrace.lax.bodies import cast, cast_outputs, leaf_avals, record
 from functrace.tracing import trace
 from functrace.tracing.trace import Traced, all_captures, with_captures
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import fun_name
 from functrace.transforms.linearize import linearize
 from functrace.transforms.vjp import linear_transpose
 
@@ -72,8 +71,9 @@ def custom_linear_solve(
         back = lambda b: transpose_solve(vecmat, b)
         traces.append(traced(who, "transpose_solve", back, b, "b", has_aux))
     captures = all_captures([], traces)
-    programs = with_captures(captures, traces)
-    outputs = record(LinearSolve(*programs[:2], len(captures), *programs[2:]), [*captures, *tree_util.tree_leaves(b)])
+    first, second, *back = with_captures(captures, traces)
+    prim = LinearSolve(first, second, len(captures), *back)
+    outputs = record(prim, [*captures, *tree_util.tree_leaves(b)])
     return tree_util.tree_unflatten(traces[1].out_tree, outputs)
 
 
@@ -122,8 +122,8 @@ def custom_root(
     tangents = traced(who, "tangent_solve", tangent, (guess, guess), "initial_guess", expected=guess)
     traces = [equation, solution, tangents]
     captures = all_captures([], traces)
-    root = Root(*with_captures(captures, traces), len(captures))
-    outputs = record(root, [*captures, *tree_util.tree_leaves(guess)])
+    first, second, third = with_captures(captures, traces)
+    outputs = record(Root(first, second, third, len(captures)), [*captures, *tree_util.tree_leaves(guess)])
     return tree_util.tree_unflatten(solution.out_tree, outputs)
 
 
@@ -176,7 +176,8 @@ def traced(
         tree = tree.children()[0]
     wanted = leaf_avals(who, like, expected)
     if tree != tree_util.tree_structure(expected):
-        hint = " With has_aux=True the functions may return (x, aux)." if name.endswith("solve") and not has_aux else ""
+        solver = name in ("solve", "transpose_solve") and not has_aux
+        hint = " With has_aux=True the solvers return (x, aux)." if solver else ""
         raise DtypeError(
             f"{who}: {name} must return the pytree structure of {like}.\n  {like}: "
             f"{tree_util.tree_structure(expected)}\n  {name} returns: {tree}\nReturn every part, in the same "

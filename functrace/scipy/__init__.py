@@ -1,7 +1,17 @@
 """jax.scipy, lifted; iterative solvers, which are functrace's own."""
 
 from functrace.scipy import (
-    cluster, fft, integrate, interpolate, linalg, ndimage, signal, sparse, spatial, special, stats,
+    cluster,
+    fft,
+    integrate,
+    interpolate,
+    linalg,
+    ndimage,
+    signal,
+    sparse,
+    spatial,
+    special,
+    stats,
 )  # fmt: skip
 
 __all__ = [
