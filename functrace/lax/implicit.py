@@ -15,7 +15,7 @@ from typing import Any
 from jax import tree_util
 
 from functrace.control import LinearSolve, Root
-from functrace.errors import DtypeError
+from functrace.errors import DtypeError, RuleError
 from functrace.ir import Aval
 from functrace.ir.source import caller_source
 from functrace.lax.bodies import cast, cast_outputs, leaf_avals, record
@@ -130,7 +130,14 @@ def custom_root(
 def transposed(matvec: Callable[[Any], Any], b: Any) -> Callable[[Any], Any]:
     """The transpose of a linear function of things like `b`."""
     pullback = linear_transpose(matvec, b)
-    return lambda y: pullback(y)[0]
+
+    def vecmat(y: Any) -> Any:
+        try:
+            return pullback(y)[0]
+        except RuleError as error:
+            raise RuleError(f"custom_linear_solve: matvec must be linear: {error}.{at(caller_source())}") from error
+
+    return vecmat
 
 
 def check_functions(who: str, functions: dict[str, Any]) -> None:

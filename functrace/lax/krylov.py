@@ -187,6 +187,11 @@ def norm(x: Any) -> Any:
     return sqrt(inner(x, x).real)
 
 
+def unless_nan(x: Any, r: Any) -> Any:
+    """`x`, or NaN if its residual is, at which a loop ends as if it had converged."""
+    return where(norm(r) < np.inf, x, np.nan)
+
+
 def cg_steps(A: Any, b: Any, x0: Any, enough: Any, maxiter: int, M: Any) -> Any:
     """Preconditioned conjugate gradients."""
 
@@ -205,7 +210,8 @@ def cg_steps(A: Any, b: Any, x0: Any, enough: Any, maxiter: int, M: Any) -> Any:
 
     r = b - A(x0)
     z = M(r)
-    return while_loop(going, step, (0, x0, r, z, inner(r, z)))[1]
+    _, x, r, _, _ = while_loop(going, step, (0, x0, r, z, inner(r, z)))
+    return unless_nan(x, r)
 
 
 def bicgstab_steps(A: Any, b: Any, x0: Any, enough: Any, maxiter: int, M: Any) -> Any:
@@ -234,7 +240,8 @@ def bicgstab_steps(A: Any, b: Any, x0: Any, enough: Any, maxiter: int, M: Any) -
 
     shadow = b - A(x0)
     one = inner(shadow, shadow) * 0 + 1
-    return while_loop(going, step, (0, True, x0, shadow, shadow, shadow, one, one, one))[2]
+    _, _, x, r, *_ = while_loop(going, step, (0, True, x0, shadow, shadow, shadow, one, one, one))
+    return unless_nan(x, r)
 
 
 def gmres_steps(
@@ -253,7 +260,8 @@ def gmres_steps(
 
     size = norm(b)
     residual = norm(M(b)) * minimum(1.0, enough / where(size > 0, size, 1))
-    return while_loop(going, step, (0, x0, M(b - A(x0))))[1]
+    _, x, r = while_loop(going, step, (0, x0, M(b - A(x0))))
+    return unless_nan(x, r)
 
 
 def arnoldi_step(A: Any, k: Any, V: Any) -> tuple[Any, Any, Any]:
