@@ -15,6 +15,7 @@ from functrace.ir import Program
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
 from functrace.transforms import (
+    closure_convert,
     custom_jvp,
     custom_vjp,
     eval_shape,
@@ -36,8 +37,8 @@ from functrace.transforms import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "clear_caches", "custom_jvp", "custom_vjp", "errors", "eval_shape", "from_jax", "grad",
-    "hessian", "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize",
+    "Program", "clear_caches", "closure_convert", "custom_jvp", "custom_vjp", "errors", "eval_shape",
+    "from_jax", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize",
     "make_program", "nn", "numpy", "optim", "random", "scipy", "stop_gradient", "testing", "tree",
     "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ into the trace that is running. Read `jvp`, `linearize`, `vjp`, `grad`, `vmap`, 
 order.
 """
 
+from functrace.transforms.closure_convert import closure_convert
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.grad import grad, value_and_grad
@@ -18,6 +19,6 @@ from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
-    "custom_jvp", "custom_vjp", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp",
-    "linear_transpose", "linearize", "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
+    "closure_convert", "custom_jvp", "custom_vjp", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit",
+    "jvp", "linear_transpose", "linearize", "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
