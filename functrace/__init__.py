@@ -18,6 +18,7 @@ from functrace.transforms import (
     checkpoint,
     checkpoint_name,
     checkpoint_policies,
+    closure_convert,
     custom_jvp,
     custom_vjp,
     eval_shape,
@@ -41,8 +42,8 @@ remat = checkpoint
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "custom_jvp",
-    "custom_vjp", "errors", "eval_shape", "from_jax", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "lax",
-    "linear_transpose", "linearize", "make_program", "nn", "numpy", "optim", "random", "remat", "scipy",
-    "stop_gradient", "testing", "tree", "value_and_grad", "vjp", "vmap",
+    "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
+    "custom_jvp", "custom_vjp", "errors", "eval_shape", "from_jax", "grad", "hessian", "jacfwd", "jacrev",
+    "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "nn", "numpy", "optim", "random",
+    "remat", "scipy", "stop_gradient", "testing", "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from functrace.control.checkpoint import Checkpoint, inlined
 from functrace.errors import BudgetInfeasible
 from functrace.ir import Aval, Builder, Equation, Program, Sample, Var, ambient, primitive
 from functrace.primitives.elementwise import F32, mul
-from functrace.primitives.unary import cos, exp, sin
+from functrace.primitives.unary import cos, sin
 from functrace.rewrites import linearize, memoised
 from functrace.rewrites.jvp import push
 from functrace.rewrites.memo import copy_input
@@ -47,8 +47,11 @@ class Budgeted(Call):
         aval = Aval((3,), F32)
         with Builder() as b:
             x, y = b.input(aval), b.input(aval)
-            program = b.build([mul(cos(sin(sin(mul(exp(x), y)))), y), y])
-        for budget in (72, 96, 1000):
+            z = mul(x, y)
+            for _ in range(12):
+                z = sin(z)
+            program = b.build([mul(cos(z), y), y])
+        for budget in (300, 10_000):  # the first makes segments of wide or batched operands
             yield Sample(Budgeted(program, "sample", budget), (aval, aval))
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:

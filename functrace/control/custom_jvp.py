@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ class CustomJvp(Primitive):
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
-        return with_jax_rule(self.program, unrolled(self.rule, self), self.captures, self.label, xs)
+        return with_jax_rule(self.program, lambda: unrolled(self.rule, self), self.captures, self.label, xs)
 
     def tangents(self, xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
         """The tangents that the rule takes, zeros filled in."""
@@ -99,8 +99,10 @@ class CustomJvp(Primitive):
         return uses_axis(self.program, name) or uses_axis(self.rule, name)
 
 
-def with_jax_rule(program: Program, rule: Program, captures: int, label: str, xs: Sequence[Any]) -> Any:
-    """`program(*xs)` as JAX computes it, and differentiates it when it is JAX that is asked to.
+def with_jax_rule(
+    program: Program, rule: Callable[[], Program], captures: int, label: str, xs: Sequence[Any]
+) -> Any:
+    """`program(*xs)` as JAX computes it, and differentiates it by `rule()` when it is JAX that is asked to.
 
     What was closed over is closed over again, so that a derivative in it is JAX's error.
     """
@@ -114,7 +116,7 @@ def with_jax_rule(program: Program, rule: Program, captures: int, label: str, xs
     @function.defjvp
     def pushforward(xs: Any, dxs: Any) -> Any:
         moving = [dx for dx, m in zip(dxs, moves, strict=True) if m]
-        outputs = evaluate(rule, [*closed, *xs, *moving])
+        outputs = evaluate(rule(), [*closed, *xs, *moving])
         n = len(program.outputs)
         rest = iter(outputs[n:])
         zero = lambda a: np.zeros(a.shape, jax.dtypes.float0)

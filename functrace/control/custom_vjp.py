@@ -66,7 +66,7 @@ class CustomVjp(Primitive):
             rule = pushforward(forward, linear.pushforward(), len(self.program.outputs))
         except RuleError:  # the backward function is not linear: JAX gets reverse mode alone
             return self._with_jax_pullback(xs)
-        return with_jax_rule(self.program, rule, self.captures, self.label, xs)
+        return with_jax_rule(self.program, lambda: rule, self.captures, self.label, xs)
 
     def _with_jax_pullback(self, xs: Sequence[Any]) -> Any:
         """As `with_jax_rule`, for reverse mode only."""

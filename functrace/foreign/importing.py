@@ -15,7 +15,7 @@ import jax.core
 import numpy as np
 from jax.extend import core as jax_core
 
-from functrace.control import Checkpoint, Cond, Scan, While
+from functrace.control import Checkpoint, Cond, LinearSolve, Scan, While
 from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
@@ -151,7 +151,23 @@ def import_checkpoint(params: dict[str, Any]) -> Primitive | None:
     return Checkpoint(program, "checkpoint", policy, params["prevent_cse"], params["differentiated"])
 
 
-HOLDING = {"scan": import_scan, "while": import_while, "cond": import_cond, "remat2": import_checkpoint}
+def import_linear_solve(params: dict[str, Any]) -> Primitive:
+    """JAX's linear solve: its four functions get the constants of all."""
+    jaxprs, counts = params["jaxprs"], params["const_lengths"]
+    names = ("matvec", "vecmat", "solve", "transpose_solve")  # in the order of their constants
+    held = {name: closed(import_jaxpr(j)) for name in names if (j := getattr(jaxprs, name)) is not None}
+    groups = {name: p.inputs[: getattr(counts, name)] for name, p in held.items()}
+    programs: dict[str, Any] = {}
+    for name, p in held.items():
+        leading = [v if other == name else copied(v) for other, group in groups.items() for v in group]
+        programs[name] = Program((*leading, *p.inputs[len(groups[name]) :]), p.equations, p.outputs)
+    return LinearSolve(consts=sum(map(len, groups.values())), **programs)
+
+
+HOLDING = {
+    "scan": import_scan, "while": import_while, "cond": import_cond, "remat2": import_checkpoint,
+    "custom_linear_solve": import_linear_solve,
+}  # fmt: skip
 
 
 def import_function(f: Callable[..., Any], *avals: Aval) -> Imported:

@@ -1,4 +1,4 @@
-"""jax.lax: its functions of arrays, lifted; loops and branches, which are functrace's own."""
+"""jax.lax: its functions of arrays, lifted; loops, branches and implicit functions, which are functrace's own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from functrace.lax.collectives import (
     pswapaxes as pswapaxes,
 )
 from functrace.lax.computations import reduce as reduce, reduce_window as reduce_window
+from functrace.lax.fixed_point import fixed_point as fixed_point
+from functrace.lax.implicit import custom_linear_solve as custom_linear_solve, custom_root as custom_root
 from functrace.lax.loops import fori_loop as fori_loop, map as map, scan as scan, while_loop as while_loop
 from functrace.lax.prefix import associative_scan as associative_scan
 from functrace.tracing import lift

@@ -47,7 +47,9 @@ class Bilinear(Primitive):
         return z, add(self(dx, y), self(x, dy))
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
-        (i,) = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
+        i, *others = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]
+        if others:
+            return super().transpose(ct, *xs)
         ct_x = self.transpose_in(i, ct, xs[i].aval, xs[1 - i])
         return [ct_x if j == i else None for j in range(2)]
 

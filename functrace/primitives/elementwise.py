@@ -112,8 +112,8 @@ class Elementwise(Primitive):
         return y, dy
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
-        i = [type(x) is Undefined for x in xs].index(True)
-        if i not in self.linear_in:
+        i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]
+        if others or i not in self.linear_in:
             return super().transpose(ct, *xs)
         ct_x = self(*xs[:i], ct, *xs[i + 1 :])
         ct_xs: list[Any] = [None] * len(xs)

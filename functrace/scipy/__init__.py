@@ -1,7 +1,20 @@
-"""jax.scipy, lifted."""
+"""jax.scipy, lifted; iterative solvers, which are functrace's own."""
 
-from functrace.scipy import cluster, fft, integrate, interpolate, linalg, ndimage, signal, spatial, special, stats
+from functrace.scipy import (
+    cluster,
+    fft,
+    integrate,
+    interpolate,
+    linalg,
+    ndimage,
+    signal,
+    sparse,
+    spatial,
+    special,
+    stats,
+)  # fmt: skip
 
 __all__ = [
-    "cluster", "fft", "integrate", "interpolate", "linalg", "ndimage", "signal", "spatial", "special", "stats",
+    "cluster", "fft", "integrate", "interpolate", "linalg", "ndimage", "signal", "sparse", "spatial", "special",
+    "stats",
 ]  # fmt: skip

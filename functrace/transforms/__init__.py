@@ -7,6 +7,7 @@ order.
 
 from functrace.transforms import checkpoint_policies
 from functrace.transforms.checkpoint import checkpoint, checkpoint_name
+from functrace.transforms.closure_convert import closure_convert
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.grad import grad, value_and_grad
@@ -20,7 +21,7 @@ from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
-    "checkpoint", "checkpoint_name", "checkpoint_policies", "custom_jvp", "custom_vjp", "eval_shape", "grad",
-    "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose", "linearize", "make_program", "stop_gradient",
-    "value_and_grad", "vjp", "vmap",
+    "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
+    "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose", "linearize",
+    "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -15,15 +15,12 @@ CALLBACK = "takes functions and loops on them until they converge: wrap the whol
 # Names left out, by module.
 LEFT_OUT = {
     "lax": {
-        **dict.fromkeys(
-            ["composite", "custom_linear_solve", "custom_root", "platform_dependent"], OTHER
-        ),
+        **dict.fromkeys(["composite", "platform_dependent"], OTHER),
         **dict.fromkeys(
             ["pbroadcast", "pcast", "precv", "psend", "psum_scatter_start", "ragged_all_to_all"], DEVICES
         ),
     },
     "scipy.optimize": dict.fromkeys(["OptimizeResults", "minimize"], CALLBACK),
-    "scipy.sparse.linalg": dict.fromkeys(["bicgstab", "cg", "gmres"], CALLBACK),
 }  # fmt: skip
 
 MODULES = [

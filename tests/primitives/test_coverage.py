@@ -21,7 +21,7 @@ FOREIGN = {
     "reduce": "holds a function",
     "reduce_window": "holds a function",
     "select_and_scatter": "holds a function",
-    "custom_linear_solve": "holds functions",
+    "custom_linear_solve": "imported as functrace's own",
     "custom_jvp_call": "holds functions",
     "custom_vjp_call": "holds functions",
     "approx_top_k": "holds a backend's choice",
