@@ -1,12 +1,14 @@
 """The README's example runs, and prints what the README says."""
 
 import contextlib
+import doctest
 import io
 import re
 from pathlib import Path
 
 from jax import lax
 
+import functrace
 from functrace import Program
 from functrace.ir import Primitive
 from functrace.primitives.elementwise import add, integer_pow, unary
@@ -36,6 +38,14 @@ def test_the_example_prints_what_is_shown():
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "example.py", "exec"), {})
     assert printed.getvalue() == shown
+
+
+def test_the_session_prints_what_is_shown():
+    (session,) = blocks("pycon")
+    names = {"ft": functrace, "fnp": functrace.numpy}
+    test = doctest.DocTestParser().get_doctest(session, names, "README.md", "README.md", 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_the_program_shown_reads_back():
