@@ -7,12 +7,13 @@ from functrace.control.call import Call
 from functrace.control.cond import Cond
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.custom_vjp import CustomVjp
+from functrace.control.linear_pair import LinearPair
 from functrace.control.recur import Recur
-from functrace.control.reversal import LinearWhile, ReversedTangent, ReversedWhile, WhileSaved
+from functrace.control.reversal import LinearWhile, ReversedWhile, WhileSaved
 from functrace.control.scan import Scan
 from functrace.control.while_loop import While
 
 __all__ = [
-    "Call", "Cond", "CustomJvp", "CustomVjp", "LinearWhile", "Recur", "ReversedTangent", "ReversedWhile", "Scan",
+    "Call", "Cond", "CustomJvp", "CustomVjp", "LinearPair", "LinearWhile", "Recur", "ReversedWhile", "Scan",
     "While", "WhileSaved",
 ]  # fmt: skip

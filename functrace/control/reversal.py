@@ -3,12 +3,11 @@
     WhileSaved       (c, s) -> (s_T, T, states kept)                      s_t+1 = body(c, s_t)
     LinearWhile      (states, c, s, dc, ds) -> ds_T                       ds_t+1 = push(c, s_t, dc, ds_t)
     ReversedWhile    (states, c, s, l) -> l_0                             l_t = pull(c, s_t, l_t+1)
-    ReversedTangent  (states, c, s, l, dc, ds, dl) -> dl_0                the pushforward of ReversedWhile
 
-`push` is linear in (dc, ds) and `pull` in l, so each of the middle two is the other's transpose, and both
+`push` is linear in (dc, ds) and `pull` in l, so each of the last two is the other's transpose, and both
 are closed under every rule: the pushforward of ReversedWhile is one on the states (s, ds) and (l, dl),
 and the transpose of that pushforward is one on the states (s, m), m the cotangents that run forward, and
-(l, n), n those that run backward. So every order and mode works, with the memory of the first.
+(l, n), n those that run backward (`tangent_walks`). So every order and mode works, with the memory of the first.
 
 The states that are kept are no part of the mathematics: they have no tangent, and a rule that changes
 the state keeps states anew.
@@ -27,7 +26,7 @@ from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut
 from functrace.control.scan import grown, reversed_body, typed
 from functrace.control.while_loop import SLOTS, While, mapped, sample_loop
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -35,7 +34,7 @@ from functrace.primitives.elementwise import add, mul, where
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
 from functrace.primitives.structural import iota
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, jvp, memoised
 from functrace.rewrites.memo import copy_input, scatter, select
 
 I32 = Aval((), np.dtype(np.int32))
@@ -404,11 +403,13 @@ class ReversedWhile(Walk):
         return apart((), moving.l, pushed(*again, *both_c, *both_s, *l, *filled(moving.l, l, d_l)))
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        from functrace.control.tangent_walks import reversed_tangent  # which is written in terms of this one
+
         _, d_c, d_s, d_l = self.groups(dxs)
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self.jvp(xs, dxs)
         flags = tuple(dx is not None for dx in (*d_c, *d_s, *d_l))
-        tangent = ReversedTangent(self.body, self.along, self.consts, self.slots, flags)
+        tangent = reversed_tangent(self.body, self, flags, tuple([x.aval for x in xs]))
         dls = tangent(*xs, *[dx for dx in (*d_c, *d_s, *d_l) if dx is not None])
         return self(*xs), scatter(moving_of(self, flags).l, dls)
 
@@ -417,133 +418,3 @@ class ReversedWhile(Walk):
         along, first, assign = self.pulled(rest, ct)
         last = LinearWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
         return [None] * (len(xs) - len(rest)) + assign(last)
-
-
-@primitive
-class ReversedTangent(Walk):
-    """The pushforward of a ReversedWhile: operands `kept, c, s, l` and the tangents of those of c, s and l that
-    `moving` flags; results are the tangents of l."""
-
-    name = "reversed_tangent"
-    body: Program
-    along: Program
-    consts: int
-    slots: int
-    moving: tuple[bool, ...]
-
-    @property
-    def walk(self) -> ReversedWhile:
-        """What it is the pushforward of."""
-        return ReversedWhile(self.body, self.along, self.consts, self.slots)
-
-    def shape(self, *xs: Aval) -> Any:
-        return tuple(select(moving_of(self, self.moving).l, self.along.out_avals))
-
-    def parts(self, items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The operands of the walk, and the tangents."""
-        primals, tangents = cut(items, len(items) - sum(self.moving))
-        return primals, tangents
-
-    def expand(self, *xs: Any) -> list[Any]:
-        """The walk that carries both."""
-        primals, tangents = self.parts(xs)
-        dxs = [None] * (KEPT + self.carry) + scatter(self.moving, tangents)
-        return [dl for dl in self.walk.jvp(primals, dxs)[1] if dl is not None]
-
-    def lower(self, *xs: Any) -> Any:
-        return run_expanded(self, xs)
-
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        return expanded(self, xs).jvp(xs, dxs)
-
-    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        primals, tangents = self.parts(xs)
-        d_primals, d_tangents = self.parts(dxs)
-        if any(dx is not None for dx in d_primals):
-            return expanded(self, xs).linearize(xs, dxs)
-        return self(*xs), self(*primals, *filled((True,) * len(tangents), tangents, d_tangents))
-
-    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
-        program, flags = batch(expanded(self, xs).program, size, tuple(batched), name)
-        return ambient().inline(program, xs), flags
-
-    def transpose(self, ct: Any, *xs: Any) -> Any:
-        primals, tangents = self.parts(xs)
-        (steps, *_), c, s, l = self.groups(primals)
-        moving = moving_of(self, self.moving)
-        m_all = scatter(moving.l, ct)
-        back = pulled_tangent(self.body, self.along, self.consts, self.moving, tuple(m is not None for m in m_all))
-        m = filled(back.m, l, m_all)
-        finals, kept = resaved(back.body, self.slots, steps, c, [*s, *m])
-        walked = ReversedWhile(back.body, back.along, self.consts, self.slots)(
-            *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
-        )
-        _, ct_s, ct_c = cut(walked, len(l), sum(moving.s))
-        found = [*scatter(moving.c, ct_c), *scatter(moving.s, ct_s), *scatter(back.m, finals[len(s) :])]
-        cts = zip(tangents, select(self.moving, found), strict=True)
-        return [None] * len(primals) + [ct if isinstance(dx, Undefined) else None for dx, ct in cts]
-
-
-class PulledTangent(NamedTuple):
-    """What the transpose of a ReversedTangent walks: states (s, m), back along them (l, n, sums)."""
-
-    body: Program
-    along: Program
-    m: tuple[bool, ...]  # which of l have a cotangent that runs forward
-
-
-@memoised
-def pulled_tangent(
-    body: Program, along: Program, consts: int, flags: tuple[bool, ...], with_ct: tuple[bool, ...]
-) -> PulledTangent:
-    """With m the cotangent of dl, which runs forward, and n that of ds, which runs backward:
-
-    m_t+1 = (d along / d l)^T m_t,    n_t = (d body / d s)^T n_t+1 + (d along / d s)^T m_t,
-    and the cotangent of dc is the sum over t of what the same transposes give for c.
-    """
-    carry, walked = len(body.outputs), len(along.outputs)
-    walk = ReversedWhile(body, along, consts, 0)
-    moving = moving_of(walk, flags)
-    forward = reversed_body(
-        along, consts + carry, walked, (False,) * (consts + carry) + (True,) * walked, with_ct
-    )
-    step_t, step_found = tangent_transpose(body, moving.c + moving.s, moving.s, moving.s)
-    both = tuple(f and g for f, g in zip(moving.l, forward.ct_carry, strict=True))
-    along_t, along_found = tangent_transpose(along, moving.c + moving.s + moving.l, moving.l, both)
-    with Builder() as b:
-        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
-        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
-        states = b.build([*b.inline(body, [*c, *s]), *b.inline(forward.body, [*c, *s, *m])])
-    with Builder() as b:
-        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
-        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
-        l = [b.input(y.aval) for y in along.outputs]
-        n = [b.input(x.aval) for x in select(moving.s, s)]
-        sums = [b.input(x.aval) for x in select(moving.c, c)]
-        m_given = select(both, scatter(forward.ct_carry, m))
-        from_l = scatter(along_found, b.inline(along_t, [*c, *s, *l, *m_given]))
-        from_s = scatter(step_found, b.inline(step_t, [*c, *s, *n]))
-        k, j = sum(moving.c), sum(moving.s)
-        n_next = [total(x, [p, q]) for x, p, q in zip(n, from_l[k : k + j], from_s[k:], strict=True)]
-        sums = [total(x, [x, p, q]) for x, p, q in zip(sums, from_l[:k], from_s[:k], strict=True)]
-        back = b.build([*b.inline(along, [*c, *s, *l]), *n_next, *sums])
-    return PulledTangent(states, back, forward.ct_carry)
-
-
-def tangent_transpose(
-    program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...], with_ct: tuple[bool, ...]
-) -> tuple[Program, tuple[bool, ...]]:
-    """The transpose of the pushforward alone: `(x, ct_dy) -> ct_dx`, and which of ct_dx there are."""
-    pushed, _ = jvp(program, moving, "linearize", fill)
-    tangents = Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
-    linear = (False,) * len(program.inputs) + (True,) * sum(moving)
-    return transpose(tangents, linear, tuple(select(fill, with_ct)))
-
-
-def total(like: Any, terms: Sequence[Any]) -> Any:
-    """The sum of the terms that are there."""
-    there = [t for t in terms if t is not None]
-    result = there[0] if there else zeros(like.aval)
-    for t in there[1:]:
-        result = add(result, t)
-    return result
