@@ -3,9 +3,8 @@
     WhileSaved       (c, s) -> (s_T, T, states kept)                      s_t+1 = body(c, s_t)
     LinearWhile      (states, c, s, dc, ds) -> ds_T                       ds_t+1 = push(c, s_t, dc, ds_t)
     ReversedWhile    (states, c, s, l) -> l_0                             l_t = pull(c, s_t, l_t+1)
-    ReversedTangent  (states, c, s, l, dc, ds, dl) -> dl_0                the pushforward of ReversedWhile
 
-`push` is linear in (dc, ds) and `pull` in l, so each of the middle two is the other's transpose, and both
+`push` is linear in (dc, ds) and `pull` in l, so each of the last two is the other's transpose, and both
 are closed under every rule: the pushforward of ReversedWhile is one on the states (s, ds) and (l, dl),
 and the transpose of that pushforward is one on the states (s, m), m the cotangents that run forward, and
 (l, n), n those that run backward. So every order and mode works, with the memory of the first.
@@ -25,9 +24,10 @@ from jax import numpy as jnp
 from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut
+from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, typed
 from functrace.control.while_loop import SLOTS, While, mapped, sample_loop
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -408,7 +408,7 @@ class ReversedWhile(Walk):
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self.jvp(xs, dxs)
         flags = tuple(dx is not None for dx in (*d_c, *d_s, *d_l))
-        tangent = ReversedTangent(self.body, self.along, self.consts, self.slots, flags)
+        tangent = reversed_tangent(self.body, self, flags, tuple([x.aval for x in xs]))
         dls = tangent(*xs, *[dx for dx in (*d_c, *d_s, *d_l) if dx is not None])
         return self(*xs), scatter(moving_of(self, flags).l, dls)
 
@@ -419,73 +419,36 @@ class ReversedWhile(Walk):
         return [None] * (len(xs) - len(rest)) + assign(last)
 
 
-@primitive
-class ReversedTangent(Walk):
-    """The pushforward of a ReversedWhile: operands `kept, c, s, l` and the tangents of those of c, s and l that
-    `moving` flags; results are the tangents of l."""
-
-    name = "reversed_tangent"
-    body: Program
-    along: Program
-    consts: int
-    slots: int
-    moving: tuple[bool, ...]
-
-    @property
-    def walk(self) -> ReversedWhile:
-        """What it is the pushforward of."""
-        return ReversedWhile(self.body, self.along, self.consts, self.slots)
-
-    def shape(self, *xs: Aval) -> Any:
-        return tuple(select(moving_of(self, self.moving).l, self.along.out_avals))
-
-    def parts(self, items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The operands of the walk, and the tangents."""
-        primals, tangents = cut(items, len(items) - sum(self.moving))
-        return primals, tangents
-
-    def expand(self, *xs: Any) -> list[Any]:
-        """The walk that carries both."""
-        primals, tangents = self.parts(xs)
-        dxs = [None] * (KEPT + self.carry) + scatter(self.moving, tangents)
-        return [dl for dl in self.walk.jvp(primals, dxs)[1] if dl is not None]
-
-    def lower(self, *xs: Any) -> Any:
-        return run_expanded(self, xs)
-
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        return expanded(self, xs).jvp(xs, dxs)
-
-    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        primals, tangents = self.parts(xs)
-        d_primals, d_tangents = self.parts(dxs)
-        if any(dx is not None for dx in d_primals):
-            return expanded(self, xs).linearize(xs, dxs)
-        return self(*xs), self(*primals, *filled((True,) * len(tangents), tangents, d_tangents))
-
-    def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
-        program, flags = batch(expanded(self, xs).program, size, tuple(batched), name)
-        return ambient().inline(program, xs), flags
-
-    def transpose(self, ct: Any, *xs: Any) -> Any:
-        primals, tangents = self.parts(xs)
-        (steps, *_), c, s, l = self.groups(primals)
-        moving = moving_of(self, self.moving)
-        m_all = scatter(moving.l, ct)
-        back = pulled_tangent(self.body, self.along, self.consts, self.moving, tuple(m is not None for m in m_all))
-        m = filled(back.m, l, m_all)
-        finals, kept = resaved(back.body, self.slots, steps, c, [*s, *m])
-        walked = ReversedWhile(back.body, back.along, self.consts, self.slots)(
+@memoised
+def reversed_tangent(_: Program, walk: ReversedWhile, flags: tuple[bool, ...], avals: tuple[Aval, ...]) -> LinearPair:
+    """`(kept, c, s, l; dc, ds, dl) -> dl` for operands of these types, of which those of c, s and l that are flagged
+    have a tangent. Its transpose walks back along the states (s, m). Neither is transposed equation by equation:
+    both keep states anew, which belong to no linear map."""
+    moving = moving_of(walk, flags)
+    back = pulled_tangent(walk.body, walk.along, walk.consts, flags, moving.l)
+    n = KEPT + walk.carry
+    with Builder() as b:
+        xs = [b.input(a) for a in avals]
+        tangents = [b.input(a.strong()) for a in select(flags, avals[n:])]
+        dls = walk.jvp(xs, [None] * n + scatter(flags, tangents))[1]
+        forward = b.build([dl for dl in dls if dl is not None])
+    with Builder() as b:
+        xs = [b.input(a) for a in avals]
+        kept, c, s, l = walk.groups(xs)
+        m_given = scatter(moving.l, [b.input(a.strong()) for a in select(moving.l, avals[-len(l) :])])
+        m = filled(back.m, l, m_given)
+        finals, kept = resaved(back.body, walk.slots, kept[0], c, [*s, *m])
+        last = ReversedWhile(back.body, back.along, walk.consts, walk.slots)(
             *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
         )
-        _, ct_s, ct_c = cut(walked, len(l), sum(moving.s))
+        ct_s, ct_c = cut(last, len(l), sum(moving.s))[1:]
         found = [*scatter(moving.c, ct_c), *scatter(moving.s, ct_s), *scatter(back.m, finals[len(s) :])]
-        cts = zip(tangents, select(self.moving, found), strict=True)
-        return [None] * len(primals) + [ct if isinstance(dx, Undefined) else None for dx, ct in cts]
+        pulled = b.build(filled(flags, [*c, *s, *l], found))
+    return LinearPair(forward, pulled, len(avals))
 
 
 class PulledTangent(NamedTuple):
-    """What the transpose of a ReversedTangent walks: states (s, m), back along them (l, n, sums)."""
+    """What the transpose of that walks: states (s, m), back along them (l, n, sums)."""
 
     body: Program
     along: Program

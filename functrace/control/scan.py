@@ -375,10 +375,10 @@ def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> 
 
 def is_cheap(eqn: Equation) -> bool:
     """Whether computing it again costs less than keeping its result at each step."""
-    prim, (y, *more) = eqn.primitive, eqn.outputs
-    if more or prim.multiple_results or prim.has_effects:
+    prim = eqn.primitive
+    if prim.multiple_results or prim.has_effects:
         return False
-    return not y.aval.shape or isinstance(prim, DynamicSlice | Reshape)
+    return not eqn.outputs[0].aval.shape or isinstance(prim, DynamicSlice | Reshape)
 
 
 @memoised

@@ -18,6 +18,7 @@ from jax import lax
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import fill_carry, grown, moved_to_front, typed
+from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
@@ -131,6 +132,8 @@ class While(Primitive):
         if found is None:
             return super().separate(xs, known)
         loop, along, flags = found
+        if self.has_effects:
+            raise repeats_effect(self)
         pick = lambda keep: [x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k is keep]
         finals, kept = cut(saving(loop)(*pick(True)), sum(flags))
         walk = LinearWhile(loop.body, along, loop.consts, self.slots)
@@ -202,6 +205,18 @@ def divided(
     inputs = [*select(known, body.inputs), *select(tuple(not k for k in known), body.inputs)]
     along = Program(tuple(inputs), body.equations, tuple(select(tuple(not k for k in flags), body.outputs)))
     return While(predicate, narrowed(body, known, flags), sum(known[:n]), loop.slots), along, known[n:]
+
+
+def repeats_effect(loop: While) -> RuleError:
+    """The error for reverse mode of a loop with an effect."""
+    equations = (*loop.body.equations, *loop.predicate.equations)
+    eqn = next(eqn for eqn in equations if eqn.primitive.has_effects)
+    where = f"  ({eqn.source}, in {eqn.source.function})" if eqn.source else ""
+    return RuleError(
+        f"while_loop: the loop has an effect ({eqn.primitive.name}), and reverse mode and linearize compute steps "
+        f"again, so the effect would happen more than once. Forward mode (functrace.jvp) works; for reverse mode take "
+        f"the effect out of the loop, or make it a scan.{where}"
+    )
 
 
 @memoised

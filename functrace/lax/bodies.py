@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import tree_util
 
-from functrace.errors import DtypeError
+from functrace.errors import ArgumentError, DtypeError, FunctraceError
 from functrace.ir import Aval, Builder, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.primitives.elementwise import convert_element_type
 from functrace.tracing import Tracer, aval_of
-from functrace.tracing.trace import Traced, checked_aval
+from functrace.tracing.trace import Traced
 from functrace.tracing.tracer import at, atom_of
-from functrace.transforms.arguments import fun_name
+
+
+def paths(name: str, tree: Any) -> list[str]:
+    """What messages call the leaves of a pytree: `init['a'][0]`."""
+    return [name + tree_util.keystr(path) for path, _ in tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def leaf_avals(who: str, what: str, tree: Any) -> list[Aval]:
     """The types of a pytree's leaves, or an error that names the leaf that is no array."""
-    leaves = tree_util.tree_leaves(tree)
-    return [checked_aval(x, f"{who}: {what}", ((tree,), {}), i) for i, x in enumerate(leaves)]
+    avals = []
+    for path, x in zip(paths(what, tree), tree_util.tree_leaves(tree), strict=True):
+        try:
+            avals.append(aval_of(x))
+        except TypeError as error:
+            raise DtypeError(
+                f"{who}: {path} is a {type(x).__name__} ({x!r}), not an array; close over it, or leave it out."
+                f"{at(caller_source())}"
+            ) from error
+    return avals
+
+
+def integer(who: str, what: str, x: Any, least: int | None = None) -> int:
+    """A Python int, no smaller than `least`."""
+    try:
+        n = operator.index(x)
+    except (TypeError, FunctraceError) as error:
+        raise DtypeError(f"{who}: {what} must be a Python int, got {x!r}.{at(caller_source())}") from error
+    if least is not None and n < least:
+        raise ArgumentError(f"{who}: {what} must be at least {least}, got {n}.{at(caller_source())}")
+    return n
 
 
 def cast(x: Any, aval: Aval) -> Any:
@@ -65,8 +89,22 @@ def jax_type(aval: Aval) -> Any:
     return {"b": bool, "i": int, "u": int, "f": float, "c": complex}.get(aval.dtype.kind, float)
 
 
+class Names(NamedTuple):
+    """What messages call a loop, its first carry and its function; and where the user's carry stands, if the
+    loop keeps something beside it."""
+
+    who: str
+    init: str
+    body: str
+    entry: int | None = None
+
+    def of_user(self, carry: Any) -> Any:
+        """The user's part of a carry."""
+        return carry if self.entry is None else carry[self.entry]
+
+
 def carry_types(
-    who: str, names: tuple[str, str], body: Callable[[list[Aval]], Traced], carry: Any,
+    names: Names, body: Callable[[list[Aval]], Traced], carry: Any,
     carried: Callable[[Traced], tuple[Any, Sequence[Aval]]],
 ) -> tuple[Traced, list[Aval]]:  # fmt: skip
     """Trace a loop's body at the types that its carry keeps.
@@ -74,65 +112,77 @@ def carry_types(
     A weak type, such as a Python scalar's, becomes what the body makes of it.
 
     Args:
-      who, names: the loop, and what it calls its first carry and the body's function.
+      names: what messages call things.
       body: traces at given types of the carry's leaves.
       carry: the first carry.
       carried: the structure and types of the carry that a trace hands on.
     Raises:
       DtypeError: the body hands on another structure or other types.
     """
-    avals = leaf_avals(who, names[0], carry)
+    leaf_avals(names.who, names.init, names.of_user(carry))
+    avals = [aval_of(x) for x in tree_util.tree_leaves(carry)]
     tree = tree_util.tree_structure(carry)
     for _ in range(3):
         traced = body(avals)
         out_tree, out_avals = carried(traced)
-        if out_tree != tree:
-            raise DtypeError(structures_differ(who, names, carry, out_tree))
-        wanted = [joined([a, b]) if a.weak_type else a for a, b in zip(avals, out_avals, strict=True)]
-        agree = [
-            w is not None and w.shape == b.shape and (w.dtype == b.dtype or joined([w, b]) is w)
-            for w, b in zip(wanted, out_avals, strict=True)
-        ]  # fmt: skip
-        if not all(agree):
-            raise DtypeError(types_differ(who, names, carry, avals, out_avals, agree))
+        check_carry(names, tree_util.tree_unflatten(tree, avals), tree_util.tree_unflatten(out_tree, out_avals))
+        wanted = [kept(a, b) for a, b in zip(avals, out_avals, strict=True)]
         if wanted == avals:
             return traced, avals
-        avals = [w for w in wanted if w is not None]
+        avals = [a for a in wanted if a is not None]
     raise AssertionError("a carry's type has no fixed point")
 
 
-def structures_differ(who: str, names: tuple[str, str], carry: Any, out_tree: Any) -> str:
-    """The message for a body that hands on another pytree."""
-    return (
-        f"{who}: {names[1]} must return a carry with the pytree structure of {names[0]}.\n"
-        f"  {names[0]}: {tree_util.tree_structure(carry)}\n  {names[1]} returns: {out_tree}\n"
-        f"Return every part of the carry, in the same containers.{at(caller_source())}"
-    )
+def kept(a: Aval, b: Aval) -> Aval | None:
+    """The type that a carry of type `a` keeps when the body returns `b`; None if there is none."""
+    want = joined([a, b]) if a.weak_type else a
+    return want if want is not None and (want.strong() == b.strong() or joined([want, b]) == want) else None
 
 
-def types_differ(
-    who: str, names: tuple[str, str], carry: Any, avals: Sequence[Aval], out_avals: Sequence[Aval],
-    agree: Sequence[bool],
-) -> str:  # fmt: skip
-    """The message for a body that changes the type of its carry: every leaf, and which ones differ."""
-    paths = [tree_util.keystr(path) or "carry" for path, _ in tree_util.tree_flatten_with_path(carry)[0]]
-    width = max(map(len, paths))
-    lines = [
-        f"  {path:<{width}}  {a!r} -> {b!r}{'' if same else '   <- differs'}"
-        for path, a, b, same in zip(paths, avals, out_avals, agree, strict=True)
-    ]
-    i = list(agree).index(False)
-    if avals[i].shape == out_avals[i].shape:
-        fix = f"cast the leaf of {names[0]} to {out_avals[i]!r}, or what {names[1]} returns to {avals[i]!r}"
+def check_carry(names: Names, carry: Any, result: Any) -> None:
+    """Refuse a body that changes the types or the structure of its carry, both given as pytrees of types."""
+    carry, result = names.of_user(carry), names.of_user(result)
+    listing, differ = compared(carry, result)
+    trees = [tree_util.tree_structure(tree) for tree in (carry, result)]
+    if trees[0] != trees[1]:
+        kind, fix = "pytree structure", "Return every part of the carry, in the same containers."
+        if not differ:
+            listing = f"  {trees[0]} -> {trees[1]}"
+    elif differ:
+        kind, fix = "types", types_fix(names, tree_util.tree_leaves(carry), tree_util.tree_leaves(result))
     else:
-        fix = f"keep the shape {avals[i].shape}: give the leaf of {names[0]} its final shape from the start"
-    return (
-        f"{who}: {names[1]} must return a carry of the types of {names[0]}; leaf {paths[i]} differs:\n"
-        + "\n".join(lines)
-        + f"\n{fix[0].upper()}{fix[1:]}.{at(caller_source())}"
+        return
+    where = f"; {', '.join(differ)} {'differs' if len(differ) == 1 else 'differ'}" if differ else ""
+    raise DtypeError(
+        f"{names.who}: {names.body} must return the {kind} of {names.init}{where}:\n{listing}\n{fix}"
+        f"{at(caller_source())}"
     )
 
 
-def label(fun: Callable[..., Any]) -> str:
-    """A function's name in a message."""
-    return f"{fun_name(fun)!r}"
+def types_fix(names: Names, avals: Sequence[Aval], out_avals: Sequence[Aval]) -> str:
+    """What to do about leaves whose types differ."""
+    pairs = [(a, b) for a, b in zip(avals, out_avals, strict=True) if kept(a, b) is None]
+    fixes = [
+        f"Keep the shape {a.shape}: give {names.init} its final shape from the start."
+        for a, b in pairs if a.shape != b.shape
+    ] + [
+        f"Cast what is in {names.init} to {b.dtype.name}, or what {names.body} returns to {a.dtype.name}."
+        for a, b in pairs if a.shape == b.shape
+    ]  # fmt: skip
+    return " ".join(dict.fromkeys(fixes))
+
+
+def compared(first: Any, second: Any) -> tuple[str, list[str]]:
+    """Two pytrees of types, leaf by leaf, and the paths at which they differ."""
+    types = [dict(zip(paths("", tree), tree_util.tree_leaves(tree), strict=True)) for tree in (first, second)]
+    every = dict.fromkeys([*types[0], *types[1]])
+    lines, differ = [], []
+    width = max((len(path or "carry") for path in every), default=0)
+    for path in every:
+        a, b = (t.get(path) for t in types)
+        same = a is not None and b is not None and kept(a, b) is not None
+        if not same:
+            differ.append(path or "the carry")
+        texts = ["nothing" if t is None else repr(t) for t in (a, b)]
+        lines.append(f"  {path or 'carry':<{width}}  {texts[0]} -> {texts[1]}{'' if same else '   <- differs'}")
+    return "\n".join(lines), differ

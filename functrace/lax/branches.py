@@ -52,9 +52,11 @@ def cond(
     >>> float(ft.grad(f)(3.0)), float(ft.grad(f)(-3.0))
     (6.0, -1.0)
     """
-    check_callable("cond", true_fun)
-    check_callable("cond", false_fun)
-    aval = scalar_aval("cond", "pred", pred)
+    check_callable("cond", true_fun, "true_fun")
+    check_callable("cond", false_fun, "false_fun")
+    aval = scalar_aval("cond", "pred", pred, "reduce it with .all() or .any()")
+    if aval.dtype.kind == "c":
+        raise DtypeError(f"cond: pred must be a boolean or a real number, got {aval!r}.{at(caller_source())}")
     if aval.dtype != np.bool_:
         pred = pred != 0
     return choose("cond", cast(pred, I32), (false_fun, true_fun), operands, batched)
@@ -80,14 +82,18 @@ def switch(
     >>> ft.lax.switch(1, [lambda x: x, lambda x: 2 * x], 5.0).item()
     10.0
     """
+    if callable(branches):
+        raise DtypeError(f"switch: branches must be a sequence of functions, got one.{at(caller_source())}")
     branches = tuple(branches)
     if not branches:
         raise ArgumentError(f"switch: there must be at least one branch.{at(caller_source())}")
-    for f in branches:
-        check_callable("switch", f)
-    aval = scalar_aval("switch", "index", index)
+    for i, f in enumerate(branches):
+        check_callable("switch", f, f"branches[{i}]")
+    check_batched("switch", batched)
+    aval = scalar_aval("switch", "index", index, "choose a branch for each entry with functrace.vmap")
     if aval.dtype.kind not in "iu":
-        raise DtypeError(f"switch: index must be an integer scalar, got {aval!r}.{at(caller_source())}")
+        fix = "use cond for a boolean" if aval.dtype == np.bool_ else "cast it with .astype(int)"
+        raise DtypeError(f"switch: index must be an integer scalar, got {aval!r}; {fix}.{at(caller_source())}")
     if len(branches) == 1:
         return branches[0](*operands)
     last = np.asarray(len(branches) - 1, aval.dtype)[()]
@@ -100,15 +106,21 @@ def is_traced() -> bool:
     return AMBIENT.builder is not None
 
 
-def scalar_aval(who: str, what: str, x: Any) -> Aval:
-    """The type of a value that must be a scalar."""
+def check_batched(who: str, batched: Any) -> None:
+    """Refuse another way of batching than there is."""
+    if batched not in ("select", "map"):
+        raise ArgumentError(f"{who}: batched must be 'select' or 'map', got {batched!r}.{at(caller_source())}")
+
+
+def scalar_aval(who: str, what: str, x: Any, fix: str) -> Aval:
+    """The type of a value that must be a scalar; `fix` is for one that is not."""
     avals = leaf_avals(who, what, x)
     if len(avals) != 1 or tree_util.tree_structure(x) != tree_util.tree_structure(0):
         raise DtypeError(f"{who}: {what} must be a scalar, got {x!r}.{at(caller_source())}")
     if avals[0].shape:
         raise DtypeError(
-            f"{who}: {what} must be a scalar, got {avals[0]!r}; reduce it with .all() or .any(), or select between "
-            f"arrays entry by entry with functrace.numpy.where.{at(caller_source())}"
+            f"{who}: {what} must be a scalar, got {avals[0]!r}; {fix}, or select between arrays entry by entry with "
+            f"functrace.numpy.where.{at(caller_source())}"
         )
     return avals[0]
 
@@ -117,17 +129,19 @@ def choose(
     who: str, index: Any, branches: tuple[Callable[..., Any], ...], operands: tuple[Any, ...], batched: Batched
 ) -> Any:
     """Trace the branches and record the choice between them."""
-    if batched not in ("select", "map"):
-        raise ArgumentError(f"{who}: batched must be 'select' or 'map', got {batched!r}.{at(caller_source())}")
-    leaf_avals(who, "the operands", operands)
-    traces = [trace(f, operands, transform=who) for f in branches]
+    check_batched(who, batched)
+    leaf_avals(who, "operands", operands)
     names = branch_names(who, branches)
+    traces = [
+        trace(f, operands, transform=who, result=f"the result of {name}")
+        for f, name in zip(branches, names, strict=True)
+    ]
     first = traces[0]
     for name, t in zip(names[1:], traces[1:], strict=True):
         if t.out_tree != first.out_tree:
             raise DtypeError(
                 f"{who}: the branches must return one pytree structure.\n  {names[0]}: {first.out_tree}\n"
-                f"  {name}: {t.out_tree}{at(caller_source())}"
+                f"  {name}: {t.out_tree}\nReturn the same containers from each.{at(caller_source())}"
             )
     types = []
     for i, avals in enumerate(zip(*[t.program.out_avals for t in traces], strict=True)):

@@ -7,7 +7,6 @@ while_loop : (s -> bool) -> (s -> s) -> s -> s           differentiable in rever
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,16 +16,16 @@ from jax import lax, tree_util
 
 from functrace.control import Scan, While
 from functrace.control.while_loop import SLOTS
-from functrace.errors import ArgumentError, DtypeError, FunctraceError
+from functrace.errors import ArgumentError, DtypeError
 from functrace.ir import Aval
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lax.bodies import carry_types, cast, cast_outputs, leaf_avals
+from functrace.lax.bodies import Names, carry_types, cast, cast_outputs, integer, leaf_avals, paths
 from functrace.tracing import aval_of, lift, trace
 from functrace.tracing.lift import known_value
 from functrace.tracing.trace import Traced, all_captures, record, with_captures
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import check_callable, fun_name, leaf_label
+from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.checkpoint import checkpoint as remat
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.vmap import vmap
@@ -72,31 +71,43 @@ def scan(
     >>> float(total), partial.tolist()
     (6.0, [0.0, 2.0, 9.0])
     """
-    check_callable("scan", f)
+    return scanned(Names("scan", "init", f"f ({fun_name(f)})"), f, init, xs, length, reverse, unroll, checkpoint)
+
+
+def scanned(
+    names: Names, f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, length: int | None = None,
+    reverse: bool = False, unroll: int | bool = 1, checkpoint: int | Literal["auto"] | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """The scan that `names.who` is."""
+    check_callable(names.who, f, "f")
     leaves = tree_util.tree_leaves(xs)
-    avals = leaf_avals("scan", "xs", xs)
-    n = scan_length(xs, avals, length)
+    avals = leaf_avals(names.who, "xs", xs)
+    n = scan_length(names.who, xs, avals, length)
     if checkpoint is not None:
         most = math.isqrt(max(n - 1, 3)) + 1 if checkpoint == "auto" else checkpoint
         if isinstance(most, bool) or not isinstance(most, int) or most < 2:
             raise ArgumentError(
-                f"scan: checkpoint must be 'auto' or an int of at least 2, got {checkpoint!r}.{at(caller_source())}"
+                f"{names.who}: checkpoint must be 'auto' or an int of at least 2, got {checkpoint!r}."
+                f"{at(caller_source())}"
             )
         if n > most:
             return scan_in_segments(f, init, xs, n, reverse, unroll, most)
     entries = [a.with_shape(a.shape[1:]) for a in avals]
 
     def body(carry: list[Aval]) -> Traced:
-        return trace(pair_of(f), (init, xs), transform="scan", avals=[*carry, *entries], names=("carry", "x"))
+        return trace(
+            pair_of(f, names), (init, xs), transform=names.who, avals=[*carry, *entries], names=("carry", "x"),
+            result=f"the result of {names.body}",
+        )  # fmt: skip
 
     def carried(traced: Traced) -> tuple[Any, list[Aval]]:
         carry_tree = traced.out_tree.children()[0]
         return carry_tree, list(traced.program.out_avals[: carry_tree.num_leaves])
 
-    traced, types = carry_types("scan", ("init", f"f ({fun_name(f)})"), body, init, carried)
+    traced, types = carry_types(names, body, init, carried)
     outs = traced.program.out_avals
     program = cast_outputs(traced.program, [*types, *outs[len(types) :]])
-    turns = n if unroll is True else max(int(unroll), 1)
+    turns = max(n, 1) if unroll is True else integer(names.who, "unroll", 1 if unroll is False else unroll, 1)
     prim = Scan(program, len(traced.captures), len(types), n, bool(reverse), turns)
     first = [cast(x, a) for x, a in zip(tree_util.tree_leaves(init), types, strict=True)]
     outputs = record(prim, [*traced.captures, *first, *leaves])
@@ -133,16 +144,16 @@ def scan_in_segments(
     return carry, tree_util.tree_map(lambda a, b: concatenate([a, b], 0), first, last)
 
 
-def pair_of(f: Callable[..., Any]) -> Callable[..., Any]:
+def pair_of(f: Callable[..., Any], names: Names) -> Callable[..., Any]:
     """`f`, checked to return a pair."""
 
     def checked(carry: Any, x: Any) -> Any:
         result = f(carry, x)
         if not (isinstance(result, tuple) and len(result) == 2):
-            what = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+            what = f"a tuple of {len(result)}" if isinstance(result, tuple) else described(result)
             raise DtypeError(
-                f"scan: f ({fun_name(f)}) must return a pair (carry, y), got {what}; return None for y where there is "
-                f"none.{at(caller_source())}"
+                f"{names.who}: {names.body} must return a pair (carry, y), got {what}; return None for y where there "
+                f"is none.{at(caller_source())}"
             )
         return result
 
@@ -150,30 +161,38 @@ def pair_of(f: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def scan_length(xs: Any, avals: list[Aval], length: int | None) -> int:
+def described(x: Any) -> str:
+    """The type of an array, or the class of another value."""
+    try:
+        return repr(aval_of(x))
+    except TypeError:
+        return f"a {type(x).__name__}"
+
+
+def scan_length(who: str, xs: Any, avals: list[Aval], length: int | None) -> int:
     """The one leading size of the leaves of xs."""
     sizes: dict[str, int] = {}
-    for i, aval in enumerate(avals):
-        name = leaf_label((xs,), i).replace("argument 0 leaf ", "xs").replace("argument 0", "xs")
+    for name, aval in zip(paths("xs", xs), avals, strict=True):
         if not aval.shape:
             raise ArgumentError(
-                f"scan: {name} is a scalar of type {aval!r}; xs must have a leading axis.{at(caller_source())}"
+                f"{who}: {name} is a scalar of type {aval!r}; xs must have a leading axis. Close over what is the "
+                f"same at every step.{at(caller_source())}"
             )
         sizes[name] = aval.shape[0]
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name}: {n}" for name, n in sizes.items())
-        raise ArgumentError(f"scan: the leaves of xs differ in length: {listing}.{at(caller_source())}")
+        raise ArgumentError(f"{who}: the leaves of xs differ in length: {listing}.{at(caller_source())}")
     if length is not None:
-        try:
-            length = operator.index(length)
-        except (TypeError, FunctraceError) as error:
-            raise DtypeError(f"scan: length must be a Python int, got {length!r}.{at(caller_source())}") from error
+        length = integer(who, "length", length, 0)
         if sizes and length != next(iter(sizes.values())):
             name, n = next(iter(sizes.items()))
-            raise ArgumentError(f"scan: length is {length}, and {name} has length {n}.{at(caller_source())}")
+            raise ArgumentError(
+                f"{who}: length is {length}, and {name} has length {n}; leave length out.{at(caller_source())}"
+            )
         return length
     if not sizes:
-        raise ArgumentError(f"scan: xs has no arrays, so length must be given.{at(caller_source())}")
+        fix = "xs has no arrays" + (", so length must be given" if who == "scan" else " to go over")
+        raise ArgumentError(f"{who}: {fix}.{at(caller_source())}")
     return next(iter(sizes.values()))
 
 
@@ -212,23 +231,35 @@ def while_loop(
     >>> float(double(3.0)), float(ft.grad(double)(3.0))
     (192.0, 64.0)
     """
-    check_callable("while_loop", cond_fun)
-    check_callable("while_loop", body_fun)
-    if checkpoints < 4:
-        raise ArgumentError(f"while_loop: checkpoints must be at least 4, got {checkpoints}.{at(caller_source())}")
+    names = Names("while_loop", "init_val", f"body_fun ({fun_name(body_fun)})")
+    return looped(names, cond_fun, body_fun, init_val, max_steps, checkpoints)
+
+
+def looped(
+    names: Names, cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any,
+    max_steps: int | None = None, checkpoints: int = SLOTS,
+) -> Any:  # fmt: skip
+    """The while loop that `names.who` is."""
+    check_callable(names.who, cond_fun, "cond_fun")
+    check_callable(names.who, body_fun, "body_fun")
+    checkpoints = integer(names.who, "checkpoints", checkpoints, 4)
+    asks = f"cond_fun ({fun_name(cond_fun)})"
     if max_steps is not None:
-        return bounded_while(cond_fun, body_fun, init_val, max_steps, checkpoints)
+        most = integer(names.who, "max_steps", max_steps, 1)
+        return bounded_while(names, cond_fun, body_fun, init_val, most, checkpoints)
 
     def body(avals: list[Aval]) -> Traced:
-        return trace(body_fun, (init_val,), transform="while_loop", avals=avals, names=("val",))
+        result = f"the result of {names.body}"
+        return trace(body_fun, (init_val,), transform=names.who, avals=avals, names=("val",), result=result)
 
     def carried(traced: Traced) -> tuple[Any, list[Aval]]:
         return traced.out_tree, list(traced.program.out_avals)
 
-    names = ("init_val", f"body_fun ({fun_name(body_fun)})")
-    traced, types = carry_types("while_loop", names, body, init_val, carried)
-    asked = trace(cond_fun, (init_val,), transform="while_loop", avals=types, names=("val",))
-    check_predicate("while_loop", f"cond_fun ({fun_name(cond_fun)})", asked.out_tree, asked.program.out_avals)
+    traced, types = carry_types(names, body, init_val, carried)
+    asked = trace(
+        cond_fun, (init_val,), transform=names.who, avals=types, names=("val",), result=f"the result of {asks}"
+    )
+    check_predicate(names.who, asks, asked.out_tree, asked.program.out_avals)
     step = traced._replace(program=cast_outputs(traced.program, types))
     captures = all_captures([], [asked, step])
     predicate, program = with_captures(captures, [asked, step])
@@ -238,28 +269,26 @@ def while_loop(
 
 
 def bounded_while(
-    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, max_steps: int, checkpoints: int
-) -> Any:
+    names: Names, cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, max_steps: int,
+    checkpoints: int,
+) -> Any:  # fmt: skip
     """A while loop that stops after `max_steps`; what it returns then has no derivative."""
-    if max_steps < 1:
-        raise ArgumentError(f"while_loop: max_steps must be at least 1, got {max_steps}.{at(caller_source())}")
 
     def going(carry: Any) -> Any:
         n, val = carry
         more = cond_fun(val)
+        asks = f"cond_fun ({fun_name(cond_fun)})"
         check_predicate(
-            "while_loop", f"cond_fun ({fun_name(cond_fun)})", tree_util.tree_structure(more),
-            leaf_avals("while_loop", "what cond_fun returns", more),
-        )  # fmt: skip
+            names.who, asks, tree_util.tree_structure(more), leaf_avals(names.who, f"the result of {asks}", more)
+        )
         return (n < max_steps) & more
 
     def step(carry: Any) -> Any:
         n, val = carry
         return n + 1, body_fun(val)
 
-    step.__name__ = fun_name(body_fun)
     slots = max(4, min(checkpoints, 2 * max_steps))
-    _, val = while_loop(going, step, (np.int32(0), init_val), checkpoints=slots)
+    _, val = looped(names._replace(entry=1), going, step, (np.int32(0), init_val), checkpoints=slots)
     builder = AMBIENT.builder
     if builder is None:
         return val
@@ -291,7 +320,10 @@ def without_derivative_if_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def check_predicate(who: str, what: str, tree: Any, avals: Any) -> None:
     """A predicate is one boolean scalar."""
     if len(avals) != 1 or tree != tree_util.tree_structure(0):
-        raise DtypeError(f"{who}: {what} must return a boolean scalar, got the pytree {tree}.{at(caller_source())}")
+        raise DtypeError(
+            f"{who}: {what} must return a boolean scalar, got the pytree {tree}; return one value."
+            f"{at(caller_source())}"
+        )
     (aval,) = avals
     if aval.shape or aval.dtype != np.bool_:
         fix = "reduce it with .all() or .any()" if aval.shape else "compare it with a number"
@@ -325,11 +357,12 @@ def fori_loop(
     >>> float(ft.grad(power)(2.0, 3))
     12.0
     """
-    check_callable("fori_loop", body_fun)
+    check_callable("fori_loop", body_fun, "body_fun")
     for name, bound in (("lower", lower), ("upper", upper)):
         aval = leaf_avals("fori_loop", name, bound)
         if len(aval) != 1 or aval[0].shape or aval[0].dtype.kind not in "iu":
             raise DtypeError(f"fori_loop: {name} must be an integer scalar, got {bound!r}.{at(caller_source())}")
+    names = Names("fori_loop", "init_val", f"body_fun ({fun_name(body_fun)})", 1)
     if all(isinstance(n, int | np.integer) for n in (lower, upper)):
         start, dtype = int(lower), np.asarray(lower).dtype if isinstance(lower, np.integer) else None
         count = max(int(upper) - start, 0)
@@ -339,15 +372,15 @@ def fori_loop(
             i, val = carry
             return (i + 1, body_fun(i, val)), None
 
-        step.__name__ = fun_name(body_fun)
-        return scan(step, (first, init_val), None, count, unroll=unroll or 1)[0][1]
+        return scanned(names, step, (first, init_val), None, count, unroll=1 if unroll is None else unroll)[0][1]
     if unroll is not None:
         raise ArgumentError(f"fori_loop: unroll needs bounds that are Python ints.{at(caller_source())}")
     types = [aval_of(n) for n in (lower, upper)]
     strong = {a.dtype for a in types if not a.weak_type}
     if len(strong) > 1:
         raise DtypeError(
-            f"fori_loop: lower and upper must have one dtype, got {types[0]!r} and {types[1]!r}.{at(caller_source())}"
+            f"fori_loop: lower and upper must have one dtype, got {types[0]!r} and {types[1]!r}; cast one of them."
+            f"{at(caller_source())}"
         )
     kind = Aval((), next(iter(strong), types[0].dtype))
     start, stop = cast(lower, kind), cast(upper, kind)
@@ -356,8 +389,7 @@ def fori_loop(
         i, val = carry
         return i + 1, body_fun(i, val)
 
-    turn.__name__ = fun_name(body_fun)
-    return while_loop(lambda carry: carry[0] < stop, turn, (start, init_val), checkpoints=checkpoints)[1]
+    return looped(names, lambda carry: carry[0] < stop, turn, (start, init_val), checkpoints=checkpoints)[1]
 
 
 def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
@@ -374,16 +406,24 @@ def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> A
     >>> ft.lax.map(lambda x: x * x, np.arange(3.0)).tolist()
     [0.0, 1.0, 4.0]
     """
-    check_callable("map", f)
+    check_callable("map", f, "f")
+    names = Names("map", "init", f"f ({fun_name(f)})")
+
+    def of_entry(x: Any) -> Any:
+        y = f(x)
+        leaf_avals("map", f"the result of {names.body}", y)
+        return y
+
     if batch_size is None:
-        return scan(lambda _, x: ((), f(x)), (), xs)[1]
-    n = scan_length(xs, leaf_avals("map", "xs", xs), None)
+        return scanned(names, lambda _, x: ((), of_entry(x)), (), xs)[1]
+    batch_size = integer("map", "batch_size", batch_size, 1)
+    n = scan_length("map", xs, leaf_avals("map", "xs", xs), None)
     full = n // batch_size * batch_size
     shape = lambda x: x[:full].reshape(full // batch_size, batch_size, *x.shape[1:])
     pieces = []
     if full or not n:
-        rows = scan(lambda _, x: ((), vmap(f)(x)), (), tree_util.tree_map(shape, xs))[1]
+        rows = scanned(names, lambda _, x: ((), vmap(of_entry)(x)), (), tree_util.tree_map(shape, xs))[1]
         pieces.append(tree_util.tree_map(lambda y: y.reshape(full, *y.shape[2:]), rows))
     if full < n:
-        pieces.append(vmap(f)(tree_util.tree_map(lambda x: x[full:], xs)))
+        pieces.append(vmap(of_entry)(tree_util.tree_map(lambda x: x[full:], xs)))
     return tree_util.tree_map(lambda *ys: ys[0] if len(ys) == 1 else concatenate(list(ys), 0), *pieces)

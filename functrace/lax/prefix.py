@@ -9,10 +9,10 @@ from jax import lax, tree_util
 
 from functrace.errors import ArgumentError
 from functrace.ir.source import caller_source
-from functrace.lax.bodies import leaf_avals
-from functrace.tracing import lift
+from functrace.lax.bodies import Names, check_carry, integer, leaf_avals, paths
+from functrace.tracing import aval_of, lift
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_callable, fun_name
 
 slice_in_dim = lift(lax.slice_in_dim)
 concatenate = lift(lax.concatenate)
@@ -42,24 +42,31 @@ def associative_scan(fn: Callable[[Any, Any], Any], elems: Any, reverse: bool = 
     >>> ft.lax.associative_scan(lambda a, b: a * b, np.array([1.0, 2.0, 3.0, 4.0])).tolist()
     [1.0, 2.0, 6.0, 24.0]
     """
-    check_callable("associative_scan", fn)
+    check_callable("associative_scan", fn, "fn")
     leaves, tree = tree_util.tree_flatten(elems)
     avals = leaf_avals("associative_scan", "elems", elems)
-    for a in avals:
+    axis = integer("associative_scan", "axis", axis)
+    sizes: dict[str, int] = {}
+    for name, a in zip(paths("elems", elems), avals, strict=True):
         if not -a.ndim <= axis < a.ndim:
             raise ArgumentError(
-                f"associative_scan: a leaf of elems has type {a!r}, which has no axis {axis}.{at(caller_source())}"
+                f"associative_scan: {name} has type {a!r}, which has no axis {axis}.{at(caller_source())}"
             )
-    axes = [axis % a.ndim for a in avals]
-    sizes = {a.shape[i] for a, i in zip(avals, axes, strict=True)}
-    if len(sizes) != 1:
+        sizes[name] = a.shape[axis]
+    if len(set(sizes.values())) != 1:
+        listing = ", ".join(f"{name}: {n}" for name, n in sizes.items()) or "no arrays"
         raise ArgumentError(
-            f"associative_scan: elems must have arrays of one size along the axis, got {sorted(sizes)}."
-            f"{at(caller_source())}"
+            f"associative_scan: elems must have arrays of one size along the axis, got {listing}.{at(caller_source())}"
         )
+    axes = [axis % a.ndim for a in avals]
+    names = Names("associative_scan", "its arguments", f"fn ({fun_name(fn)})")
 
     def combine(a: list[Any], b: list[Any]) -> list[Any]:
-        return tree_util.tree_leaves(fn(tree_util.tree_unflatten(tree, a), tree_util.tree_unflatten(tree, b)))
+        result = fn(tree_util.tree_unflatten(tree, a), tree_util.tree_unflatten(tree, b))
+        types = tree_util.tree_unflatten(tree, [aval_of(x) for x in a])
+        leaf_avals("associative_scan", f"the result of {names.body}", result)
+        check_carry(names, types, tree_util.tree_map(aval_of, result))
+        return tree_util.tree_leaves(result)
 
     def every(xs: list[Any], start: int | None, stop: int | None, stride: int = 1) -> list[Any]:
         return [slice_in_dim(x, start, stop, stride, i) for x, i in zip(xs, axes, strict=True)]

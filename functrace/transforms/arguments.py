@@ -22,10 +22,13 @@ def fun_name(fun: Callable[..., Any]) -> str:
     return getattr(fun, "__name__", type(fun).__name__)
 
 
-def check_callable(transform: str, fun: Any) -> None:
-    """Refuse what cannot be called."""
+def check_callable(transform: str, fun: Any, what: str = "") -> None:
+    """Refuse what cannot be called; `what` is the argument's name where there are several."""
     if not callable(fun):
-        raise DtypeError(f"{transform}: expected a function, got {type(fun).__name__} ({fun!r})")
+        raise DtypeError(
+            f"{transform}: expected a function{f' as {what}' if what else ''}, got {type(fun).__name__} ({fun!r})."
+            f"{at(caller_source())}"
+        )
 
 
 def positions(transform: str, argnums: int | Sequence[int], count: int) -> tuple[int, ...]:

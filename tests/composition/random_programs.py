@@ -1,4 +1,4 @@
-"""Random pure functions and random stacks of transforms, written once for functrace and for JAX."""
+"""Random pure functions, with loops and branches, and random stacks of transforms, for functrace and for JAX."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from jax import numpy as jnp
 
 import functrace as ft
 from functrace import numpy as fnp
+from tests.control.table import OURS, THEIRS
 
 
 class Library(NamedTuple):
-    """A library of transforms and its array functions."""
+    """A library of transforms, its array functions, and its loops and branches."""
 
     transforms: Any
     np: Any
+    control: Any
 
 
-FUNCTRACE = Library(ft, fnp)
-JAX = Library(jax, jnp)
+FUNCTRACE = Library(ft, fnp, OURS)
+JAX = Library(jax, jnp, THEIRS)
 
 # Smooth where they are used: every value is kept in (-1, 1) by the last step of a program.
 UNARY = {
@@ -62,24 +64,121 @@ MATRIX = np.array([[0.3, -0.2, 0.5, 0.1], [0.2, 0.4, -0.1, 0.6], [-0.5, 0.2, 0.3
 X = np.array([0.3, -0.7, 0.55, 0.9])
 V = np.array([0.7, 0.2, -0.4, 0.6])
 
+index = st.integers(0, 9)
 instruction = st.one_of(
-    st.tuples(st.sampled_from(sorted(UNARY)), st.integers(0, 9)),
-    st.tuples(st.sampled_from(sorted(BINARY)), st.integers(0, 9), st.integers(0, 9)),
+    st.tuples(st.sampled_from(sorted(UNARY)), index),
+    st.tuples(st.sampled_from(sorted(BINARY)), index, index),
 )
 programs = st.lists(instruction, min_size=1, max_size=6)
 
 
+def pick(values: Any, i: int) -> Any:
+    """One of the values."""
+    return values[i % len(values)]
+
+
+def run(library: Library, program: Any, values: Any) -> list[Any]:
+    """The values of a program's instructions, behind those that it is given."""
+    values = list(values)
+    for name, *operands in program:
+        if name in CONTROL:
+            values.append(CONTROL[name](library, values, *operands))
+        else:
+            table = UNARY if name in UNARY else BINARY
+            values.append(table[name](library.np, *[pick(values, i) for i in operands]))
+    return values
+
+
+def stepped(library: Library, body: Any, s: Any, inside: Any, outside: Any) -> Any:
+    """One step of a loop, which reads what is outside of it too. Its values stay in (-1, 1)."""
+    return library.np.tanh(run(library, body, [*outside, *inside, s])[-1] + 0.1 * s)
+
+
+def scanned(library: Library, values: Any, body: Any, i: int, over: str, carries: str, reverse: bool) -> Any:
+    """A scan over rows, over the entries of a vector, or over nothing."""
+    np, x = library.np, pick(values, i)
+    xs = {"rows": np.stack([x, 0.5 * x, np.sin(x)]), "entries": x, "nothing": None}[over]
+
+    def step(carry: Any, x: Any) -> Any:
+        n, s, t = carry
+        inside = [t, np.ones(4) * 0.1 * n] + ([] if x is None else [np.ones(4) * x])
+        new = stepped(library, body, s, inside, values)
+        return (n + 1, new, s if carries == "shifted" else t), {"new": new * s, "old": t}
+
+    first = (0, np.tanh(values[-1]), np.tanh(x))
+    length = 3 if xs is None else None
+    (_, s, t), ys = library.control.scan(step, first, xs, length=length, reverse=reverse)
+    return s + 0.3 * t + 0.2 * np.sum(ys["new"] * ys["old"], axis=0)
+
+
+def while_looped(library: Library, values: Any, body: Any, i: int, bound: float, checkpoints: int) -> Any:
+    """A loop that goes on while its state is above a bound."""
+    np = library.np
+
+    def going(val: Any) -> Any:
+        n, s = val
+        return (n < 9) & (np.sum(WEIGHTS * s) > bound)
+
+    def step(val: Any) -> Any:
+        n, s = val
+        return n + 1, stepped(library, body, s, [np.ones(4) * 0.1 * n], values)
+
+    first = (0, np.tanh(pick(values, i)))
+    n, s = library.control.while_loop(going, step, first, checkpoints=checkpoints)
+    return s + 0.1 * n
+
+
+def counted(library: Library, values: Any, body: Any, i: int, j: int) -> Any:
+    """A loop of as many steps as a vector has large entries, and one."""
+    np = library.np
+    step = lambda n, s: stepped(library, body, s, [np.ones(4) * 0.1 * n], values)
+    return library.control.counted(0, large_entries(np, pick(values, i)) + 1, step, np.tanh(pick(values, j)))
+
+
+def branched(library: Library, values: Any, bodies: Any, i: int, j: int, batched: str) -> Any:
+    """A branch, chosen by a vector's sign if there are two, and by how many large entries it has if there are more."""
+    np, x = library.np, pick(values, i)
+    branches = [lambda y, body=body: stepped(library, body, y, [], values) for body in bodies]
+    how = {"batched": batched} if library is FUNCTRACE else {}
+    if len(branches) == 2:
+        return library.control.cond(np.sum(WEIGHTS * x) > 0.0137, *branches, pick(values, j), **how)
+    return library.control.switch(large_entries(np, x), branches, pick(values, j), **how)
+
+
+def large_entries(np: Any, x: Any) -> Any:
+    """How many entries are above a number that none is equal to."""
+    return np.sum(x > 0.1337)
+
+
+WEIGHTS = np.array([0.71, -0.37, 0.53, 0.29])
+CONTROL = {"scan": scanned, "while": while_looped, "fori": counted, "branch": branched}
+
+
+def control_instructions(depth: int) -> Any:
+    """A loop or a branch, with loops and branches in it down to a depth."""
+    inner = st.one_of(instruction, control_instructions(depth - 1)) if depth > 1 else instruction
+    body = st.lists(inner, min_size=1, max_size=3)
+    return st.one_of(
+        st.tuples(
+            st.just("scan"), body, index, st.sampled_from(["rows", "entries", "nothing"]),
+            st.sampled_from(["kept", "shifted"]), st.booleans(),
+        ),
+        st.tuples(st.just("while"), body, index, st.sampled_from([-3.0, -0.2, 0.15]), st.sampled_from([4, 6, 200])),
+        st.tuples(st.just("fori"), body, index, index),
+        st.tuples(
+            st.just("branch"), st.lists(body, min_size=2, max_size=3), index, index,
+            st.sampled_from(["select", "map"]),
+        ),
+    )  # fmt: skip
+
+
+few = st.lists(instruction, max_size=2)
+control_programs = st.builds(lambda a, loop, b: [*a, loop, *b], few, control_instructions(3), few)
+
+
 def function(library: Library, program: Any) -> Any:
     """The function of a vector of four numbers that a random program stands for."""
-
-    def f(x: Any) -> Any:
-        values = [x]
-        for name, *operands in program:
-            table = UNARY if name in UNARY else BINARY
-            values.append(table[name](library.np, *[values[i % len(values)] for i in operands]))
-        return library.np.tanh(values[-1] + 0.1 * x)
-
-    return f
+    return lambda x: library.np.tanh(run(library, program, [x])[-1] + 0.1 * x)
 
 
 def with_pushforward(lib: Any, f: Any) -> Any:
