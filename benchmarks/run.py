@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from timing import table
 
-NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain"]
+NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops"]
 HEAD = """# Benchmarks
 
 Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders
@@ -30,7 +30,7 @@ machine is shared: trust the ratios, not the times.
 def rivals() -> str:
     """The versions of the optional rivals that are installed."""
     found = []
-    for name in ("autograd", "torch"):
+    for name in ("autograd", "torch", "equinox"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

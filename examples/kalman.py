@@ -1,6 +1,6 @@
 """A Kalman filter in parallel, by an associative scan, and the gradient of its likelihood.
 
-    python examples/kalman.py                   # 500 noisy positions of a moving point
+    python examples/kalman.py                   # 200 noisy positions of a moving point
     python examples/kalman.py --length 5000
 
 The filter goes from step to step; but what a step does to the belief about the state is an element of a monoid, so
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
     parser = argparse.ArgumentParser(
         prog="kalman", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--length", type=int, default=500, help="measurements; 500")
+    parser.add_argument("--length", type=int, default=200, help="measurements; 200")
     options = parser.parse_args(arguments)
     truth, guess = np.log([0.8, 0.3]), np.log([3.0, 1.0])
     with jax.enable_x64(True):
