@@ -1,4 +1,9 @@
-"""Gradients of loops: how long they take, and what they keep."""
+"""Gradients of loops: how long they take, and what they keep.
+
+XLA on the CPU compiles a loop whose step touches less than 1,024 bytes as one function, about ten times as quick as
+one kernel after another. The gradient for one pair of predators and prey is so small that some contenders
+come under that threshold and some do not; for 64 pairs none does.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +24,10 @@ except ImportError:  # an optional rival
     equinox_while = None
 
 TITLE = "Gradients of loops: while loops of a length known at run time, and scans of a known one"
-LENGTHS, KEPT = (100, 1_000, 10_000), 200
-WHILE, DEFAULT, SCAN, JAX, EQUINOX = (
-    f"functrace while, {KEPT} kept", "functrace while", "functrace scan", "jax scan", f"equinox while, {KEPT} kept",
+LENGTHS, KEPT, FEW = (100, 1_000, 10_000), 200, 20
+WHILE, SPARING, SCAN, JAX, EQUINOX = (
+    f"functrace while, {KEPT} kept", f"functrace while, {FEW} kept", "functrace scan", "jax scan",
+    f"equinox while, {KEPT} kept",
 )  # fmt: skip
 
 Step = Callable[[Any], Any]
@@ -53,7 +59,7 @@ def contenders(make_step: Callable[[Any, Any], Step], length: int) -> dict[str, 
 
     found = {
         WHILE: gradient(ft, fnp, lambda *args: turns(*args, checkpoints=KEPT)),
-        DEFAULT: gradient(ft, fnp, turns),
+        SPARING: gradient(ft, fnp, lambda *args: turns(*args, checkpoints=FEW)),
         SCAN: gradient(ft, fnp, lambda step, state, _: scanned(ft.lax, step, state, length)),
         JAX: gradient(jax, jnp, lambda step, state, _: scanned(jax.lax, step, state, length)),
     }
@@ -88,14 +94,14 @@ def wave(np_: Any, params: Any) -> Step:
 def measure() -> list[Row]:
     """Rows of seconds by length, and of the bytes that the gradient of a loop over a large state needs."""
     rows = []
-    state = jnp.array([2.0, 1.0], jnp.float32)
-    for length in LENGTHS:
-        args = jnp.array([1.5, 1.0, 3.0, 1.0, 5.0 / length], jnp.float32), state, jnp.int32(length)
-        found = contenders(runge_kutta, length)
-        check_agreement(found, args)
-        timed = {name: lambda f=f, args=args: jax.block_until_ready(f(*args)) for name, f in found.items()}
-        seconds = alternate(timed, calls=max(1, 2_000 // length))
-        rows.append(Row(f"{length:,} steps of RK4", seconds, goals(seconds)))
+    for state, pairs in ((jnp.array([2.0, 1.0]), "a pair"), (jnp.stack([jnp.linspace(1, 4, 64)] * 2), "64 pairs")):
+        for length in LENGTHS:
+            args = jnp.array([1.5, 1.0, 3.0, 1.0, 5.0 / length], jnp.float32), state, jnp.int32(length)
+            found = contenders(runge_kutta, length)
+            check_agreement(found, args)
+            timed = {name: lambda f=f, args=args: jax.block_until_ready(f(*args)) for name, f in found.items()}
+            seconds = alternate(timed, calls=max(1, 2_000 // length))
+            rows.append(Row(f"{length:,} steps of RK4, {pairs}", seconds, goals(seconds)))
     x, scale = jnp.full((256, 256), 0.5, jnp.float32), jnp.full((256, 256), 1.1, jnp.float32)
     check_agreement(contenders(wave, 50), (scale, x, jnp.int32(50)))
     last = LENGTHS[-1]
@@ -111,9 +117,9 @@ def measure() -> list[Row]:
 def goals(seconds: dict[str, float]) -> str:
     """How the while loop stands to its goals: 4 times functrace's scan at most, and no slower than Equinox."""
     ours = seconds[WHILE]
-    text = f"while / functrace scan: {ours / seconds[SCAN]:.2f} (goal: 4)"
+    text = f"while / functrace scan: {ours / seconds[SCAN]:.2f} (goal: 4 at most)"
     if EQUINOX in seconds:
-        text += f"; while / equinox: {ours / seconds[EQUINOX]:.2f} (goal: 1)"
+        text += f"; while / equinox: {ours / seconds[EQUINOX]:.2f} (goal: 1 at most)"
     return text
 
 
