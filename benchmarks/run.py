@@ -49,7 +49,8 @@ def main(chosen: list[str]) -> None:
     )  # fmt: skip
     for name in chosen or NAMES:
         module = importlib.import_module(name)
-        section = f"\n## {module.TITLE}\n\n{table(module.measure())}\n\n`python benchmarks/run.py {name}`\n"
+        note = f"{module.NOTE}\n\n" if hasattr(module, "NOTE") else ""
+        section = f"\n## {module.TITLE}\n\n{note}{table(module.measure())}\n\n`python benchmarks/run.py {name}`\n"
         print(section, flush=True)
         text += section
     if not chosen:

@@ -1,5 +1,7 @@
 """The recurrent network: it learns more than how often each character comes, and its scan is the recurrence."""
 
+from itertools import pairwise
+
 import char_rnn
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from functrace import random
 
 
 def test_learns(capsys):
-    run = main(["--steps", "120"])
+    run = main(["--steps", "200"])
     characters = 2**run.before
     assert 60 < characters < 130  # at first it knows no more than how many kinds there are
     assert run.after < run.unigram - 0.8
@@ -23,10 +25,11 @@ def test_learns(capsys):
 
 def test_same_seed_same_run():
     text = encode("to be or not to be, that is the question.\n" * 20)
-    first, again, other = (char_rnn.train(text, 5, seed) for seed in (0, 0, 1))
+    first, again = (char_rnn.train(text, 5, seed=0) for _ in range(2))
     assert first.losses.tolist() == again.losses.tolist()
     assert first.written == again.written
-    assert first.losses.tolist() != other.losses.tolist()
+    first, other = (next(char_rnn.windows(text.train, 1, seed)) for seed in (0, 1))
+    assert (first != other).any()
 
 
 def test_text():
@@ -49,7 +52,7 @@ def test_scan_is_the_recurrence():
 
     def unrolled(params):
         h, costs = char_rnn.start(params), []
-        for now, after in zip(text[:-1], text[1:], strict=True):
+        for now, after in pairwise(text):
             h = gru(params, h, now)
             costs.append(-ft.nn.log_softmax(logits(params, h))[after] / np.log(2))
         return ft.numpy.stack(costs)
