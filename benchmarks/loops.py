@@ -19,9 +19,10 @@ except ImportError:  # an optional rival
     equinox_while = None
 
 TITLE = "Gradients of loops: while loops of a length known at run time, and scans of a known one"
-NOTE = """XLA on the CPU compiles a loop whose step touches less than 1,024 bytes as one function, about ten times as quick as one
-kernel after another. The gradient for one pair of predators and prey is so small that some contenders come under that
-threshold and some do not, by little; for 64 pairs none does."""
+NOTE = """\
+XLA on the CPU compiles a loop whose step touches less than 1,024 bytes as one function, about ten times as quick as
+one kernel after another. The gradient for one pair of predators and prey is so small that some contenders come under
+that threshold and some do not, by little; for 64 pairs none does."""
 LENGTHS, KEPT, FEW = (100, 1_000, 10_000), 200, 20
 WHILE, SPARING, SCAN, JAX, EQUINOX = (
     f"functrace while, {KEPT} kept", f"functrace while, {FEW} kept", "functrace scan", "jax scan",
