@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from timing import table
 
-NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain"]
+NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops"]
 HEAD = """# Benchmarks
 
 Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders
@@ -30,7 +30,7 @@ machine is shared: trust the ratios, not the times.
 def rivals() -> str:
     """The versions of the optional rivals that are installed."""
     found = []
-    for name in ("autograd", "torch"):
+    for name in ("autograd", "torch", "equinox"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -49,7 +49,8 @@ def main(chosen: list[str]) -> None:
     )  # fmt: skip
     for name in chosen or NAMES:
         module = importlib.import_module(name)
-        section = f"\n## {module.TITLE}\n\n{table(module.measure())}\n\n`python benchmarks/run.py {name}`\n"
+        note = f"{module.NOTE}\n\n" if hasattr(module, "NOTE") else ""
+        section = f"\n## {module.TITLE}\n\n{note}{table(module.measure())}\n\n`python benchmarks/run.py {name}`\n"
         print(section, flush=True)
         text += section
     if not chosen:

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One task: median seconds by contender, the first of them functrace."""
+    """One task: median seconds, or bytes, by contender, the first of them functrace."""
 
     task: str
     seconds: dict[str, float]
     note: str = ""
+    unit: str = "s"
 
 
 def alternate(
@@ -40,12 +41,17 @@ def alternate(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def human(seconds: float) -> str:
-    """A duration in its natural unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+SIZES = {
+    "s": (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)),
+    "bytes": (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0)),
+}
+
+
+def human(quantity: float, unit: str = "s") -> str:
+    """A duration, or a number of bytes, in its natural unit."""
+    sizes = SIZES[unit]
+    name, size = next((pair for pair in sizes if quantity >= pair[1]), sizes[-1])
+    return f"{quantity / size:.3g} {name}"
 
 
 def table(rows: list[Row]) -> str:
@@ -62,8 +68,8 @@ def table(rows: list[Row]) -> str:
             if name not in row.seconds:
                 cells.append("")
             elif name == next(iter(row.seconds)):
-                cells.append(human(ours))
+                cells.append(human(ours, row.unit))
             else:
-                cells.append(f"{human(row.seconds[name])} ({row.seconds[name] / ours:.2f}x)")
+                cells.append(f"{human(row.seconds[name], row.unit)} ({row.seconds[name] / ours:.2f}x)")
         lines.append(f"| {row.task} | " + " | ".join(cells) + f" | {row.note} |")
     return "\n".join(lines)
