@@ -29,7 +29,7 @@ def reversed_tangent(_: Program, walk: ReversedWhile, flags: tuple[bool, ...], a
     with Builder() as b:
         xs = [b.input(a) for a in avals]
         tangents = [b.input(a.strong()) for a in select(flags, avals[n:])]
-        _, dls = walk.jvp(xs, [None] * n + scatter(flags, tangents))
+        dls = walk.jvp(xs, [None] * n + scatter(flags, tangents))[1]
         forward = b.build([dl for dl in dls if dl is not None])
     with Builder() as b:
         xs = [b.input(a) for a in avals]
@@ -40,14 +40,14 @@ def reversed_tangent(_: Program, walk: ReversedWhile, flags: tuple[bool, ...], a
         last = ReversedWhile(back.body, back.along, walk.consts, walk.slots)(
             *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
         )
-        _, ct_s, ct_c = cut(last, len(l), sum(moving.s))
+        ct_s, ct_c = cut(last, len(l), sum(moving.s))[1:]
         found = [*scatter(moving.c, ct_c), *scatter(moving.s, ct_s), *scatter(back.m, finals[len(s) :])]
         pulled = b.build(filled(flags, [*c, *s, *l], found))
     return LinearPair(forward, pulled, len(avals))
 
 
 class PulledTangent(NamedTuple):
-    """What the transpose of a ReversedTangent walks: states (s, m), back along them (l, n, sums)."""
+    """What the transpose of that pushforward walks: states (s, m), back along them (l, n, sums)."""
 
     body: Program
     along: Program

@@ -1,8 +1,8 @@
 """Functions with loops and branches, written once for both libraries.
 
 `b` is a library: its loops, branches and collectives, `b.np` its numpy, `b.t` its transforms. JAX's while
-loop, which has no reverse mode, is a scan here that is long enough and stands still when it is done; and its
-custom_vjp, which has no forward mode, is plain arithmetic.
+loop, which has no reverse mode, is a scan here that is long enough and stands still when it is done; and where we
+have a custom_vjp, JAX's has no forward mode, so that the function itself stands there.
 """
 
 from types import SimpleNamespace
@@ -40,15 +40,22 @@ def cube(x):
 cube.defvjp(lambda x: (x**3, x), lambda x, ct: (3 * x * x * ct,))
 
 
+def with_pullback(f):
+    """`f` with its own derivative as a custom_vjp."""
+    g = ft.custom_vjp(f)
+    g.defvjp(lambda x: ft.vjp(f, x), lambda pullback, ct: pullback(ct))
+    return g
+
+
 SHARED = ("cond", "switch", "scan", "map", "psum", "pmean", "all_gather", "axis_index")
 THEIRS = SimpleNamespace(
     np=jnp, t=jax, while_loop=bounded_while, counted=bounded_fori, fori_loop=lax.fori_loop,
     associative_scan=lax.associative_scan,
-    cube=lambda x: x**3, **{name: getattr(lax, name) for name in SHARED},
+    cube=lambda x: x**3, with_pullback=lambda f: f, **{name: getattr(lax, name) for name in SHARED},
 )  # fmt: skip
 OURS = SimpleNamespace(
     np=fnp, t=ft, while_loop=ft.lax.while_loop, counted=ft.lax.fori_loop, fori_loop=ft.lax.fori_loop,
-    associative_scan=ft.lax.associative_scan, cube=cube,
+    associative_scan=ft.lax.associative_scan, cube=cube, with_pullback=with_pullback,
     **{name: getattr(ft.lax, name) for name in SHARED},
 )  # fmt: skip
 
@@ -235,6 +242,18 @@ def integer_and_float_loop(b):
     return f
 
 
+def pullback_of_a_gradient(b):
+    """A linear map out of the reverse mode of a loop is transposed once more."""
+
+    def f(x):
+        def loop(x):
+            return b.while_loop(lambda v: v[0] < 3, lambda v: (v[0] + 1, b.np.sin(v[1] * x)), (0, x))[1].sum()
+
+        return b.with_pullback(b.t.grad(loop))(x)
+
+    return f
+
+
 def prefix_products(b):
     return lambda x: b.associative_scan(lambda p, q: (p[0] * q[0], p[1] * q[0] + q[1]), (x, b.np.cos(x)))
 
@@ -268,6 +287,7 @@ ROWS = [
     row("collective_in_scan", normal(2, 4), normal(2), looser=4.0),
     row("jitted_in_scan", X3, normal(4, 3)),
     row("integer_and_float_loop", normal(), normal(), looser=8.0),
+    row("pullback_of_a_gradient", X3, looser=4.0),
     row("prefix_products", normal(5)),
     row("prefix_reversed", normal(2, 5)),
 ]
