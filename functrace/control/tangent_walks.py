@@ -33,10 +33,10 @@ def reversed_tangent(_: Program, walk: ReversedWhile, flags: tuple[bool, ...], a
         forward = b.build([dl for dl in dls if dl is not None])
     with Builder() as b:
         xs = [b.input(a) for a in avals]
-        (steps, *_), c, s, l = walk.groups(xs)
+        before, c, s, l = walk.groups(xs)
         m_given = scatter(moving.l, [b.input(a.strong()) for a in select(moving.l, avals[-len(l) :])])
         m = filled(back.m, l, m_given)
-        finals, kept = resaved(back.body, walk.slots, steps, c, [*s, *m])
+        finals, kept = resaved(back.body, walk.slots, before[0], c, [*s, *m])
         last = ReversedWhile(back.body, back.along, walk.consts, walk.slots)(
             *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
         )
