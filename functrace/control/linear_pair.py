@@ -58,6 +58,8 @@ class LinearPair(Primitive):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         c, x = cut(xs, self.fixed)
+        if any(isinstance(v, Undefined) for v in c):
+            return super().transpose(ct, *xs)
         cts = [zeros(y) if v is None else v for y, v in zip(self.program.out_avals, ct, strict=True)]
         found = LinearPair(self.transposed, self.program, self.fixed)(*c, *cts)
         return [None] * len(c) + [v if isinstance(u, Undefined) else None for u, v in zip(x, found, strict=True)]

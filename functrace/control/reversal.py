@@ -342,6 +342,8 @@ class LinearWhile(Walk):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         kept, c, s, rest = self.groups(xs)
+        if any(isinstance(x, Undefined) for x in (*kept, *c, *s)):
+            return super().transpose(ct, *xs)  # linear in what is walked alone
         along, first, assign = self.pulled(rest, ct)
         last = ReversedWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
         return [None] * (len(xs) - len(rest)) + assign(last)
@@ -414,6 +416,8 @@ class ReversedWhile(Walk):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         kept, c, s, rest = self.groups(xs)
+        if any(isinstance(x, Undefined) for x in (*kept, *c, *s)):
+            return super().transpose(ct, *xs)  # linear in what is walked alone
         along, first, assign = self.pulled(rest, ct)
         last = LinearWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
         return [None] * (len(xs) - len(rest)) + assign(last)

@@ -188,15 +188,6 @@ def with_pushforward(lib: Any, f: Any) -> Any:
     return g
 
 
-def with_pullback(lib: Any, f: Any) -> Any:
-    """`f` with its own derivative as a custom_vjp, which JAX refuses forward mode."""
-    if lib is JAX:
-        return f
-    g = ft.custom_vjp(f)
-    g.defvjp(lambda x: ft.vjp(f, x), lambda pullback, ct: pullback(ct))
-    return g
-
-
 # Each turns a function of a vector into another one.
 TRANSFORMS = {
     "grad": lambda lib, f: lib.transforms.grad(lambda x: lib.np.sum(f(x) * V)),
@@ -212,7 +203,7 @@ TRANSFORMS = {
     )(V, x).sum(axis=1),
     "jacfwd": lambda lib, f: lambda x: lib.np.sum(lib.transforms.jacfwd(f)(x), axis=0),
     "custom_jvp": lambda lib, f: with_pushforward(lib, f),
-    "custom_vjp": lambda lib, f: with_pullback(lib, f),
+    "custom_vjp": lambda lib, f: lib.control.with_pullback(f),
     "value_and_grad": lambda lib, f: lambda x: lib.transforms.value_and_grad(
         lambda y: lib.np.sum(f(y))
     )(x)[1],

@@ -1,8 +1,8 @@
 """Functions with loops and branches, written once for both libraries.
 
 `b` is a library: its loops, branches and collectives, `b.np` its numpy, `b.t` its transforms. JAX's while
-loop, which has no reverse mode, is a scan here that is long enough and stands still when it is done; and its
-custom_vjp, which has no forward mode, is plain arithmetic.
+loop, which has no reverse mode, is a scan here that is long enough and stands still when it is done; and where we
+have a custom_vjp, JAX's has no forward mode, so that the function itself stands there.
 """
 
 from types import SimpleNamespace
@@ -41,17 +41,24 @@ def cube(x):
 cube.defvjp(lambda x: (x**3, x), lambda x, ct: (3 * x * x * ct,))
 
 
+def with_pullback(f):
+    """`f` with its own derivative as a custom_vjp."""
+    g = ft.custom_vjp(f)
+    g.defvjp(lambda x: ft.vjp(f, x), lambda pullback, ct: pullback(ct))
+    return g
+
+
 SHARED = ("cond", "switch", "scan", "map", "psum", "pmean", "all_gather", "axis_index")
 THEIRS = SimpleNamespace(
     np=jnp, t=jax, while_loop=bounded_while, counted=bounded_fori, fori_loop=lax.fori_loop,
     associative_scan=lax.associative_scan,
     cube=lambda x: x**3, scan_again=lax.scan, policies=jax.checkpoint_policies, name=checkpoint_name,
-    **{name: getattr(lax, name) for name in SHARED},
+    with_pullback=lambda f: f, **{name: getattr(lax, name) for name in SHARED},
 )  # fmt: skip
 OURS = SimpleNamespace(
     np=fnp, t=ft, while_loop=ft.lax.while_loop, counted=ft.lax.fori_loop, fori_loop=ft.lax.fori_loop,
     associative_scan=ft.lax.associative_scan, cube=cube, policies=ft.checkpoint_policies, name=ft.checkpoint_name,
-    scan_again=lambda *args, **kwargs: ft.lax.scan(*args, checkpoint=2, **kwargs),
+    scan_again=lambda *args, **kwargs: ft.lax.scan(*args, checkpoint=2, **kwargs), with_pullback=with_pullback,
     **{name: getattr(ft.lax, name) for name in SHARED},
 )  # fmt: skip
 
@@ -238,6 +245,18 @@ def integer_and_float_loop(b):
     return f
 
 
+def pullback_of_a_gradient(b):
+    """A linear map out of the reverse mode of a loop is transposed once more."""
+
+    def f(x):
+        def loop(x):
+            return b.while_loop(lambda v: v[0] < 3, lambda v: (v[0] + 1, b.np.sin(v[1] * x)), (0, x))[1].sum()
+
+        return b.with_pullback(b.t.grad(loop))(x)
+
+    return f
+
+
 def checkpointed(policy):
     """Two layers, of which reverse mode keeps what the policy says."""
 
@@ -354,6 +373,7 @@ ROWS = [
     row("loops_in_checkpoint", X3, normal(3, 3), looser=4.0),
     row("scan_in_segments", uniform(-0.5, 0.5, 3, 3), X3, normal(7, 3)),
     row("backward_scan_in_segments", X3, normal(7, 3)),
+    row("pullback_of_a_gradient", X3, looser=4.0),
     row("prefix_products", normal(5)),
     row("prefix_reversed", normal(2, 5)),
 ]

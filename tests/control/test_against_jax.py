@@ -16,8 +16,9 @@ OURS = Library(ft, fnp, OUR_FUNCTIONS)
 @pytest.mark.parametrize("row", ROWS, ids=[r.names[0] for r in ROWS])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_equals_jax(row, dtype):
+    checks = FIRST + SECOND + (THIRD if dtype == "float64" else ())
     with jax.enable_x64(dtype == "float64"):
-        assert differences(THEIRS, OURS, [(dtype, Case(row, dtype))], FIRST + SECOND + THIRD) == []
+        assert differences(THEIRS, OURS, [(dtype, Case(row, dtype))], checks) == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[r.names[0] for r in ROWS])
