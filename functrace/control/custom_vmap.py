@@ -30,7 +30,7 @@ from functrace.ir.primitive import Primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, move_axis
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, jvp, transpose
+from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.transpose import instantiate
@@ -134,10 +134,9 @@ class CustomVmap(Primitive):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         linear, with_ct = tuple([isinstance(x, Undefined) for x in xs]), tuple([c is not None for c in ct])
-        program, found = transpose(self.program, linear, with_ct)
-        back = self.of(program, Transposed(self.rule, linear, with_ct, found))
+        back = self.of(whole_transpose(self.program, linear, with_ct), Transposed(self.rule, linear, with_ct))
         fixed = [x for x in xs if not isinstance(x, Undefined)]
-        return scatter(linear, scatter(found, back(*fixed, *select(with_ct, ct))))
+        return scatter(linear, back(*fixed, *select(with_ct, ct)))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
@@ -266,7 +265,6 @@ class Transposed:
     rule: Rule
     linear: Flags
     with_ct: Flags
-    found: Flags
 
     def _fixed(self, batched: Flags, linear: bool) -> Flags:
         rest = iter(batched)
@@ -281,15 +279,13 @@ class Transposed:
             ys = b.inline(program, [copy_input(b, v) for v in program.inputs])
             whole = b.build([batched_operand(y, f, size) for y, f in zip(ys, out_flags, strict=True)])
         try:
-            back, ct_flags = transpose(whole, self.linear, self.with_ct)
+            back = whole_transpose(whole, self.linear, self.with_ct)
         except NotImplementedError:
             return None
-        n = len(self.linear) - sum(self.linear)
+        fixed = batched[: len(self.linear) - sum(self.linear)]
         with Builder() as b:
-            cts = b.inline(back, inputs_like(b, back, size, batched[:n] + (True,) * sum(self.with_ct), batched))
-            kept = select(self.found, scatter(ct_flags, cts))
-            like = select(self.found, select(self.linear, program.inputs))
-            return b.build(instantiate(kept, like)), (True,) * len(kept)
+            cts = inputs_like(b, back, size, fixed + (True,) * sum(self.with_ct), batched)
+            return b.build(b.inline(back, cts)), (True,) * len(back.outputs)
 
     def refuse(self, batched: Flags) -> None:
         self.rule.refuse(self._fixed(batched, False))
@@ -327,6 +323,16 @@ class Mapped:
 
     def refuse(self, batched: Flags) -> None:
         self.rule.refuse(batched)
+
+
+@memoised
+def whole_transpose(program: Program, linear: Flags, with_ct: Flags) -> Program:
+    """The transposed Program with a cotangent for every linear input: the rule's Program may read one, as that of
+    `Late` does, where this one has no use for it."""
+    back, found = transpose(program, linear, with_ct)
+    with Builder() as b:
+        cts = scatter(found, b.inline(back, [copy_input(b, v) for v in back.inputs]))
+        return b.build(instantiate(cts, select(linear, program.inputs)))
 
 
 def known_first(program: Program, flags: Flags) -> Program:

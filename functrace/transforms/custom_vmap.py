@@ -23,7 +23,7 @@ from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.trace import Traced, record
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, fun_name
-from functrace.transforms.custom import check_tree, leaves_of, positional
+from functrace.transforms.custom import check_tree, positional
 
 
 class custom_vmap:
