@@ -12,6 +12,7 @@ calculus on Python functions), `lower` (Program -> XLA).
 
 from functrace import errors, lax, nn, numpy, optim, random, scipy, testing, tree
 from functrace.ir import Program
+from functrace.lax.sequential_vmap import sequential_vmap
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
 from functrace.transforms import (
@@ -21,6 +22,7 @@ from functrace.transforms import (
     closure_convert,
     custom_jvp,
     custom_vjp,
+    custom_vmap,
     eval_shape,
     grad,
     hessian,
@@ -43,7 +45,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "custom_jvp", "custom_vjp", "errors", "eval_shape", "from_jax", "grad", "hessian", "jacfwd", "jacrev",
-    "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "nn", "numpy", "optim", "random",
-    "remat", "scipy", "stop_gradient", "testing", "tree", "value_and_grad", "vjp", "vmap",
+    "custom_jvp", "custom_vjp", "custom_vmap", "errors", "eval_shape", "from_jax", "grad", "hessian", "jacfwd",
+    "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "nn", "numpy", "optim",
+    "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "testing", "tree", "value_and_grad", "vjp",
+    "vmap",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from functrace.control.checkpoint import Checkpoint
 from functrace.control.cond import Cond
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.custom_vjp import CustomVjp
+from functrace.control.custom_vmap import CustomVmap
 from functrace.control.linear_pair import LinearPair
 from functrace.control.linear_solve import LinearSolve
 from functrace.control.recur import Recur
@@ -18,6 +19,6 @@ from functrace.control.scan import Scan
 from functrace.control.while_loop import While
 
 __all__ = [
-    "Budgeted", "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "LinearPair", "LinearSolve",
-    "LinearWhile", "Recur", "ReversedWhile", "Root", "Scan", "While", "WhileSaved",
+    "Budgeted", "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "CustomVmap", "LinearPair",
+    "LinearSolve", "LinearWhile", "Recur", "ReversedWhile", "Root", "Scan", "While", "WhileSaved",
 ]  # fmt: skip

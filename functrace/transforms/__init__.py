@@ -10,6 +10,7 @@ from functrace.transforms.checkpoint import checkpoint, checkpoint_name
 from functrace.transforms.closure_convert import closure_convert
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
+from functrace.transforms.custom_vmap import custom_vmap
 from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
@@ -22,6 +23,6 @@ from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose", "linearize",
-    "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
+    "linearize", "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What custom_jvp and custom_vjp share: binding arguments, tracing rules, and the calls of a function
+"""What functions with custom rules share: binding arguments, tracing rules, and the calls of a function
 inside its own rules."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def positional(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, ..
     bound.apply_defaults()
     if bound.kwargs:
         raise DtypeError(
-            f"{fun_name(fun)}: a function with a custom derivative cannot have keyword-only arguments "
+            f"{fun_name(fun)}: a function with a custom rule cannot have keyword-only arguments "
             f"({', '.join(bound.kwargs)}); make them positional.{at(caller_source())}"
         )
     return bound.args

@@ -188,6 +188,15 @@ def with_pushforward(lib: Any, f: Any) -> Any:
     return g
 
 
+def with_batching_rule(lib: Any, f: Any) -> Any:
+    """`f` with its own batch as a custom_vmap, which JAX refuses reverse mode."""
+    if lib is JAX:
+        return f
+    g = ft.custom_vmap(f)
+    g.def_vmap(lambda size, batched, x: (ft.vmap(f)(x), True))
+    return g
+
+
 # Each turns a function of a vector into another one.
 TRANSFORMS = {
     "grad": lambda lib, f: lib.transforms.grad(lambda x: lib.np.sum(f(x) * V)),
@@ -204,6 +213,7 @@ TRANSFORMS = {
     "jacfwd": lambda lib, f: lambda x: lib.np.sum(lib.transforms.jacfwd(f)(x), axis=0),
     "custom_jvp": lambda lib, f: with_pushforward(lib, f),
     "custom_vjp": lambda lib, f: lib.control.with_pullback(f),
+    "custom_vmap": lambda lib, f: with_batching_rule(lib, f),
     "value_and_grad": lambda lib, f: lambda x: lib.transforms.value_and_grad(
         lambda y: lib.np.sum(f(y))
     )(x)[1],
