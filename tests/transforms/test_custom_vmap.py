@@ -408,7 +408,7 @@ ERRORS = {
     "no rule": (None, RuleError, r"no batching rule was given; call <lambda>\.def_vmap first"),
     "no pair": (lambda n, b, x: {"y": x}, DtypeError, r"must return a pair \(output, out_batched\), got dict"),
     "output of another structure": (
-        lambda n, b, x: ([x], [True]), DtypeError, r"the output of its batching rule .* must",
+        lambda n, b, x: ([x], [True]), DtypeError, r"the output of its batching rule .* must have the pytree",
     ),
     "out_batched of another structure": (
         lambda n, b, x: ({"y": x}, True), DtypeError, r"the out_batched of its batching rule .* must have the pytree",
