@@ -56,10 +56,15 @@ class LinearPair(Primitive):
             return Call(self.program, self.name).linearize(xs, dxs)
         return self.jvp(xs, dxs)
 
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        if all(known[: self.fixed]):
+            return super().separate(xs, known)
+        return Call(self.program, self.name).separate(xs, known)
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         c, x = cut(xs, self.fixed)
-        if any(isinstance(v, Undefined) for v in c):
-            return super().transpose(ct, *xs)
+        if any(isinstance(v, Undefined) for v in c):  # in which the Program may be linear too
+            return Call(self.program, self.name).transpose(ct, *xs)
         cts = [zeros(y) if v is None else v for y, v in zip(self.program.out_avals, ct, strict=True)]
         found = LinearPair(self.transposed, self.program, self.fixed)(*c, *cts)
         return [None] * len(c) + [v if isinstance(u, Undefined) else None for u, v in zip(x, found, strict=True)]

@@ -14,7 +14,6 @@ from jax import lax, tree_util
 from functrace.control import Cond
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir import Aval
-from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lax.bodies import cast, cast_outputs, joined, leaf_avals
 from functrace.tracing import lift, trace
@@ -97,13 +96,8 @@ def switch(
     if len(branches) == 1:
         return branches[0](*operands)
     last = np.asarray(len(branches) - 1, aval.dtype)[()]
-    index = clamp(np.zeros((), aval.dtype)[()], index, last) if is_traced() else np.clip(index, 0, last)
+    index = clamp(np.zeros((), aval.dtype)[()], index, last)
     return choose("switch", cast(index, I32), branches, operands, batched)
-
-
-def is_traced() -> bool:
-    """Whether a trace is running."""
-    return AMBIENT.builder is not None
 
 
 def check_batched(who: str, batched: Any) -> None:

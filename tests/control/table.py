@@ -130,6 +130,11 @@ def three_ways(b):
     return f
 
 
+def choice_by_count(b):
+    """An index that is traced even where no functrace transform runs."""
+    return lambda x: b.switch((x > 0.1).sum(), [b.np.sin, lambda x: x * x, b.np.cos], x)
+
+
 def newton(b):
     def f(a):
         going = lambda x: abs(x * x - a) > 1e-5
@@ -257,6 +262,16 @@ def pullback_of_a_gradient(b):
     return f
 
 
+def nested_loops(b):
+    def f(x):
+        def body(v):
+            return v[0] + 1, b.while_loop(lambda w: w[0] < 2, lambda w: (w[0] + 1, b.np.sin(w[1] * x)), (0, v[1]))[1]
+
+        return b.while_loop(lambda v: v[0] < 2, body, (0, x))[1]
+
+    return f
+
+
 def checkpointed(policy):
     """Two layers, of which reverse mode keeps what the policy says."""
 
@@ -354,6 +369,7 @@ ROWS = [
     row("choice", X3, normal(3)),
     row("choice_of_constants", normal()),
     row("three_ways", integers(3), X3),
+    row("choice_by_count", X3),
     row("newton", uniform(1.0, 9.0), looser=8.0),
     row("pair_loop", uniform(-0.5, 0.5, 3, 3), X3),
     row("counted_loop", integers(6), X3, X3),

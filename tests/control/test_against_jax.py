@@ -1,13 +1,21 @@
 """Loops and branches under every transform, in float32 and float64, against JAX's."""
 
 import jax
+import numpy as np
 import pytest
 from jax import numpy as jnp
 
 import functrace as ft
 from functrace import numpy as fnp
 from tests.against_jax import FIRST, SECOND, THIRD, Case, Library, compute, differences
-from tests.control.table import OUR_FUNCTIONS, ROWS, THEIR_FUNCTIONS
+from tests.control.table import (
+    OUR_FUNCTIONS,
+    OURS as OUR_CONTROL,
+    ROWS,
+    THEIR_FUNCTIONS,
+    THEIRS as THEIR_CONTROL,
+    nested_loops,
+)
 
 THEIRS = Library(jax, jnp, THEIR_FUNCTIONS)
 OURS = Library(ft, fnp, OUR_FUNCTIONS)
@@ -30,3 +38,9 @@ def test_programs_are_sound(row):
         run = lambda *xs, check=check: jax.tree.leaves(compute(check, OURS, f, case, xs, case.dxs, case.batch))
         program = ft.make_program(run)(*case.xs).verify()
         assert ft.Program.parse(str(program)) == program
+
+
+def test_reverse_mode_three_times_of_a_loop_in_a_loop():
+    with jax.enable_x64(True):
+        ours, theirs = (b.t.grad(b.t.grad(b.t.grad(nested_loops(b)))) for b in (OUR_CONTROL, THEIR_CONTROL))
+        np.testing.assert_allclose(ours(0.7), jax.jit(theirs)(0.7), rtol=1e-10)
