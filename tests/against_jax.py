@@ -17,6 +17,8 @@ from functrace import numpy as fnp
 FIRST = ("value", "jvp", "vjp", "vmap", "jit")
 SECOND = ("grad of grad", "vmap of grad", "grad of vmap")
 THIRD = ("hessian", "reverse over reverse", "third derivative", "vmap of hessian", "jvp of vmap of grad")
+# Most of a test's time is XLA's, and what it makes runs once.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TOLERANCE = {"bfloat16": 4e-2, "float16": 4e-3, "float32": 2e-5, "complex64": 2e-5}  # of the largest entry
 
 
@@ -256,7 +258,7 @@ def differences(theirs: Library, ours: Library, cases: list[tuple[str, Case]], c
         return leaves
 
     eager = any(case.row.eager for _, case in cases)
-    leaves = flat(operands) if eager else jax.jit(flat)(operands)
+    leaves = flat(operands) if eager else jax.jit(flat, compiler_options=QUICKLY)(operands)
     results = jax.tree.unflatten(structure[-1], leaves)
     for (label, check), (expected, got) in results.items():
         case = next(c for name, c in cases if name == label)

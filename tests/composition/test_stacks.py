@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import functrace as ft
+from tests.against_jax import QUICKLY
 from tests.composition.random_programs import FUNCTRACE, JAX, X, control_programs, function, programs, stacked, stacks
 
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def check(program, stack):
