@@ -25,7 +25,7 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut
 from functrace.control.scan import grown, reversed_body, typed
-from functrace.control.while_loop import SLOTS, While, mapped, sample_loop
+from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
@@ -92,6 +92,16 @@ class WhileSaved(Primitive):
         outputs = self(*xs)
         _, dys = self.loop.linearize(xs, dxs)
         return outputs, [*dys, *[None] * (len(outputs) - len(dys))]
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        found = divided(self.body, self.loop, tuple(known))
+        if found is None:
+            return super().separate(xs, known)
+        loop, _, flags = found
+        now = saving(loop)(*[x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k])
+        marks = (*flags, *(True,) * KEPT, *flags)
+        known_now = iter(now)
+        return [next(known_now) if k else y for y, k in zip(self(*xs), marks, strict=True)], marks
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

@@ -41,7 +41,7 @@ UNARY = {
     "softmax": lambda np, x: np.exp(x) / np.sum(np.exp(x)),
     "outer": lambda np, x: np.sum(x[:, None] * np.sin(x)[None, :], axis=1) * 0.2,
     "sort": lambda np, x: np.sort(x + np.arange(x.shape[0]) * 3.0) * 0.1,
-    "gather": lambda np, x: np.asarray(x)[np.array([0, 2, 1, 1])],
+    "gather": lambda np, x: np.take(x, np.array([0, 2, 1, 1])),
     "set": lambda np, x: np.asarray(x).at[1].set(x[0] * x[2]),
     "dot": lambda np, x: np.dot(MATRIX.astype(x.dtype), x),
     "norm": lambda np, x: x / np.sqrt(np.sum(x * x) + 1.0),
@@ -209,6 +209,16 @@ TRANSFORMS = {
     )(x)[1],
 }
 stacks = st.lists(st.sampled_from(sorted(TRANSFORMS)), min_size=1, max_size=4)
+
+
+def comes_apart(stack: Any) -> bool:
+    """Whether no custom_jvp is around a linearization: that of a while loop is not separated from its own tangent
+    yet (see test_custom_jvp_around_a_gradient_of_a_loop)."""
+    before = stack[: len(stack) - stack[::-1].index("custom_jvp")] if "custom_jvp" in stack else []
+    return {"grad", "vjp", "value_and_grad", "linearize"}.isdisjoint(before)
+
+
+control_stacks = stacks.filter(comes_apart)
 
 
 def stacked(library: Library, program: Any, stack: Any) -> Any:
