@@ -63,7 +63,7 @@ def test_stack_on_control_flow_equals_jax(program, stack):
     check(program, stack)
 
 
-@settings(max_examples=25, derandomize=True, **QUIET)
+@settings(max_examples=60, derandomize=True, **QUIET)
 @given(control_programs, control_stacks)
 def test_compiled_stack_on_control_flow_equals_jax(program, stack):
     check_compiled(program, stack)
