@@ -23,11 +23,11 @@ from jax import numpy as jnp
 
 from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
-from functrace.control.groups import apart, arranged, cut
+from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, typed
-from functrace.control.while_loop import SLOTS, While, mapped, sample_loop
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
+from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -37,6 +37,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, move_a
 from functrace.primitives.structural import iota
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.transpose import instantiate
 
 I32 = Aval((), np.dtype(np.int32))
 KEPT = 3  # steps, stride, used: what stands before the slots
@@ -93,6 +94,16 @@ class WhileSaved(Primitive):
         outputs = self(*xs)
         _, dys = self.loop.linearize(xs, dxs)
         return outputs, [*dys, *[None] * (len(outputs) - len(dys))]
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        found = divided(self.body, self.loop, tuple(known))
+        if found is None:
+            return super().separate(xs, known)
+        loop, _, flags = found
+        now = saving(loop)(*[x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k])
+        marks = (*flags, *(True,) * KEPT, *flags)
+        known_now = iter(now)
+        return [next(known_now) if k else y for y, k in zip(self(*xs), marks, strict=True)], marks
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)
@@ -332,6 +343,12 @@ class LinearWhile(Walk):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         return expanded(self, xs).jvp(xs, dxs)
 
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        _, c, s, _ = self.groups(known)
+        if all([*c, *s]):
+            return super().separate(xs, known)
+        return expanded(self, xs).separate(xs, known)
+
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, rest = self.groups(xs)
         _, d_c, d_s, d_rest = self.groups(dxs)
@@ -409,10 +426,33 @@ class ReversedWhile(Walk):
         _, d_c, d_s, d_l = self.groups(dxs)
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self.jvp(xs, dxs)
-        flags = tuple(dx is not None for dx in (*d_c, *d_s, *d_l))
-        tangent = reversed_tangent(self.body, self, flags, tuple([x.aval for x in xs]))
-        dls = tangent(*xs, *[dx for dx in (*d_c, *d_s, *d_l) if dx is not None])
-        return self(*xs), scatter(moving_of(self, flags).l, dls)
+        kept, c, s, l = self.groups(xs)
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        step = tangents(self.body, moving.c + moving.s, moving.s)
+        back = tangents(self.along, moving.c + moving.s + moving.l, moving.l)
+        pair = tangent_walk(self.body, self.along, step, back, self.consts, self.slots)
+        dxs = [*filled(moving.c, c, d_c), *filled(moving.s, s, d_s), *filled(moving.l, l, d_l)]
+        return self(*xs), scatter(moving.l, pair(kept[0], *c, *s, *l, *dxs))
+
+    def separate(self, xs: Sequence[Any], known: Sequence[bool]) -> tuple[Any, Any]:
+        (k_steps, *_), k_c, k_s, k_l = self.groups(known)
+        if not k_steps or all([*k_c, *k_s, not any(k_l)]):
+            return super().separate(xs, known)
+        body, states = settled(self.body, (*k_c, *k_s), self.carry)
+        along, walked = settled(self.along, (*states, *k_l), len(self.along.outputs))
+        (steps, *_), c, s, l = self.groups(xs)
+        k_c, k_s, k_l = cut(walked, self.consts, self.carry)
+        early = ReversedWhile(
+            narrowed(body, states, tuple(k_s)), narrowed(along, walked, tuple(k_l)), sum(k_c), self.slots
+        )
+        now = [*select(tuple(k_c), c), *select(tuple(k_s), s), *select(tuple(k_l), l)]
+        kept = resaved(early.body, self.slots, steps, *cut(now, sum(k_c), sum(k_s))[:2])[1]
+        ys = early(*kept, *now)
+        step, back = unknown_part(body, states, k_s), unknown_part(along, walked, k_l)
+        pair = tangent_walk(early.body, early.along, step, back, sum(k_c), self.slots)
+        later = [x for x, k in zip((*c, *s, *l), walked, strict=True) if not k]
+        first, second = iter(ys), iter(pair(steps, *now, *later))
+        return [next(first) if k else next(second) for k in k_l], k_l
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         kept, c, s, rest = self.groups(xs)
@@ -423,88 +463,82 @@ class ReversedWhile(Walk):
         return [None] * (len(xs) - len(rest)) + assign(last)
 
 
-@memoised
-def reversed_tangent(_: Program, walk: ReversedWhile, flags: tuple[bool, ...], avals: tuple[Aval, ...]) -> LinearPair:
-    """`(kept, c, s, l; dc, ds, dl) -> dl` for operands of these types, of which those of c, s and l that are flagged
-    have a tangent. Its transpose walks back along the states (s, m). Neither is transposed equation by equation:
-    both keep states anew, which belong to no linear map."""
-    moving = moving_of(walk, flags)
-    back = pulled_tangent(walk.body, walk.along, walk.consts, flags, moving.l)
-    n = KEPT + walk.carry
-    with Builder() as b:
-        xs = [b.input(a) for a in avals]
-        tangents = [b.input(a.strong()) for a in select(flags, avals[n:])]
-        dls = walk.jvp(xs, [None] * n + scatter(flags, tangents))[1]
-        forward = b.build([dl for dl in dls if dl is not None])
-    with Builder() as b:
-        xs = [b.input(a) for a in avals]
-        kept, c, s, l = walk.groups(xs)
-        m_given = scatter(moving.l, [b.input(a.strong()) for a in select(moving.l, avals[-len(l) :])])
-        m = filled(back.m, l, m_given)
-        finals, kept = resaved(back.body, walk.slots, kept[0], c, [*s, *m])
-        last = ReversedWhile(back.body, back.along, walk.consts, walk.slots)(
-            *kept, *c, *s, *m, *l, *[zeros(x.aval) for x in [*select(moving.s, s), *select(moving.c, c)]]
-        )
-        ct_s, ct_c = cut(last, len(l), sum(moving.s))[1:]
-        found = [*scatter(moving.c, ct_c), *scatter(moving.s, ct_s), *scatter(back.m, finals[len(s) :])]
-        pulled = b.build(filled(flags, [*c, *s, *l], found))
-    return LinearPair(forward, pulled, len(avals))
-
-
-class PulledTangent(NamedTuple):
-    """What the transpose of that walks: states (s, m), back along them (l, n, sums)."""
-
-    body: Program
-    along: Program
-    m: tuple[bool, ...]  # which of l have a cotangent that runs forward
+def unknown_part(program: Program, known: tuple[bool, ...], outputs: Sequence[bool]) -> Program:
+    """`(known, unknown) -> unknown` of a settled step."""
+    late = tuple([not k for k in known])
+    inputs = (*select(known, program.inputs), *select(late, program.inputs))
+    results = [y for y, k in zip(program.outputs, outputs, strict=True) if not k]
+    return Program(inputs, program.equations, tuple(results))
 
 
 @memoised
-def pulled_tangent(
-    body: Program, along: Program, consts: int, flags: tuple[bool, ...], with_ct: tuple[bool, ...]
-) -> PulledTangent:
-    """With m the cotangent of dl, which runs forward, and n that of ds, which runs backward:
+def tangents(program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...]) -> Program:
+    """The pushforward without the values: `(x, dx) -> dy`."""
+    pushed, _ = jvp(program, moving, "linearize", fill)
+    return Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
+
+
+@memoised
+def tangent_walk(body: Program, along: Program, step: Program, back: Program, consts: int, slots: int) -> LinearPair:
+    """`(steps, c, s, l; dc, ds, dl) -> dl`, the tangent of a walk back along the states of so many steps.
+
+    Neither it nor its transpose is made equation by equation: both keep states anew, which belong to no
+    linear map. With m the cotangent of dl, which runs forward, and n that of ds, which runs backward,
 
     m_t+1 = (d along / d l)^T m_t,    n_t = (d body / d s)^T n_t+1 + (d along / d s)^T m_t,
+
     and the cotangent of dc is the sum over t of what the same transposes give for c.
+
+    Args:
+      body, along: `(c, s) -> s` and `(c, s, l) -> l`, as in ReversedWhile.
+      step, back: `(c, s; dc, ds) -> ds` and `(c, s, l; dc, ds, dl) -> dl`, linear in the tangents.
     """
-    carry, walked = len(body.outputs), len(along.outputs)
-    walk = ReversedWhile(body, along, consts, 0)
-    moving = moving_of(walk, flags)
-    forward = reversed_body(
-        along, consts + carry, walked, (False,) * (consts + carry) + (True,) * walked, with_ct
-    )
-    step_t, step_found = tangent_transpose(body, moving.c + moving.s, moving.s, moving.s)
-    both = tuple(f and g for f, g in zip(moving.l, forward.ct_carry, strict=True))
-    along_t, along_found = tangent_transpose(along, moving.c + moving.s + moving.l, moving.l, both)
-    with Builder() as b:
-        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
-        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
-        states = b.build([*b.inline(body, [*c, *s]), *b.inline(forward.body, [*c, *s, *m])])
-    with Builder() as b:
-        c, s = cut([copy_input(b, v) for v in body.inputs], consts)
-        m = [b.input(y.aval) for y in select(forward.ct_carry, along.outputs)]
-        l = [b.input(y.aval) for y in along.outputs]
-        n = [b.input(x.aval) for x in select(moving.s, s)]
-        sums = [b.input(x.aval) for x in select(moving.c, c)]
-        m_given = select(both, scatter(forward.ct_carry, m))
-        from_l = scatter(along_found, b.inline(along_t, [*c, *s, *l, *m_given]))
-        from_s = scatter(step_found, b.inline(step_t, [*c, *s, *n]))
-        k, j = sum(moving.c), sum(moving.s)
-        n_next = [total(x, [p, q]) for x, p, q in zip(n, from_l[k : k + j], from_s[k:], strict=True)]
-        sums = [total(x, [x, p, q]) for x, p, q in zip(sums, from_l[:k], from_s[:k], strict=True)]
-        back = b.build([*b.inline(along, [*c, *s, *l]), *n_next, *sums])
-    return PulledTangent(states, back, forward.ct_carry)
+    n_c, n_s, n_l, n_ds, n_dl = consts, len(body.outputs), len(along.outputs), len(step.outputs), len(back.outputs)
+    n_dc = len(step.inputs) - n_c - n_s - n_ds
+    C, S, L, DC, DS, DL = cut(back.inputs, n_c, n_s, n_l, n_dc, n_ds)
+    step_t, from_step = transpose(step, (False,) * (n_c + n_s) + (True,) * (n_dc + n_ds), (True,) * n_ds)
+    fixed = (False,) * (n_c + n_s + n_l)
+    back_t, from_back = transpose(back, fixed + (True,) * (n_dc + n_ds + n_dl), (True,) * n_dl)
 
+    def inputs(b: Builder, *groups: Sequence[Any]) -> list[list[Any]]:
+        return [[b.input(v.aval) for v in group] for group in groups]
 
-def tangent_transpose(
-    program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...], with_ct: tuple[bool, ...]
-) -> tuple[Program, tuple[bool, ...]]:
-    """The transpose of the pushforward alone: `(x, ct_dy) -> ct_dx`, and which of ct_dx there are."""
-    pushed, _ = jvp(program, moving, "linearize", fill)
-    tangents = Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
-    linear = (False,) * len(program.inputs) + (True,) * sum(moving)
-    return transpose(tangents, linear, tuple(select(fill, with_ct)))
+    def pulled(b: Builder, program: Program, found: tuple[bool, ...], *groups: Sequence[Any]) -> list[list[Any]]:
+        """Cotangents of dc, ds and dl, None where there is none."""
+        return cut(scatter(found, b.inline(program, [x for group in groups for x in group])), n_dc, n_ds)
+
+    with Builder() as b:
+        c, dc, s, ds = inputs(b, C, DC, S, DS)
+        both = b.build([*b.inline(body, [*c, *s]), *b.inline(step, [*c, *s, *dc, *ds])])
+    with Builder() as b:
+        c, dc, s, ds, l, dl = inputs(b, C, DC, S, DS, L, DL)
+        both_along = b.build([*b.inline(along, [*c, *s, *l]), *b.inline(back, [*c, *s, *l, *dc, *ds, *dl])])
+    with Builder() as b:
+        (steps,), c, s, l, dc, ds, dl = inputs(b, [Var(I32)], C, S, L, DC, DS, DL)
+        kept = resaved(both, slots, steps, [*c, *dc], [*s, *ds])[1]
+        walk = ReversedWhile(both, both_along, n_c + n_dc, slots)
+        forward = b.build(walk(*kept, *c, *dc, *s, *ds, *l, *dl)[n_l:])
+
+    with Builder() as b:
+        c, s, m = inputs(b, C, S, DL)
+        # A walk is linear in l, so what it does to dl does not depend on l, which m would meet in the wrong order.
+        ct_l = pulled(b, back_t, from_back, c, s, [zeros(v.aval) for v in L], m)[2]
+        states = b.build([*b.inline(body, [*c, *s]), *instantiate(ct_l, m)])
+    with Builder() as b:
+        c, s, m, l, n, sums = inputs(b, C, S, DL, L, DS, DC)
+        from_n = pulled(b, step_t, from_step, c, s, n)
+        from_m = pulled(b, back_t, from_back, c, s, l, m)
+        n_next = [total(x, [p, q]) for x, p, q in zip(n, from_n[1], from_m[1], strict=True)]
+        sums = [total(x, [x, p, q]) for x, p, q in zip(sums, from_n[0], from_m[0], strict=True)]
+        along_all = b.build([*b.inline(along, [*c, *s, *l]), *n_next, *sums])
+    with Builder() as b:
+        (steps,), c, s, l, m = inputs(b, [Var(I32)], C, S, L, DL)
+        finals, kept = resaved(states, slots, steps, c, [*s, *m])
+        start = [zeros(v.aval) for v in (*DS, *DC)]
+        last = ReversedWhile(states, along_all, n_c, slots)(*kept, *c, *s, *m, *l, *start)
+        ct_s, ct_c = cut(last, n_l, n_ds)[1:]
+        transposed = b.build([*ct_c, *ct_s, *finals[n_s:]])
+    return LinearPair(forward, transposed, 1 + n_c + n_s + n_l)
 
 
 def total(like: Any, terms: Sequence[Any]) -> Any:

@@ -186,18 +186,27 @@ def pushforward(
 
 
 @memoised
+def settled(program: Program, known: tuple[bool, ...], carry: int) -> tuple[Program, tuple[bool, ...]]:
+    """A step of which no equation is known in part, and which inputs are known at every turn, the last `carry` of
+    them being handed on."""
+    n = len(known) - carry
+    while True:
+        program, flags = separated(program, known)
+        more = known[:n] + tuple([k and f for k, f in zip(known[n:], flags, strict=True)])
+        if more == known:
+            return program, known
+        known = more
+
+
+@memoised
 def divided(
     _: Program, loop: While, known: tuple[bool, ...]
 ) -> tuple[While, Program, tuple[bool, ...]] | None:
     """The loop of what its known operands determine; of its states, what else a step does; which carries
     are known. None if those do not say how long it goes on, or are all there is."""
     n = loop.consts
-    while True:
-        body, flags = separated(loop.body, known)
-        more = known[:n] + tuple(k and f for k, f in zip(known[n:], flags, strict=True))
-        if more == known:
-            break
-        known = more
+    body, known = settled(loop.body, known, len(loop.body.outputs))
+    flags = known[n:]
     asked = needed_inputs(loop.predicate, (True,))
     if all(flags) or any(a and not k for a, k in zip(asked, known, strict=True)):
         return None

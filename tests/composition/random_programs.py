@@ -41,7 +41,7 @@ UNARY = {
     "softmax": lambda np, x: np.exp(x) / np.sum(np.exp(x)),
     "outer": lambda np, x: np.sum(x[:, None] * np.sin(x)[None, :], axis=1) * 0.2,
     "sort": lambda np, x: np.sort(x + np.arange(x.shape[0]) * 3.0) * 0.1,
-    "gather": lambda np, x: np.asarray(x)[np.array([0, 2, 1, 1])],
+    "gather": lambda np, x: np.take(x, np.array([0, 2, 1, 1])),
     "set": lambda np, x: np.asarray(x).at[1].set(x[0] * x[2]),
     "dot": lambda np, x: np.dot(MATRIX.astype(x.dtype), x),
     "norm": lambda np, x: x / np.sqrt(np.sum(x * x) + 1.0),

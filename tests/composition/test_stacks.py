@@ -47,13 +47,13 @@ def test_many_stacks_equal_jax(program, stack):
     check(program, stack)
 
 
-@settings(max_examples=10, derandomize=True, **QUIET)
+@settings(max_examples=6, derandomize=True, **QUIET)
 @given(control_programs, stacks)
 def test_stack_on_control_flow_equals_jax(program, stack):
     check(program, stack)
 
 
-@settings(max_examples=25, derandomize=True, **QUIET)
+@settings(max_examples=20, derandomize=True, **QUIET)
 @given(control_programs, stacks)
 def test_compiled_stack_on_control_flow_equals_jax(program, stack):
     check_compiled(program, stack)

@@ -44,3 +44,10 @@ def test_reverse_mode_three_times_of_a_loop_in_a_loop():
     with jax.enable_x64(True):
         ours, theirs = (b.t.grad(b.t.grad(b.t.grad(nested_loops(b)))) for b in (OUR_CONTROL, THEIR_CONTROL))
         np.testing.assert_allclose(ours(0.7), jax.jit(theirs)(0.7), rtol=1e-10)
+
+
+def test_custom_jvp_around_a_gradient_of_a_loop():
+    gradient = ft.grad(nested_loops(OUR_CONTROL))
+    f = ft.custom_jvp(gradient)
+    f.defjvp(lambda xs, dxs: ft.jvp(gradient, xs, dxs))
+    np.testing.assert_allclose(ft.grad(f)(0.7), ft.grad(gradient)(0.7), rtol=1e-5)
