@@ -5,21 +5,23 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Row(NamedTuple):
-    """One task: median seconds by contender, the first of them functrace."""
+    """One task: median seconds and bytes of memory by contender, the first of them functrace."""
 
     task: str
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
     note: str = ""
+    memory: Mapping[str, int] = MappingProxyType({})
 
 
-def alternate(
-    contenders: dict[str, Callable[[], object]], rounds: int = 15, calls: int = 1
-) -> dict[str, float]:
+def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, calls: int = 1) -> dict[K, float]:
     """Median seconds a call of each contender.
 
     Args:
@@ -29,7 +31,7 @@ def alternate(
     """
     for run in contenders.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             gc.collect()
@@ -48,22 +50,30 @@ def human(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
+def mebibytes(size: float) -> str:
+    """A number of bytes in MiB."""
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def cell(row: Row, name: str) -> str:
+    """What one contender took; beside a rival's time, how many times functrace's median it is."""
+    parts = []
+    if name in row.seconds:
+        ours = next(iter(row.seconds))
+        ratio = "" if name == ours else f" ({row.seconds[name] / row.seconds[ours]:.2f}x)"
+        parts.append(human(row.seconds[name]) + ratio)
+    if name in row.memory:
+        parts.append(mebibytes(row.memory[name]))
+    return ", ".join(parts)
+
+
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown; beside each rival, how many times functrace's median its own is."""
-    names = list(dict.fromkeys(name for row in rows for name in row.seconds))
+    """The rows in Markdown."""
+    names = list(dict.fromkeys(name for row in rows for name in (*row.seconds, *row.memory)))
     lines = [
         "| task | " + " | ".join(names) + " | |",
         "| --- |" + " ---: |" * len(names) + " --- |",
     ]
     for row in rows:
-        ours = next(iter(row.seconds.values()))
-        cells = []
-        for name in names:
-            if name not in row.seconds:
-                cells.append("")
-            elif name == next(iter(row.seconds)):
-                cells.append(human(ours))
-            else:
-                cells.append(f"{human(row.seconds[name])} ({row.seconds[name] / ours:.2f}x)")
-        lines.append(f"| {row.task} | " + " | ".join(cells) + f" | {row.note} |")
+        lines.append(f"| {row.task} | " + " | ".join(cell(row, name) for name in names) + f" | {row.note} |")
     return "\n".join(lines)
