@@ -21,7 +21,7 @@ test-all: .venv/installed lint
 
 bench: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	$(PY) benchmarks/run.py
+	$(PY) benchmarks/run.py --plot benchmarks/checkpointing.png
 
 lint: .venv/installed
 	.venv/bin/ruff check functrace tests examples benchmarks

@@ -2,13 +2,16 @@
 
     python benchmarks/run.py                # all
     python benchmarks/run.py dispatch       # some, printed only
+    python benchmarks/run.py checkpointing --plot curve.png    # with a picture, for those that draw one
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -17,7 +20,7 @@ from pathlib import Path
 import jax
 from timing import table
 
-NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops"]
+NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing"]
 HEAD = """# Benchmarks
 
 Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders
@@ -38,19 +41,28 @@ def rivals() -> str:
     return "".join(f", {text}" for text in found)
 
 
-def main(chosen: list[str]) -> None:
+def main(chosen: list[str], picture: Path | None) -> None:
     """Measure, print, and write the results where everything was run."""
     unknown = sorted(set(chosen) - set(NAMES))
     if unknown:
         sys.exit(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if picture and importlib.util.find_spec("matplotlib") is None:
+        sys.exit("--plot needs matplotlib: pip install 'functrace[bench]'")
+    modules = {name: importlib.import_module(name) for name in chosen or NAMES}
+    if picture and not any(hasattr(module, "plot") for module in modules.values()):
+        sys.exit(f"--plot: {', '.join(modules)} draws no picture")
     text = HEAD.format(
         date=datetime.date.today(), cores=os.cpu_count(), python=platform.python_version(),
         jax=jax.__version__, backend=jax.default_backend(), rivals=rivals(),
     )  # fmt: skip
-    for name in chosen or NAMES:
-        module = importlib.import_module(name)
+    for name, module in modules.items():
+        rows = module.measure()
+        drawn = picture is not None and hasattr(module, "plot")
+        if drawn:
+            module.plot(rows, picture)
+        command = f"python benchmarks/run.py {name}" + (f" --plot {picture}" if drawn else "")
         note = f"{module.NOTE}\n\n" if hasattr(module, "NOTE") else ""
-        section = f"\n## {module.TITLE}\n\n{note}{table(module.measure())}\n\n`python benchmarks/run.py {name}`\n"
+        section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`\n"
         print(section, flush=True)
         text += section
     if not chosen:
@@ -58,4 +70,8 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description="Run the benchmarks.")
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(NAMES)}; all by default")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw memory against time, as PNG")
+    options = parser.parse_args()
+    main(options.names, options.plot)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Row(NamedTuple):
-    """One task: median seconds, or bytes, by contender, the first of them functrace."""
+    """One task: median seconds and bytes of memory by contender, the first of them functrace."""
 
     task: str
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
     note: str = ""
-    unit: str = "s"
+    memory: Mapping[str, int] = MappingProxyType({})
 
 
-def alternate(
-    contenders: dict[str, Callable[[], object]], rounds: int = 15, calls: int = 1
-) -> dict[str, float]:
+def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, calls: int = 1) -> dict[K, float]:
     """Median seconds a call of each contender.
 
     Args:
@@ -30,7 +31,7 @@ def alternate(
     """
     for run in contenders.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             gc.collect()
@@ -41,35 +42,38 @@ def alternate(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-SIZES = {
-    "s": (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)),
-    "bytes": (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0)),
-}
+def human(seconds: float) -> str:
+    """A duration in its natural unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
 
 
-def human(quantity: float, unit: str = "s") -> str:
-    """A duration, or a number of bytes, in its natural unit."""
-    sizes = SIZES[unit]
-    name, size = next((pair for pair in sizes if quantity >= pair[1]), sizes[-1])
-    return f"{quantity / size:.3g} {name}"
+def mebibytes(size: float) -> str:
+    """A number of bytes in MiB."""
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def cell(row: Row, name: str) -> str:
+    """What one contender took; beside a rival's time, how many times functrace's median it is."""
+    parts = []
+    if name in row.seconds:
+        ours = next(iter(row.seconds))
+        ratio = "" if name == ours else f" ({row.seconds[name] / row.seconds[ours]:.2f}x)"
+        parts.append(human(row.seconds[name]) + ratio)
+    if name in row.memory:
+        parts.append(mebibytes(row.memory[name]))
+    return ", ".join(parts)
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown; beside each rival, how many times functrace's median its own is."""
-    names = list(dict.fromkeys(name for row in rows for name in row.seconds))
+    """The rows in Markdown."""
+    names = list(dict.fromkeys(name for row in rows for name in (*row.seconds, *row.memory)))
     lines = [
         "| task | " + " | ".join(names) + " | |",
         "| --- |" + " ---: |" * len(names) + " --- |",
     ]
     for row in rows:
-        ours = next(iter(row.seconds.values()))
-        cells = []
-        for name in names:
-            if name not in row.seconds:
-                cells.append("")
-            elif name == next(iter(row.seconds)):
-                cells.append(human(ours, row.unit))
-            else:
-                cells.append(f"{human(row.seconds[name], row.unit)} ({row.seconds[name] / ours:.2f}x)")
-        lines.append(f"| {row.task} | " + " | ".join(cells) + f" | {row.note} |")
+        lines.append(f"| {row.task} | " + " | ".join(cell(row, name) for name in names) + f" | {row.note} |")
     return "\n".join(lines)
