@@ -47,7 +47,8 @@ def scan(
     """Apply `f` to each entry of `xs` in turn, handing on a carry.
 
     Args:
-      f: `f(carry, x) -> (carry, y)`, pure; the carry keeps its pytree structure, shapes and dtypes.
+      f: `f(carry, x) -> (carry, y)`, pure; the carry keeps its pytree structure, shapes and dtypes. An array of
+        JAX's that f closes over is indexed by a tracer with `functrace.numpy.take`.
       init: the first carry, a pytree of arrays or scalars.
       xs: a pytree of arrays with one leading size, over which f goes; None for none.
       length: that size; needed where there are no xs.
