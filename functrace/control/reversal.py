@@ -99,11 +99,18 @@ class WhileSaved(Primitive):
         found = divided(self.body, self.loop, tuple(known))
         if found is None:
             return super().separate(xs, known)
-        loop, _, flags = found
-        now = saving(loop)(*[x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k])
-        marks = (*flags, *(True,) * KEPT, *flags)
-        known_now = iter(now)
-        return [next(known_now) if k else y for y, k in zip(self(*xs), marks, strict=True)], marks
+        loop, along, flags = found
+        pick = lambda keep: [x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k is keep]
+        finals, kept = cut(saving(loop)(*pick(True)), sum(flags))
+        walk = LinearWhile(loop.body, along, loop.consts, self.slots)
+        now, later, slots = iter(finals), iter(walk(*kept, *pick(True), *pick(False))), iter(kept[KEPT:])
+        whole = self(*xs)[len(flags) + KEPT :]  # slots of what is not known, which a walk keeps anew
+        outputs = [
+            *[next(now) if k else next(later) for k in flags],
+            *kept[:KEPT],
+            *[next(slots) if k else slot for slot, k in zip(whole, flags, strict=True)],
+        ]
+        return outputs, (*flags, *(True,) * KEPT, *flags)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

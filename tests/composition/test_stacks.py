@@ -12,9 +12,9 @@ from tests.composition.random_programs import (
     JAX,
     X,
     control_programs,
-    control_stacks,
     function,
     programs,
+    quick_stacks,
     stacked,
     stacks,
 )  # fmt: skip
@@ -58,13 +58,13 @@ def test_many_stacks_equal_jax(program, stack):
 
 
 @settings(max_examples=6, derandomize=True, **QUIET)
-@given(control_programs, control_stacks)
+@given(control_programs, quick_stacks)
 def test_stack_on_control_flow_equals_jax(program, stack):
     check(program, stack)
 
 
 @settings(max_examples=20, derandomize=True, **QUIET)
-@given(control_programs, control_stacks)
+@given(control_programs, quick_stacks)
 def test_compiled_stack_on_control_flow_equals_jax(program, stack):
     check_compiled(program, stack)
 
@@ -72,6 +72,6 @@ def test_compiled_stack_on_control_flow_equals_jax(program, stack):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 @settings(max_examples=400, **QUIET)
-@given(control_programs, control_stacks)
+@given(control_programs, stacks)
 def test_many_stacks_on_control_flow_equal_jax(part, program, stack):
     check_compiled(program, stack)
