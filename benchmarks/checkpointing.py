@@ -219,15 +219,17 @@ def plot(rows: list[Row], path: Path) -> None:
         "functrace, policies": ("functrace", [r for r in rows if r.task in POLICIES], "s"),
         "jax, policies": ("jax", [r for r in rows if r.task in POLICIES], "^"),
     }
+    most = (0.0, 0.0)
     for label, (name, of, style) in series.items():
         points = [(r.memory[name] / 2**20, r.seconds[name] * 1e3) for r in of]
         axes.plot(*zip(*points, strict=True), style, label=label)
+        most = tuple(map(max, zip(most, *points, strict=True)))
         for r, point in zip(of, points, strict=True):
-            if r.task in POLICIES:
+            if r.task in POLICIES and name == "functrace":  # JAX's lie on one another
                 axes.annotate(r.task, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.set(
-        xlabel="temporary memory, MiB", ylabel="median time, ms", xlim=(0, None), ylim=(0, None),
+        xlabel="temporary memory, MiB", ylabel="median time, ms", xlim=(0, 1.2 * most[0]), ylim=(0, 1.1 * most[1]),
         title=f"Gradient of a {LAYERS}-layer transformer, jax {jax.__version__} on {jax.default_backend()}",
     )  # fmt: skip
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
