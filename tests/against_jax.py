@@ -111,7 +111,7 @@ def row(
       refused: checks that JAX refuses; functrace need not.
       dtypes: the types that JAX takes, where those are not all.
       looser: factor of the tolerance.
-      eager: compute outside of jax.jit, which some functions refuse to be under.
+      eager: compute outside of jax.jit, which some functions refuse to be under, and some are at a kink under QUICKLY.
     """
     return Row(tuple(names.split()), args, kwargs, call, refused, dtypes, looser, eager)
 
