@@ -58,7 +58,8 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
             line += "]"
         line += operands
         if eqn.source is not None and len(lines) == start:
-            line = f"{line:<{COMMENT_COLUMN}}  # {eqn.source}"
+            scope = f" in {eqn.source.scope}" if eqn.source.scope else ""
+            line = f"{line:<{COMMENT_COLUMN}}  # {eqn.source}{scope}"
         lines.append(line)
     results = ", ".join([names.read(x) for x in program.outputs])
     lines.append(f"{indent}  return {results}".rstrip())

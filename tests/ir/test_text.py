@@ -26,6 +26,25 @@ def test_text():
     assert str(program).splitlines()[2].endswith(f"# test_text.py:{loss.__code__.co_firstlineno + 1}")
 
 
+def test_scopes():
+    @ft.named_scope("layer_0")
+    def layer(x):
+        return ft.jit(fnp.sin)(x) * x
+
+    def loss(x):
+        with ft.named_scope("encoder"):
+            x = layer(x)
+        return x + 1.0
+
+    program = ft.make_program(ft.grad(loss))(1.0)
+    assert {eqn.source.scope for eqn in program.equations} == {"encoder/layer_0"}
+    assert "in encoder/layer_0\n" in str(program) and Program.parse(str(program)) == program
+    assert [eqn.source.scope for eqn in ft.make_program(loss)(1.0).equations][-1] == ""
+    for name in ("", 3):
+        with pytest.raises(ft.errors.ArgumentError, match="named_scope: a name must be a string"), ft.named_scope(name):
+            pass
+
+
 @ft.custom_vjp
 def double(x):
     return x * 2.0
