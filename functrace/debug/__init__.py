@@ -1,0 +1,4 @@
+"""What a derivative did, told with the user's source lines: a Program is instrumented, run, and read.
+
+Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
+"""
