@@ -21,7 +21,8 @@ from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefine
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import mul, where
+from functrace.primitives.elementwise import mul
+from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, jvp, memoised, transpose

@@ -31,8 +31,9 @@ from functrace.ir import Aval, Builder, Program, Sample, Undefined, Var, primiti
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
-from functrace.primitives.elementwise import add, mul, where
+from functrace.primitives.elementwise import add, mul
 from functrace.primitives.reductions import ReduceMax
+from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
 from functrace.primitives.structural import iota
 from functrace.rewrites import batch, jvp, memoised, transpose

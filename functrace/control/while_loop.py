@@ -23,8 +23,9 @@ from functrace.ir import Atom, Aval, Builder, Program, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
-from functrace.primitives.elementwise import add, mul, where
+from functrace.primitives.elementwise import add, mul
 from functrace.primitives.reductions import ReduceOr
+from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, jvp, memoised

@@ -32,6 +32,21 @@ class Undefined(NamedTuple):
     aval: Aval
 
 
+class Masked(NamedTuple):
+    """A cotangent `value` with entries that are absent: they stay zero whatever they are multiplied by.
+
+    `there` says which are not, a `Presence` of `primitives.selection`. The others hold zeros, or anything if `dirty`.
+    """
+
+    value: Any
+    there: Any
+    dirty: bool = False
+
+    def clean(self) -> Any:
+        """The value with zeros where it is absent."""
+        return self.there.zeroed(self.value) if self.dirty else self.value
+
+
 class Sample(NamedTuple):
     """Operands on which the laws of a primitive are tested.
 
@@ -58,6 +73,8 @@ class Primitive:
     has_effects: bool = False
     commutative: bool = False
     readable_text: ClassVar[bool] = True  # whether its text reads back
+    masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
+    singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
@@ -132,6 +149,29 @@ class Primitive:
         `ct` is an atom (a list of atoms and None if `multiple_results`).
         """
         raise RuleError(f"{self.name} is not linear in an operand that must be transposed")
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        """As `transpose`, where cotangents may be `Masked`, those that are returned too.
+
+        What is masked is zero when `transpose` sees it, and `presence` says what is masked then.
+        """
+        cts = ct if self.multiple_results else [ct]
+        values = [c.clean() if type(c) is Masked else c for c in cts]
+        found = self.transpose(values if self.multiple_results else values[0], *xs)
+        if not any([type(c) is Masked for c in cts]):
+            return found
+        return [
+            c if c is None or mask is None else Masked(c, mask, self.singular)
+            for c, mask in zip(found, self.presence(cts, *xs), strict=True)
+        ]
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        """What is there in the cotangent of each operand, given those of the results; None for all of it.
+
+        By default all or nothing: nothing, if nothing is there in those of the results.
+        """
+        masks = [c.there if type(c) is Masked else None for c in cts if c is not None]
+        return [None if None in masks else masks[0].whole(*masks[1:])] * len(xs)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         """`(ys, ys_batched)` for operands whose batch axis, where they have one, is axis 0.

@@ -19,6 +19,7 @@ from functrace.primitives import (
     indexing,
     naming,
     reductions,
+    selection,
     sorting,
     space,
     special,
@@ -26,10 +27,11 @@ from functrace.primitives import (
     unary,
     windows,
 )
-from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, where
+from functrace.primitives.elementwise import add, div, mul, neg, sub
+from functrace.primitives.selection import select_n, where
 
 __all__ = [
     "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
     "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg",
-    "reductions", "select_n", "sorting", "space", "special", "structural", "sub", "unary", "where", "windows",
+    "reductions", "select_n", "selection", "sorting", "space", "special", "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

@@ -27,9 +27,9 @@ from functrace.primitives.elementwise import (
     neg,
     same_type,
     sub,
-    where,
 )
 from functrace.primitives.families import literal
+from functrace.primitives.selection import where
 from functrace.primitives.unary import ceil, floor, log, square
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -28,8 +28,8 @@ from functrace.primitives.elementwise import (
     literal,
     mul,
     neg,
-    where,
 )
+from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_to, unbroadcast
 
 C128 = np.dtype(np.complex128)

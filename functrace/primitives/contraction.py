@@ -16,10 +16,11 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, is_complex, primitive
+from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, is_complex, primitive
 from functrace.primitives.complex import real
 from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type
-from functrace.primitives.space import move_axis, transpose
+from functrace.primitives.selection import any_along
+from functrace.primitives.space import broadcast_in_dim, move_axis, transpose
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -52,6 +53,48 @@ class Bilinear(Primitive):
             return super().transpose(ct, *xs)
         ct_x = self.transpose_in(i, ct, xs[i].aval, xs[1 - i])
         return [ct_x if j == i else None for j in range(2)]
+
+    def in_common(self, i: int, x: Aval, other: Aval) -> list[tuple[int, int]]:
+        """Axes of the result that are axes of operand i, which is of type `x`: pairs of their numbers."""
+        raise NotImplementedError
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        if type(ct) is not Masked:
+            return self.transpose(ct, *xs)
+        (i,) = [i for i, x in enumerate(xs) if type(x) is Undefined]
+        value, x, other, mask = ct.clean(), xs[i].aval, xs[1 - i], ct.there
+        rows, others = mask, None
+        if mask.shape and mask.uniform:
+            # Rows of the other operand that meet nothing but absent entries may hold anything: they are left out.
+            others = rows_of(mask, self.in_common(1 - i, other.aval, x), other.aval)
+            other = other if others is None else others.zeroed(other)
+        found: list[Any] = [None, None]
+        found[i] = self.transpose_in(i, value, x, other)
+        if mask.shape:
+            rows = rows_of(mask, self.in_common(i, x, other.aval), x) if mask.uniform else None
+            rows = rows or self.mixed_rows(i, mask, x, other.aval)
+        if found[i] is not None and rows is not None:
+            # Of what has no such rows, as the mask of a relu, it is not asked whether zeros meet an infinity here.
+            found[i] = Masked(found[i], rows, not mask.shape or bool(rows.uniform))
+        return found
+
+    def mixed_rows(self, i: int, mask: Any, x: Aval, other: Aval) -> Any:
+        """What is there in operand i, of type `x`, by a mask that may be any; None: it is not said."""
+        return None
+
+
+def rows_of(mask: Any, pairs: Sequence[tuple[int, int]], aval: Aval) -> Any:
+    """Of an operand, what meets entries that are there, for a mask that varies along `pairs` alone.
+
+    `pairs` are axes of the mask and axes of the operand. None if the mask varies along other axes too.
+    """
+    kept = sorted([a for a, _ in pairs])
+    if not mask.is_uniform([a for a in range(len(mask.shape)) if a not in kept]):
+        return None
+    ordered = sorted(pairs, key=lambda pair: pair[1])
+    row = mask.over([a for a in range(len(mask.shape)) if a not in kept])
+    row = row.permuted([kept.index(a) for a, _ in ordered])
+    return row.along(aval.shape, tuple([b for _, b in ordered]))
 
 
 def as_dtype(ct: Atom, dtype: Any) -> Atom:
@@ -171,6 +214,23 @@ class DotGeneral(Bilinear):
             self.dimension_numbers,
             precision=jax_precision(self.precision),
             preferred_element_type=self.preferred_element_type,
+        )
+
+    def in_common(self, i: int, x: Aval, other: Aval) -> list[tuple[int, int]]:
+        contracted, batch = self.dimension_numbers
+        free = free_axes(x, contracted[i], batch[i])
+        before = len(free_axes(other, contracted[1 - i], batch[1 - i])) if i else 0
+        n = len(batch[i])
+        return [*enumerate(batch[i]), *[(n + before + k, axis) for k, axis in enumerate(free)]]
+
+    def mixed_rows(self, i: int, mask: Any, x: Aval, other: Aval) -> Any:
+        pairs = sorted(self.in_common(i, x, other), key=lambda pair: pair[1])
+        kept = sorted([a for a, _ in pairs])
+        axes = tuple([a for a in range(len(mask.shape)) if a not in kept])
+        order = tuple([kept.index(a) for a, _ in pairs])
+        own = tuple([b for _, b in pairs])
+        return mask.then(
+            x.shape, lambda m: broadcast_in_dim(transpose(any_along(m, axes), order), x.shape, own)
         )
 
     def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom:

@@ -204,6 +204,12 @@ class ConvGeneralDilated(Bilinear):
             self.preferred_element_type,
         )
 
+    def in_common(self, i: int, x: Aval, other: Aval) -> list[tuple[int, int]]:
+        of_x, of_w, of_y = self.dimension_numbers
+        if i == 0:
+            return [(of_y[0], of_x[0])] if self.batch_group_count == 1 else []
+        return [(of_y[1], of_w[0])]
+
     def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom | None:
         of_x, of_w, of_y = self.dimension_numbers
         shapes = (x.shape, other.aval.shape) if i == 0 else (other.aval.shape, x.shape)

@@ -19,8 +19,9 @@ from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, primitive
 from functrace.primitives.binary import max_, min_
 from functrace.primitives.comparison import eq, is_finite, logical_and, logical_not
-from functrace.primitives.elementwise import C64, F32, I32, Elementwise, binary, mul, sub, where
+from functrace.primitives.elementwise import C64, F32, I32, Elementwise, binary, mul, sub
 from functrace.primitives.families import Linear
+from functrace.primitives.selection import where
 from functrace.primitives.space import reshape
 from functrace.primitives.structural import concatenate, rev, slice_, slice_along, stack, with_size
 from functrace.primitives.unary import exp

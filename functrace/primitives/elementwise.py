@@ -25,6 +25,7 @@ from functrace.ir import (
     Aval,
     Builder,
     Literal,
+    Masked,
     Primitive,
     Sample,
     Undefined,
@@ -119,6 +120,28 @@ class Elementwise(Primitive):
         ct_xs: list[Any] = [None] * len(xs)
         ct_xs[i] = ct_x if ct_x.aval is xs[i].aval else unbroadcast(ct_x, xs[i].aval)
         return ct_xs
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        # Entries do not mix, so that one that is dirty may go on; but for the sum over what was repeated.
+        if type(ct) is not Masked:
+            return self.transpose(ct, *xs)
+        value, mask, dirty = ct
+        shape = value.aval.shape
+        wide = [Undefined(x.aval.with_shape(shape)) if type(x) is Undefined else x for x in xs]
+        dirty = dirty or not all([type(x) is Undefined or is_mild(x) for x in xs])
+        found: list[Any] = list(self.transpose(value, *wide))
+        for i, (x, c) in enumerate(zip(xs, found, strict=True)):
+            if c is not None and x.aval.shape == shape:
+                found[i] = Masked(c, mask, dirty)
+            elif c is not None:
+                found[i] = self._summed(Masked(c, mask, dirty), x.aval)
+        return found
+
+    def _summed(self, ct: Masked, aval: Aval) -> Masked:
+        """The cotangent of an operand of type `aval` that was repeated."""
+        axes = [i for i, n in enumerate(ct.value.aval.shape) if not aval.shape or n != aval.shape[i]]
+        there = ct.there.over(axes).then(aval.shape, lambda m: reshape(m, aval.shape))
+        return Masked(unbroadcast(ct.clean(), aval), there)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         rank = max(x.aval.ndim - b for x, b in zip(xs, batched, strict=True))
@@ -251,6 +274,10 @@ def is_constant(x: Atom, value: float) -> bool:
         and bool(np.signbit(np.real(x.value))) == bool(np.signbit(value))
     )
 
+def is_mild(x: Atom) -> bool:
+    """Whether zero times `x`, or divided by it, is surely zero."""
+    return type(x) is Literal and bool(np.isfinite(x.value)) and x.value != 0
+
 def same_type(x: Atom, *others: Atom) -> bool:
     """Whether an operation on `x` and scalar literals gives the type of `x`."""
     return all(not o.aval.shape for o in others) and (
@@ -382,70 +409,6 @@ def integer_pow(x: Atom, n: int) -> Atom:
 def reciprocal(x: Atom) -> Atom:
     """1 / x."""
     return IntegerPow(-1)(x)
-
-class _Select(Formula):
-    """select_n: `cases[which]`, element by element; linear in the cases jointly."""
-
-    def __call__(self, *operands: Any) -> Any:
-        return ambient().emit(self, operands)[0]
-
-    def shape(self, *xs: Aval) -> Aval:
-        which, *cases = xs
-        super().out_dtype(*cases)
-        first = cases[0]
-        if any(c.shape != first.shape for c in cases) or which.shape not in ((), first.shape):
-            raise ShapeError(
-                f"select_n: the selector {which} must be a scalar or of the shape of the cases, "
-                f"which must agree: {', '.join(map(str, cases))}"
-            )
-        return Aval(first.shape, first.dtype, all([c.weak_type for c in cases]))
-
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        y = self(*xs)
-        if not y.aval.is_inexact or all(dx is None for dx in dxs[1:]):
-            return y, None
-        return y, self(xs[0], *[zeros(y.aval) if dx is None else dx for dx in dxs[1:]])
-
-    def transpose(self, ct: Any, *xs: Any) -> Any:
-        which, *cases = xs
-        zero = zeros(ct.aval)
-        cts = [
-            self(which, *[ct if j == i else zero for j in range(len(cases))])
-            if isinstance(x, Undefined)
-            else None
-            for i, x in enumerate(cases)
-        ]
-        return [None, *cts]
-
-    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
-        which, *cases = xs
-        shape = (size, *(cases[0].aval.shape[1:] if batched[1] else cases[0].aval.shape))
-        aligned = [broadcast_to(align(c, b, len(shape) - 1), shape) for c, b in zip(cases, batched[1:], strict=True)]
-        if batched[0] or which.aval.ndim:
-            which = broadcast_to(align(which, batched[0], len(shape) - 1), shape)
-        return self(which, *aligned), True
-
-    def samples(self) -> Iterator[Sample]:
-        yes = np.array([True, False, True])
-        yield Sample(self, (yes, Aval((3,), F32), Aval((3,), F32)))
-        yield Sample(self, (np.array(True), Aval((3,), F32), Aval((3,), F32)))
-        yield Sample(self, (np.array([0, 2, 1], np.int32), *(Aval((3,), F32),) * 3))
-
-def _simplify_select(b: Builder, which: Atom, *cases: Atom) -> Atom | None:
-    return cases[0] if all([c == cases[0] for c in cases]) else None
-
-def _lower_select(which: Any, *cases: Any) -> Any:
-    return lax.select_n(which, *map(jnp.asarray, cases))
-
-select_n = _Select("select_n", _lower_select, (None, None, None), simplify=_simplify_select)
-
-def where(condition: Atom, x: Any, y: Any) -> Atom:
-    """`x` where the boolean `condition` holds, else `y`; scalars are repeated."""
-    like = x if isinstance(x, Atom) else y
-    x, y = (v if isinstance(v, Atom) else literal(v, like.aval) for v in (x, y))
-    shape = broadcast_shapes("where", (condition.aval, x.aval, y.aval))
-    which = condition if not condition.aval.shape else broadcast_to(condition, shape)
-    return select_n(which, broadcast_to(y, shape), broadcast_to(x, shape))
 
 @primitive
 class ConvertElementType(Elementwise):

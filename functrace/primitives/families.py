@@ -11,10 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrace.errors import ShapeError
-from functrace.ir import Aval, Literal, Primitive
+from functrace.ir import Aval, Literal, Masked, Primitive
 
 
-class Linear(Primitive):
+class OneSign(Primitive):
+    """Linear, with coefficients of one sign that are 0 or finite: an entry is there if one that is there reaches it."""
+
+    singular = False
+    adds_up = True  # whether its transpose adds entries up, and not only moves them
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        return next(c.there for c in cts if type(c) is Masked).through(self, cts, xs)
+
+
+class Linear(OneSign):
     """y = A x with A fixed by the parameters: linear in its operands jointly."""
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:

@@ -24,10 +24,11 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Sample, Undefined, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, primitive
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub, where
+from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub
 from functrace.primitives.families import Linear
+from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_to, full, reshape, zeros
 from functrace.primitives.structural import JointlyLinear, iota
 
@@ -458,10 +459,14 @@ class ScatterMul(ScatterFamily):
 
     name = "scatter_mul"
     jax_names = ("scatter-mul",)
+    singular = True  # the factors may be anything
     combine = staticmethod(lax.scatter_mul)
 
     def samples(self) -> Iterator[Sample]:
         return scatter_samples(ScatterMul, repeats=False)
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        return Primitive.presence(self, cts, *xs)
 
     def check_unique(self) -> None:
         """Raise where the derivative in the updates is not implemented."""

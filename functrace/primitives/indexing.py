@@ -50,6 +50,7 @@ class DynamicSlice(Linear):
     """The window of `sizes` at `starts`, moved inside if need be: operands `x, *starts`."""
 
     name = "dynamic_slice"
+    adds_up = False
     jax_names = ("dynamic_slice",)
     sizes: Dims
 
@@ -106,6 +107,7 @@ class _DynamicUpdateSlice(JointlyLinear):
     """`x` with the window at `starts` replaced: operands `x, update, *starts`."""
 
     name = "dynamic_update_slice"
+    adds_up = False
     jax_names = ("dynamic_update_slice",)
 
     def fixed(self, i: int) -> bool:

@@ -7,15 +7,17 @@ from typing import Any
 
 from jax.ad_checkpoint import checkpoint_name
 
-from functrace.ir import Aval, Primitive, Sample, primitive
+from functrace.ir import Aval, Sample, primitive
 from functrace.primitives.elementwise import F32, I32
+from functrace.primitives.families import OneSign
 
 
 @primitive
-class Name(Primitive):
+class Name(OneSign):
     """The identity. Its tangent has no name: a policy that keeps the value does not keep that too."""
 
     name = "name"
+    adds_up = False
     jax_names = ("name",)
     label: str
 

@@ -23,6 +23,7 @@ class Reshape(Linear):
     """The same elements, row by row, in another shape. Its transpose reshapes back."""
 
     name = "reshape"
+    adds_up = False
     jax_names = ("reshape", "squeeze", "expand_dims")
     new_shape: tuple[int, ...]
 
@@ -93,7 +94,13 @@ class Transpose(Linear):
         return None
 
     def transpose(self, ct: Any, x: Any) -> Any:
-        return [transpose(ct, tuple(int(i) for i in np.argsort(self.permutation)))]
+        return [transpose(ct, self._inverse())]
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        return [cts[0].there.permuted(self._inverse())]
+
+    def _inverse(self) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.argsort(self.permutation))
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return transpose(xs[0], (0, *(i + 1 for i in self.permutation))), True
@@ -143,15 +150,19 @@ class BroadcastInDim(Linear):
         return None
 
     def transpose(self, ct: Any, x: Any) -> Any:
-        shape = x.aval.shape
-        stretched = tuple(
-            d for n, d in zip(shape, self.dimensions, strict=True) if n != self.new_shape[d]
-        )
-        added = tuple(d for d in range(len(self.new_shape)) if d not in self.dimensions)
-        kept = [d for d in self.dimensions if d not in stretched]
-        summed = reduce_sum(ct, tuple(sorted(added + stretched)))
-        order = tuple(sorted(kept).index(d) for d in kept)
-        return [reshape(transpose(summed, order), shape)]
+        repeated, order = self._axes(x.aval)
+        return [reshape(transpose(reduce_sum(ct, repeated), order), x.aval.shape)]
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        shape = xs[0].aval.shape
+        repeated, order = self._axes(xs[0].aval)
+        return [cts[0].there.over(repeated).permuted(order).then(shape, lambda m: reshape(m, shape))]
+
+    def _axes(self, x: Aval) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The axes along which `x` is repeated, and the order of its own among the others."""
+        own = [d for n, d in zip(x.shape, self.dimensions, strict=True) if n == self.new_shape[d]]
+        repeated = tuple([d for d in range(len(self.new_shape)) if d not in own])
+        return repeated, tuple([sorted(own).index(d) for d in own])
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         dimensions = (0, *(d + 1 for d in self.dimensions))
@@ -187,8 +198,13 @@ class ReduceSum(Linear):
         return x if not self.axes else None
 
     def transpose(self, ct: Any, x: Any) -> Any:
-        kept = tuple(i for i in range(x.aval.ndim) if i not in self.axes)
-        return [broadcast_in_dim(ct, x.aval.shape, kept)]
+        return [broadcast_in_dim(ct, x.aval.shape, self._kept(x.aval))]
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        return [cts[0].there.along(xs[0].aval.shape, self._kept(xs[0].aval))]
+
+    def _kept(self, x: Aval) -> tuple[int, ...]:
+        return tuple(i for i in range(x.ndim) if i not in self.axes)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reduce_sum(xs[0], tuple(a + 1 for a in self.axes)), True

@@ -28,8 +28,8 @@ from functrace.primitives.elementwise import (
     reciprocal,
     sub,
     unary,
-    where,
 )
+from functrace.primitives.selection import where
 from functrace.primitives.space import full
 from functrace.primitives.unary import exp, log, log1p, square
 

@@ -14,8 +14,9 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, primitive
-from functrace.primitives.elementwise import BOOL, C64, F32, I32, select_n
-from functrace.primitives.families import Linear, literal
+from functrace.primitives.elementwise import BOOL, C64, F32, I32
+from functrace.primitives.families import Linear, OneSign, literal
+from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
     batched_operand,
     broadcast_in_dim,
@@ -28,7 +29,7 @@ from functrace.primitives.space import (
 BF16 = Aval((), "bfloat16").dtype
 
 
-class JointlyLinear(Primitive):
+class JointlyLinear(OneSign):
     """Linear in all operands jointly but the `fixed` ones; a missing tangent becomes zeros."""
 
     def fixed(self, i: int) -> bool:
@@ -68,6 +69,7 @@ class Concatenate(JointlyLinear):
     """Operands one after the other along an axis; its transpose cuts the cotangent apart."""
 
     name = "concatenate"
+    adds_up = False
     jax_names = ("concatenate",)
     dimension: int
 
@@ -120,6 +122,7 @@ class Pad(JointlyLinear):
     """
 
     name = "pad"
+    adds_up = False
     jax_names = ("pad",)
     config: tuple[tuple[int, int, int], ...]
 
@@ -200,6 +203,7 @@ class Slice(Linear):
     """Elements from `start` up to `limit` in steps of `strides`; its transpose pads with zeros."""
 
     name = "slice"
+    adds_up = False
     jax_names = ("slice",)
     start: tuple[int, ...]
     limit: tuple[int, ...]
@@ -259,6 +263,7 @@ class Rev(Linear):
     """Elements in reverse order along axes; its own transpose and its own inverse."""
 
     name = "rev"
+    adds_up = False
     jax_names = ("rev",)
     dimensions: tuple[int, ...]
 
@@ -333,6 +338,7 @@ class Split(Linear):
     """Consecutive pieces of given sizes along an axis; its transpose joins them."""
 
     name = "split"
+    adds_up = False
     jax_names = ("split",)
     multiple_results = True
     sizes: tuple[int, ...]
@@ -408,6 +414,7 @@ class Stack(JointlyLinear):
     """Arrays of one shape along a new axis; its transpose takes them apart."""
 
     name = "stack"
+    adds_up = False
     jax_names = ("stack",)
     axis: int
 
@@ -446,6 +453,7 @@ class Unstack(Linear):
     """The arrays along an axis, one by one; its transpose stacks them."""
 
     name = "unstack"
+    adds_up = False
     jax_names = ("unstack",)
     multiple_results = True
     axis: int
@@ -476,13 +484,14 @@ class Unstack(Linear):
         return cls(int(params["axis"]) % avals[0].ndim)
 
 
-class _OptimizationBarrier(Primitive):
+class _OptimizationBarrier(OneSign):
     """Its operands, which the compiler may not compute or move across it one by one.
 
     So are its derivative and its transpose, on the tangents or cotangents that there are.
     """
 
     name = "optimization_barrier"
+    adds_up = False
     jax_names = ("optimization_barrier",)
     multiple_results = True
 

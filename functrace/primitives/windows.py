@@ -226,6 +226,13 @@ class ReduceWindowMin(Extremum):
 class Picking(Primitive):
     """Linear in its first operand, and constant in the second, whose order decides."""
 
+    singular = False
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        # Of a mask of many entries it is not followed where they are picked: that would be a second picking.
+        there = cts[0].there
+        return [None if there.shape else there, None]
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         # Where the order changes, the result jumps; elsewhere a small change does not matter.
         return self(*xs), None if dxs[0] is None else self(dxs[0], xs[1])

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Builder, Equation, Program, Undefined, Var
+from functrace.ir import Atom, Builder, Equation, Masked, Program, Undefined, Var
 from functrace.primitives.elementwise import add
 from functrace.primitives.space import zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
 from functrace.rewrites.separate import separated
+
+Cotangent = Atom | Masked
 
 
 def divide(equations: Iterable[Equation], given: Iterable[Var]) -> tuple[list[Equation], list[Equation], set[Any]]:
@@ -29,13 +31,28 @@ def divide(equations: Iterable[Equation], given: Iterable[Var]) -> tuple[list[Eq
     return early, late, unknown
 
 
+def plus(x: Cotangent, y: Cotangent) -> Cotangent:
+    """The sum of two cotangents of one variable: there is what is there in either."""
+    if type(x) is not Masked or type(y) is not Masked:
+        return add(cleaned(x), cleaned(y))
+    if x.there is y.there:
+        return Masked(add(x.value, y.value), x.there, x.dirty or y.dirty)
+    total, there = add(x.clean(), y.clean()), x.there.either(y.there)
+    return total if there is None else Masked(total, there)
+
+
+def cleaned(ct: Cotangent) -> Atom:
+    """A cotangent with zeros where it is absent."""
+    return ct.clean() if type(ct) is Masked else ct
+
+
 def pull(
     builder: Builder,
     equations: Sequence[Equation],
     unknown: set[Any],
     known: dict[Any, Atom],
-    cts: Sequence[tuple[Atom, Atom | None]],
-) -> dict[Any, Atom]:
+    cts: Sequence[tuple[Atom, Cotangent | None]],
+) -> dict[Any, Cotangent]:
     """Walk linear equations backward into `builder`, adding up one cotangent a variable.
 
     Args:
@@ -44,13 +61,13 @@ def pull(
       known: what stands in `builder` for a value that the equations read; by default, itself.
       cts: results with their cotangents, None where zero.
     Returns:
-      The cotangents that are not zero, by variable.
+      The cotangents that are not zero, by variable; what a select has masked in them is still to be cleaned.
     """
-    sums: dict[Any, Atom] = {}
+    sums: dict[Any, Cotangent] = {}
 
     for x, ct in cts:
         if ct is not None and x in unknown:
-            sums[x] = add(sums[x], ct) if x in sums else ct
+            sums[x] = plus(sums[x], ct) if x in sums else ct
     outer = builder.source
     for eqn in reversed(equations):
         prim = eqn.primitive
@@ -59,13 +76,17 @@ def pull(
             ct_y = [sums.pop(v, None) for v in eqn.outputs]
             if not any([ct is not None for ct in ct_y]):
                 continue
+            masked = any([type(ct) is Masked for ct in ct_y])
         elif (ct_y := sums.pop(eqn.outputs[0], None)) is None:
             continue
+        else:
+            masked = prim.masks or type(ct_y) is Masked
         operands = [Undefined(x.aval) if x in unknown else known.get(x, x) for x in eqn.inputs]
         builder.source = derived(eqn.source, "transpose", prim.name)
-        for x, ct in zip(eqn.inputs, prim.transpose(ct_y, *operands), strict=True):
+        rule = prim.transpose_masked if masked else prim.transpose
+        for x, ct in zip(eqn.inputs, rule(ct_y, *operands), strict=True):
             if ct is not None and x in unknown:
-                sums[x] = add(sums[x], ct) if x in sums else ct
+                sums[x] = plus(sums[x], ct) if x in sums else ct
     builder.source = outer
     return sums
 
@@ -100,7 +121,7 @@ def transpose(
         cts = zip(program.outputs, scatter(with_ct, given), strict=True)
         sums = pull(b, late, unknown, known, list(cts))
         found = tuple(v in sums for v in moving)
-        return b.build([sums[v] for v in select(found, moving)]), found
+        return b.build([cleaned(sums[v]) for v in select(found, moving)]), found
 
 
 def instantiate(cts: Sequence[Atom | None], like: Sequence[Any]) -> list[Atom]:

@@ -11,7 +11,7 @@ from typing import Any
 from functrace.ir import Atom, Aval, Builder, Equation, Literal, Primitive, Program, Var
 from functrace.rewrites.jvp import push
 from functrace.rewrites.memo import copy_input, memoised, select
-from functrace.rewrites.transpose import instantiate, pull
+from functrace.rewrites.transpose import cleaned, instantiate, pull
 
 
 class Tape(Builder):
@@ -58,7 +58,7 @@ def forward_backward(
     ys, dys = push(b, program, xs, dxs, "linearize")
     pairs = [(dy, ct) for dy, ct in zip(dys, cts, strict=True) if dy is not None]
     sums = pull(b, b.tangents, b.unknown, {}, pairs)
-    return [*ys, *instantiate([sums.get(dx) for dx in given], given)]
+    return [*ys, *instantiate([cleaned(sums[dx]) if dx in sums else None for dx in given], given)]
 
 
 @memoised

@@ -5,7 +5,8 @@ import pytest
 
 from functrace.ir import Literal, Primitive, builder
 from functrace.primitives import comparison, elementwise as el, reductions, space, structural, unary
-from functrace.primitives.elementwise import add, literal, mul, neg, sub, where
+from functrace.primitives.elementwise import add, literal, mul, neg, sub
+from functrace.primitives.selection import where
 from tests.primitives import test_laws as laws
 
 
