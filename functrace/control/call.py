@@ -9,6 +9,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from functrace.control.masked import given, with_masks
 from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
@@ -17,6 +18,7 @@ from functrace.primitives.unary import cos
 from functrace.rewrites import batch, jvp, linearize, memoised, transpose
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.transpose import presence, transposed
 
 
 @primitive
@@ -25,6 +27,7 @@ class Call(Primitive):
 
     name = "call"
     multiple_results = True
+    masks = True
     program: Program
     label: str
 
@@ -92,6 +95,22 @@ class Call(Primitive):
         fixed = [x for x in xs if not isinstance(x, Undefined)]
         outputs = self.of(program)(*fixed, *[c for c in ct if c is not None])
         return scatter(linear, scatter(found, outputs))
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        how = given(ct, xs)
+        back = transposed(self.program, *how.how)
+        found = how.applied(self.apply, [back.program])
+        return with_masks(scatter(how.linear, scatter(back.found, found)), self.presence(ct, *xs))
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        how = given(cts, xs)
+        back = transposed(self.program, *how.how)
+        masks = how.presences(back.there, lambda: [presence(self.program, *how.how)], self.apply)
+        return scatter(how.linear, scatter(back.found, masks))
+
+    def apply(self, programs: Sequence[Program], xs: Sequence[Any]) -> Any:
+        """The same of another Program, applied."""
+        return self.of(*programs)(*xs)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

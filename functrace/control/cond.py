@@ -16,6 +16,7 @@ from jax import lax
 
 from functrace.control.call import uses_axis
 from functrace.control.groups import narrowed, needed_inputs, reads
+from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
@@ -23,11 +24,12 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import mul
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
+from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.transpose import presence, transposed
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
@@ -43,6 +45,7 @@ class Cond(Primitive):
 
     name = "cond"
     multiple_results = True
+    masks = True
     branches: tuple[Program, ...]
     batched: str = "select"
 
@@ -132,6 +135,31 @@ class Cond(Primitive):
         fixed = [x for x in operands if not isinstance(x, Undefined)]
         outputs = Cond(branches, self.batched)(index, *fixed, *[c for c in ct if c is not None])
         return [None, *scatter(linear, scatter(found, outputs))]
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        index, *operands = xs
+        how = given(ct, operands)
+        backs = [transposed(p, *how.how) for p in self.branches]
+        flags = tuple(map(any, zip(*[back.found for back in backs], strict=True)))
+        branches = [filled(back.program, back.found, flags, self.branches[0], how.linear) for back in backs]
+        found = how.applied(lambda programs, xs: Cond(programs, self.batched)(index, *xs), branches)
+        cts = [None, *scatter(how.linear, scatter(flags, found))]
+        return with_masks(cts, self.presence(ct, *xs))
+
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        index, *operands = xs
+        how = given(cts, operands)
+        backs = [transposed(p, *how.how) for p in self.branches]
+        # A branch that does not read an operand masks all of it.
+        every = [zip(back.found, scatter(back.found, back.there), strict=True) for back in backs]
+        types: list[Any] = []
+        for x, column in zip(select(how.linear, operands), zip(*every, strict=True), strict=True):
+            masked = any([not f or of is not None for f, of in column])
+            whole = all([of is None or not of[0] for _, of in column])
+            types.append((() if whole else x.aval.shape, frozenset()) if masked else None)
+        programs = lambda: [presence_filled(p, how.how, tuple(types)) for p in self.branches]
+        masks = how.presences(types, programs, lambda programs, xs: Cond(programs, self.batched)(index, *xs))
+        return [None, *scatter(how.linear, masks)]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)
@@ -268,3 +296,17 @@ def filled(
         given = scatter(flags, b.inline(program, [copy_input(b, v) for v in program.inputs]))
         results = [zeros(a) if ct is None else ct for ct, a in zip(given, avals, strict=True)]
         return b.build(select(wanted, results))
+
+
+@memoised
+def presence_filled(branch: Program, how: Any, types: tuple[Any, ...]) -> Program:
+    """The masks of one branch, of these types: an operand that it does not mask is there if it is read."""
+    back, program = transposed(branch, *how), presence(branch, *how)
+    with Builder() as b:
+        rest = iter(b.inline(program, [copy_input(b, v) for v in program.inputs]))
+        masks = []
+        for read, own, of in zip(back.found, scatter(back.found, back.there), types, strict=True):
+            mask = Literal(read, Aval((), np.dtype(bool))) if own is None else next(rest)
+            if of is not None:
+                masks.append(broadcast_to(mask, of[0]))
+        return b.build(masks)

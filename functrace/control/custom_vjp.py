@@ -190,6 +190,13 @@ class CustomLinear(Primitive):
         kept = [c for c, flag in zip(ct_xs, linear[self.residuals :], strict=True) if flag]
         return scatter(linear, kept)
 
+    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
+        try:
+            linear = self.pushforward()
+        except RuleError:  # the backward function is not linear
+            return super().presence(cts, *xs)
+        return Call(linear, self.label).presence(cts, *xs)
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)
 

@@ -160,7 +160,7 @@ def any_along(flags: Atom, axes: tuple[int, ...]) -> Atom:
     return Primitive.named["reduce_or"](axes)(flags) if axes else flags
 
 
-def given(atom: Atom, of: tuple[tuple[int, ...], frozenset[int]]) -> Presence:
+def written(atom: Atom, of: tuple[tuple[int, ...], frozenset[int]]) -> Presence:
     """The mask that is written already, of this type."""
     return Presence(of[0], lambda: atom, (), of[1])
 

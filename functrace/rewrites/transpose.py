@@ -6,10 +6,13 @@ transpose : Program((r, x) -> A(r) x) -> Program((r, ct_y) -> A(r)^T ct_y)    <A
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from functrace.ir import Atom, Builder, Equation, Masked, Program, Undefined, Var
+import numpy as np
+
+from functrace.ir import Atom, Aval, Builder, Equation, Masked, Program, Undefined, Var
 from functrace.primitives.elementwise import add
+from functrace.primitives.selection import written
 from functrace.primitives.space import zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
 from functrace.rewrites.separate import separated
@@ -76,7 +79,7 @@ def pull(
             ct_y = [sums.pop(v, None) for v in eqn.outputs]
             if not any([ct is not None for ct in ct_y]):
                 continue
-            masked = any([type(ct) is Masked for ct in ct_y])
+            masked = prim.masks or any([type(ct) is Masked for ct in ct_y])
         elif (ct_y := sums.pop(eqn.outputs[0], None)) is None:
             continue
         else:
@@ -91,7 +94,15 @@ def pull(
     return sums
 
 
-@memoised
+class Transposed(NamedTuple):
+    """`program: (r, ct_y, masks) -> ct_x` for the cotangents that are `found`; `there` has of each of them the type of
+    its mask, as `Presence.type`, or None."""
+
+    program: Program
+    found: tuple[bool, ...]
+    there: tuple[Any, ...]
+
+
 def transpose(
     program: Program, linear: tuple[bool, ...], with_ct: tuple[bool, ...]
 ) -> tuple[Program, tuple[bool, ...]]:
@@ -104,24 +115,54 @@ def transpose(
     Returns:
       `(r, ct_y) -> ct_x` for the flagged cotangents.
     """
+    return transposed(program, linear, with_ct)[:2]
+
+
+@memoised
+def transposed(
+    program: Program, linear: tuple[bool, ...], with_ct: tuple[bool, ...], masks: tuple[Any, ...] = ()
+) -> Transposed:
+    """As `transpose`, for cotangents of which some are masked: `masks` has the type of each one's mask, or None."""
+    with Builder() as b:
+        cts = walk(b, program, linear, with_ct, masks)
+        there = tuple([ct.there.type if type(ct) is Masked else None for ct in cts if ct is not None])
+        program = b.build([cleaned(ct) for ct in cts if ct is not None])
+        return Transposed(program, tuple([ct is not None for ct in cts]), there)
+
+
+@memoised
+def presence(
+    program: Program, linear: tuple[bool, ...], with_ct: tuple[bool, ...], masks: tuple[Any, ...] = ()
+) -> Program:
+    """`(r, ct_y, masks) -> masks of ct_x`, for those cotangents that `transposed` says have one."""
+    with Builder() as b:
+        cts = walk(b, program, linear, with_ct, masks)
+        return b.build([ct.there.read() for ct in cts if type(ct) is Masked])
+
+
+def walk(
+    b: Builder, program: Program, linear: tuple[bool, ...], with_ct: tuple[bool, ...], masks: tuple[Any, ...]
+) -> list[Cotangent | None]:
+    """Write the known part of a Program and pull the rest: a cotangent for each linear input."""
     if any(eqn.primitive.multiple_results for eqn in program.equations):
         program, _ = separated(program, tuple([not flag for flag in linear]))
     moving = select(linear, program.inputs)
     early, late, unknown = divide(program.equations, moving)
-    with Builder() as b:
-        known: dict[Any, Atom] = {
-            v: copy_input(b, v) for v, flag in zip(program.inputs, linear, strict=True) if not flag
-        }
-        given = [b.input(x.aval) for x in select(with_ct, program.outputs)]
-        for eqn in early:
-            b.source = eqn.source
-            operands = tuple([known.get(x, x) for x in eqn.inputs])
-            known.update(zip(eqn.outputs, b.emit(eqn.primitive, operands), strict=True))
-        b.source = None
-        cts = zip(program.outputs, scatter(with_ct, given), strict=True)
-        sums = pull(b, late, unknown, known, list(cts))
-        found = tuple(v in sums for v in moving)
-        return b.build([cleaned(sums[v]) for v in select(found, moving)]), found
+    known: dict[Any, Atom] = {
+        v: copy_input(b, v) for v, flag in zip(program.inputs, linear, strict=True) if not flag
+    }
+    given: list[Any] = [b.input(x.aval) for x in select(with_ct, program.outputs)]
+    for i, mask in enumerate(masks):
+        if mask is not None:
+            given[i] = Masked(given[i], written(b.input(Aval(mask[0], np.dtype(bool))), mask))
+    for eqn in early:
+        b.source = eqn.source
+        operands = tuple([known.get(x, x) for x in eqn.inputs])
+        known.update(zip(eqn.outputs, b.emit(eqn.primitive, operands), strict=True))
+    b.source = None
+    cts = zip(program.outputs, scatter(with_ct, given), strict=True)
+    sums = pull(b, late, unknown, known, list(cts))
+    return [sums.get(v) for v in moving]
 
 
 def instantiate(cts: Sequence[Atom | None], like: Sequence[Any]) -> list[Atom]:
