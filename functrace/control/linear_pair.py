@@ -69,9 +69,6 @@ class LinearPair(Primitive):
         found = LinearPair(self.transposed, self.program, self.fixed)(*c, *cts)
         return [None] * len(c) + [v if isinstance(u, Undefined) else None for u, v in zip(x, found, strict=True)]
 
-    def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
-        return Call(self.program, self.name).presence(cts, *xs)
-
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)
 

@@ -19,17 +19,33 @@ from jax import lax
 
 from functrace.control.call import uses_axis, work_of
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
-from functrace.ir import Atom, Aval, Builder, Equation, Literal, Program, Sample, Undefined, Var, ambient, primitive
+from functrace.ir import (
+    Atom,
+    Aval,
+    Builder,
+    Equation,
+    Literal,
+    Masked,
+    Program,
+    Sample,
+    Undefined,
+    Var,
+    ambient,
+    primitive,
+)
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
+from functrace.primitives.comparison import logical_or
 from functrace.primitives.elementwise import add, convert_element_type, mul, sub
 from functrace.primitives.families import literal
 from functrace.primitives.indexing import DynamicSlice
-from functrace.primitives.space import Reshape, batched_operand, move_axis, zeros
+from functrace.primitives.selection import written
+from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, jvp, memoised
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.transpose import cleaned, presence, transposed
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
@@ -41,6 +57,7 @@ class Scan(Primitive):
 
     name = "scan"
     multiple_results = True
+    masks = True
     body: Program
     consts: int
     carry: int
@@ -167,8 +184,12 @@ class Scan(Primitive):
     # Reverse mode.
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
+        return [None if c is None else cleaned(c) for c in self.transpose_masked(ct, *xs)]
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
         linear = tuple(isinstance(x, Undefined) for x in xs)
-        back = reversed_body(self.body, self.consts, self.carry, linear, tuple(c is not None for c in ct))
+        types = step_types(ct, self.carry, self.body.out_avals)
+        back = reversed_body(self.body, self.consts, self.carry, linear, tuple(c is not None for c in ct), types)
         l_consts, l_carry, l_scanned = cut(back.linear, *self.sizes)
         consts, carry, scanned = cut(xs, *self.sizes)
         ct_carry, ct_ys = cut(ct, self.carry)
@@ -180,20 +201,27 @@ class Scan(Primitive):
                 numbers.append(add(x, literal(last, x.aval)))
         sums = [zeros(v.aval) for v, f in zip(self.body.inputs, back.ct_consts, strict=False) if f]
         cts = [
-            zeros(v.aval) if c is None else c
+            zeros(v.aval) if c is None else cleaned(c)
             for v, c, f in zip(self.body.outputs, ct_carry, back.ct_carry, strict=False) if f
         ]  # fmt: skip
+        m_consts, m_carry, _ = cut(back.masked, *self.sizes)
+        any_masks = [full(mask_of(v.aval), False) for v in select(tuple(m_consts), self.body.inputs[: self.consts])]
+        carry_masks = [mask_at_first(c, v.aval) for c, v, m in zip(ct_carry, self.body.outputs, m_carry, strict=False) if m]
         fixed = [x for x, f in zip(consts, l_consts, strict=True) if not f]
         entries = [x for x, f in zip(scanned, l_scanned, strict=True) if not f]
-        pulled = Scan(
-            back.body, len(fixed), len(numbers) + len(sums) + len(cts), self.length, not self.reverse, self.unroll
-        )
-        outputs = pulled(*fixed, *numbers, *sums, *cts, *entries, *[c for c in ct_ys if c is not None])
-        _, ct_consts, ct_init, ct_scanned = cut(outputs, len(numbers), len(sums), len(cts))
-        found = scatter(back.ct_consts, ct_consts) + scatter(back.ct_carry, ct_init) + scatter(
-            back.ct_scanned, ct_scanned
-        )
-        return [c if flag else None for c, flag in zip(found, linear, strict=True)]
+        carried = [*numbers, *sums, *cts, *any_masks, *carry_masks]
+        y_masks = [broadcast_to(c.there.read(), c.value.aval.shape) for c in ct_ys if type(c) is Masked]
+        pulled = Scan(back.body, len(fixed), len(carried), self.length, not self.reverse, self.unroll)
+        outputs = pulled(*fixed, *carried, *entries, *[cleaned(c) for c in ct_ys if c is not None], *y_masks)
+        sizes = [len(group) for group in (numbers, sums, cts, any_masks, carry_masks)]
+        _, ct_consts, ct_init, of_consts, of_init, rest = cut(outputs, *sizes)
+        n = sum(back.ct_scanned)
+        found = scatter(back.ct_consts, ct_consts) + scatter(back.ct_carry, ct_init) + scatter(back.ct_scanned, rest[:n])
+        masks = scatter(back.masked, [*of_consts, *of_init, *rest[n:]])
+        return [
+            None if c is None or not flag else c if m is None else Masked(c, written(m, (m.aval.shape, frozenset())))
+            for c, m, flag in zip(found, masks, linear, strict=True)
+        ]
 
     def work(self, *xs: Aval) -> int:
         return self.length * work_of(self.body)
@@ -399,9 +427,32 @@ def counter_steps(body: Program, consts: int, carry: int) -> tuple[int | None, .
     return tuple(steps)
 
 
+def mask_of(aval: Aval) -> Aval:
+    """The type of a mask of all entries."""
+    return Aval(aval.shape, np.dtype(bool))
+
+
+def mask_at_first(ct: Any, aval: Aval) -> Atom:
+    """What is there in the cotangent of a carry when the walk back begins."""
+    if ct is None:
+        return full(mask_of(aval), False)
+    return broadcast_to(ct.there.read(), aval.shape) if type(ct) is Masked else full(mask_of(aval), True)
+
+
+def step_types(cts: Sequence[Any], carry: int, avals: Sequence[Aval]) -> tuple[Any, ...]:
+    """For each result of a body, the type of the mask that may come from outside at every step, or None."""
+    types: list[Any] = []
+    for i, (c, a) in enumerate(zip(cts, avals, strict=True)):
+        masked = type(c) is Masked or (c is None and i < carry)  # a carry without one begins with nothing
+        uniform = [d - 1 for d in c.there.uniform if d] if i >= carry and type(c) is Masked else []
+        types.append((a.shape, frozenset(uniform)) if masked else None)
+    return tuple(types)
+
+
 class Reversed(NamedTuple):
-    """A linear body transposed: (fixed consts; counters, sums, ct_carry; fixed x, ct_y) ->
-    (counters, sums, ct_carry, ct_x), and which operands of the scan it is about."""
+    """A linear body transposed: (fixed consts; counters, sums, ct_carry, masks of consts and carry; fixed x, ct_y,
+    masks) -> (counters, sums, ct_carry, masks of consts and carry, ct_x, masks), and which operands of the scan it is
+    about. Of the constants a mask says what is there at any step."""
 
     body: Program
     linear: tuple[bool, ...]  # operands, carries that start at zero included
@@ -409,46 +460,83 @@ class Reversed(NamedTuple):
     ct_consts: tuple[bool, ...]
     ct_carry: tuple[bool, ...]
     ct_scanned: tuple[bool, ...]
+    masked: tuple[bool, ...]  # operands whose cotangent has a mask
 
 
 @memoised
 def reversed_body(
-    body: Program, consts: int, carry: int, linear: tuple[bool, ...], with_ct: tuple[bool, ...]
-) -> Reversed:
-    """Transpose a body that is linear in the flagged operands, for results with a cotangent as flagged."""
+    body: Program, consts: int, carry: int, linear: tuple[bool, ...], with_ct: tuple[bool, ...],
+    types: tuple[Any, ...] | None = None,
+) -> Reversed:  # fmt: skip
+    """Transpose a body that is linear in the flagged operands, for results with a cotangent as flagged.
+
+    `types` has for each result the type of its mask, or None; without it nothing is masked.
+    """
     n = consts + carry
     linear = linear_inputs(body, consts, carry, linear)
     steps = counter_steps(body, consts, carry)
     with_ct = tuple(f and (i >= carry or linear[consts + i]) for i, f in enumerate(with_ct))
+    own = list(types or (None,) * len(body.outputs))
     while True:
-        pulled, found = transpose(body, linear, with_ct)
-        all_found = scatter(linear, found)
-        ct_in = [bool(f) for f in all_found]
+        back = transposed(body, linear, with_ct, masks_given(with_ct, own))
+        ct_in = [bool(f) for f in scatter(linear, back.found)]
+        there = scatter(linear, scatter(back.found, back.there))
         more = (*[w or f for w, f in zip(with_ct, ct_in[consts:n], strict=False)], *with_ct[carry:])
-        if more == with_ct:
+        # A carry is masked at every step, or from outside alone, which is not at every step.
+        kept = [
+            None if i < carry and ct_in[consts + i] and there[consts + i] is None else of for i, of in enumerate(own)
+        ]
+        if more == with_ct and kept == own:
             break
-        with_ct = more
+        with_ct, own = more, kept
     ct_consts, _, ct_scanned = (tuple(group) for group in cut(ct_in, consts, carry))
     ct_carry = with_ct[:carry]
+    masked = tuple([
+        types is not None and (of is not None or (consts <= i < n and with_ct[i - consts] and own[i - consts] is not None))
+        for i, of in enumerate(there)
+    ])  # fmt: skip
     with Builder() as b:
         c, s, x = cut(body.inputs, consts, carry)
         l_c, l_s, l_x = cut(linear, consts, carry)
+        m_c, m_s, m_x = cut(masked, consts, carry)
         fixed = [copy_input(b, v) for v, f in zip(c, l_c, strict=True) if not f]
         numbers = [copy_input(b, v) for v, f in zip(s, l_s, strict=True) if not f]
         sums = [copy_input(b, v) for v in select(ct_consts, c)]
         cts = [b.input(y.aval) for y in select(ct_carry, body.outputs[:carry])]
+        any_masks = [b.input(mask_of(v.aval)) for v in select(tuple(m_c), c)]
+        carry_masks = [b.input(mask_of(v.aval)) for v in select(tuple(m_s), s)]
         entries = [copy_input(b, v) for v, f in zip(x, l_x, strict=True) if not f]
         ct_ys = [b.input(y.aval) for y in select(with_ct[carry:], body.outputs[carry:])]
-        results = scatter(tuple(ct_in), b.inline(pulled, [*fixed, *numbers, *entries, *cts, *ct_ys]))
+        given = [m for m, of, w in zip(scatter(tuple(m_s), carry_masks), own, with_ct, strict=False) if w and of is not None]
+        given += [b.input(Aval(of[0], np.dtype(bool))) for of, w in zip(own[carry:], with_ct[carry:], strict=True) if w and of]
+        operands = [*fixed, *numbers, *entries, *cts, *ct_ys, *given]
+        results = scatter(tuple(ct_in), b.inline(back.program, operands))
+        masks: list[Any] = [None] * len(linear)
+        if any(masked):
+            written_masks = presence(body, linear, with_ct, masks_given(with_ct, own))
+            masks = scatter(tuple([of is not None for of in there]), b.inline(written_masks, operands))
         r_c, r_s, r_x = cut(results, consts, carry)
+        p_c, p_s, p_x = cut(masks, consts, carry)
         last = [s for s, f in zip(steps, l_s, strict=True) if not f]
         outputs = [sub(v, literal(step, v.aval)) for v, step in zip(numbers, last, strict=True)]
         outputs += [add(total, ct) for total, ct in zip(sums, [r for r in r_c if r is not None], strict=True)]
         outputs += [
             zeros(v.aval) if r is None else r for v, r, f in zip(s, r_s, ct_carry, strict=True) if f
         ]
+        outputs += [logical_or(m, broadcast_to(p, m.aval.shape)) for m, p in zip(any_masks, select(tuple(m_c), p_c), strict=True)]
+        outputs += [
+            full(mask_of(v.aval), False) if p is None else broadcast_to(p, v.aval.shape)
+            for v, p, m in zip(s, p_s, m_s, strict=True) if m
+        ]
         outputs += [r for r in r_x if r is not None]
-        return Reversed(b.build(outputs), linear, steps, ct_consts, ct_carry, ct_scanned)
+        outputs += [broadcast_to(p, v.aval.shape) for v, p, m in zip(x, p_x, m_x, strict=True) if m]
+        return Reversed(b.build(outputs), linear, steps, ct_consts, ct_carry, ct_scanned, masked)
+
+
+def masks_given(with_ct: Sequence[bool], types: Sequence[Any]) -> tuple[Any, ...]:
+    """The types of the masks of those results that have a cotangent, as `transposed` takes them."""
+    given = tuple([of for of, w in zip(types, with_ct, strict=True) if w])
+    return given if any(of is not None for of in given) else ()
 
 
 @memoised
