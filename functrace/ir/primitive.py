@@ -127,6 +127,10 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
+    def squared(self, *xs: Any) -> Any:
+        """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:
         """What computes the needed results and as few others as can be: it, which operands it reads, and which
         results it has. None for nothing smaller.

@@ -20,6 +20,7 @@ from functrace.numpy.functional import (
 )
 from functrace.numpy.ufunc import LiftedUfunc, frompyfunc as frompyfunc, ufunc as ufunc
 from functrace.tracing import Tracer, lift
+from functrace.tracing.norms import std as std
 
 iscomplexobj = np.iscomplexobj
 isrealobj = np.isrealobj
@@ -388,7 +389,6 @@ sqrt = lift(jnp.sqrt)
 square = lift(jnp.square)
 squeeze = lift(jnp.squeeze)
 stack = lift(jnp.stack)
-std = lift(jnp.std)
 subtract = LiftedUfunc(jnp.subtract)
 sum = lift(jnp.sum)
 swapaxes = lift(jnp.swapaxes)

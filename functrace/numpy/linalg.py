@@ -1,10 +1,11 @@
-"""jax.numpy.linalg, lifted."""
+"""jax.numpy.linalg, lifted; norms have derivatives where jax.numpy's are 0 / 0."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
 from functrace.tracing import lift
+from functrace.tracing.norms import matrix_norm as matrix_norm, norm as norm, vector_norm as vector_norm
 
 cholesky = lift(jnp.linalg.cholesky)
 cond = lift(jnp.linalg.cond)
@@ -18,12 +19,10 @@ eigvalsh = lift(jnp.linalg.eigvalsh)
 inv = lift(jnp.linalg.inv)
 lstsq = lift(jnp.linalg.lstsq)
 matmul = lift(jnp.linalg.matmul)
-matrix_norm = lift(jnp.linalg.matrix_norm)
 matrix_power = lift(jnp.linalg.matrix_power)
 matrix_rank = lift(jnp.linalg.matrix_rank)
 matrix_transpose = lift(jnp.linalg.matrix_transpose)
 multi_dot = lift(jnp.linalg.multi_dot)
-norm = lift(jnp.linalg.norm)
 outer = lift(jnp.linalg.outer)
 pinv = lift(jnp.linalg.pinv)
 qr = lift(jnp.linalg.qr)
@@ -36,4 +35,3 @@ tensorinv = lift(jnp.linalg.tensorinv)
 tensorsolve = lift(jnp.linalg.tensorsolve)
 trace = lift(jnp.linalg.trace)
 vecdot = lift(jnp.linalg.vecdot)
-vector_norm = lift(jnp.linalg.vector_norm)

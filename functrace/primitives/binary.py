@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Sample
+from functrace.ir import Atom, Aval, Builder, Literal, Sample
 from functrace.ir.aval import is_inexact
 from functrace.primitives.comparison import eq, gt, logical_and, lt
 from functrace.primitives.elementwise import (
@@ -30,6 +30,7 @@ from functrace.primitives.elementwise import (
 )
 from functrace.primitives.families import literal
 from functrace.primitives.selection import where
+from functrace.primitives.space import full
 from functrace.primitives.unary import ceil, floor, log, square
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -75,7 +76,9 @@ def _simplify_pow(b: Builder, x: Atom, y: Atom) -> Atom | None:
 
 def _pow_in_base(x: Atom, y: Atom, z: Atom) -> Atom:
     if y.aval.is_inexact:
-        return mul(y, pow_(x, sub(y, 1.0)))
+        if type(y) is not Literal:  # x ** 0 is 1 at 0 too
+            return mul(y, pow_(x, sub(where(logical_and(eq(x, 0), eq(y, 0)), 1, y), 1.0)))
+        return full(z.aval, 0) if y.value == 0 else mul(y, pow_(x, sub(y, 1.0)))
     n = convert_element_type(y, x.aval.dtype)
     slope = mul(one_for_zero(n), pow_(x, sub(n, 1.0)))
     return where(eq(n, 0), 0, slope)
@@ -92,16 +95,19 @@ pow_ = _Power(
 )
 
 
-def _share(x: Atom, other: Atom, z: Atom) -> Atom:
-    """1 where x is the extremum z, half where the other operand is too."""
-    one = literal(1, z.aval)
-    return where(eq(x, z), where(eq(other, z), 0.5, one), 0)
+class _Extremum(Formula):
+    """max, min: the tangent of the operand that is chosen, half of it where both are."""
+
+    def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
+        # Selected, so that the other operand has no part in it; JAX multiplies by 0.
+        share = where(eq(xs[1 - i], y), 0.5, literal(1, y.aval))
+        return mul(where(eq(xs[i], y), dx, 0), share)
 
 
 TIES = [_pair((1.0, 1.0), (1.0, 2.0), (0.0, -0.0), (np.nan, 1.0), (np.inf, np.inf))]
 EXTREMUM = {"commutative": True, "dtypes": (F32, I32, BF16), "edges": TIES}
-max_ = binary("max", lax.max, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM)
-min_ = binary("min", lax.min, lambda x, y, z: _share(x, y, z), lambda x, y, z: _share(y, x, z), **EXTREMUM)
+max_ = _Extremum("max", lax.max, (None, None), **EXTREMUM)
+min_ = _Extremum("min", lax.min, (None, None), **EXTREMUM)
 
 
 def _truncated(x: Atom) -> Atom:

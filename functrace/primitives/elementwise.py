@@ -284,6 +284,11 @@ def same_type(x: Atom, *others: Atom) -> bool:
         not x.aval.weak_type or all(o.aval.weak_type for o in others)
     )
 
+def square_of(b: Builder, x: Atom) -> Atom | None:
+    """The square of what a primitive made that knows a better one."""
+    made = b.definition(x)
+    return None if made is None or made.primitive.multiple_results else made.primitive.squared(*made.inputs)
+
 def _simplify_add(b: Builder, x: Atom, y: Atom) -> Atom | None:
     if is_constant(y, -0.0) and same_type(x, y) and x.aval.is_inexact:
         return x
@@ -296,7 +301,7 @@ def _simplify_sub(b: Builder, x: Atom, y: Atom) -> Atom | None:
 
 def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
     if type(x) is Var and type(y) is Var:
-        return None
+        return square_of(b, x) if x is y else None
     # Not for complex values: (inf + 0j) * (1 + 0j) has a NaN part.
     if is_complex(x.aval.dtype):
         return None
@@ -392,6 +397,8 @@ class IntegerPow(Elementwise):
         return None if is_subnormal(x) or is_subnormal(y) else y
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
+        if self.exponent == 2:
+            return square_of(builder, x)
         return x if self.exponent == 1 else full(x.aval, 1) if self.exponent == 0 else None
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:

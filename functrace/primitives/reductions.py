@@ -26,6 +26,7 @@ from functrace.primitives.elementwise import (
     div,
     mul,
 )
+from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_in_dim, reduce_sum, reshape, transpose
 from functrace.primitives.structural import concatenate, slice_along
 
@@ -122,7 +123,7 @@ class ReduceExtremum(Reduction):
         attains = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
         share = convert_element_type(attains, dx.aval.dtype)
         # Where there is a NaN no element attains it: 0 / 0 is the derivative.
-        return div(reduce_sum(mul(dx, share), self.axes), reduce_sum(share, self.axes))
+        return div(reduce_sum(where(attains, dx, 0), self.axes), reduce_sum(share, self.axes))
 
 
 @primitive

@@ -17,7 +17,7 @@ from jax import lax, numpy as jnp
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Undefined, ambient
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
-from functrace.primitives.elementwise import Formula, align, convert_element_type
+from functrace.primitives.elementwise import F32, Formula, align, convert_element_type
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import BroadcastInDim, broadcast_to, transpose, zeros
 

@@ -28,6 +28,7 @@ from functrace.primitives.elementwise import (
     mul,
     neg,
     reciprocal,
+    square_of,
     sub,
     unary,
 )
@@ -41,7 +42,7 @@ def edge(*values: float) -> tuple[np.ndarray]:
     return (np.array(values, np.float32),)
 
 
-square = unary("square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, dtypes=(F32, C64, I32))
+square = unary("square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, simplify=square_of, dtypes=(F32, C64, I32))
 # By factors, which keep their digits near 1; with a derivative of its own, as that of the factors
 # cancels near 0.
 one_minus_square = unary(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax.scipy import special
 
-from functrace.scipy.exponential import exp1 as exp1
+from functrace.scipy.exponential import exp1 as exp1, logsumexp as logsumexp
 from functrace.tracing import lift
 
 bernoulli = lift(special.bernoulli)
@@ -43,7 +43,6 @@ log_ndtr = lift(special.log_ndtr)
 log_softmax = lift(special.log_softmax)
 loggamma = lift(special.loggamma)
 logit = lift(special.logit)
-logsumexp = lift(special.logsumexp)
 multigammaln = lift(special.multigammaln)
 ndtr = lift(special.ndtr)
 ndtri = lift(special.ndtri)

@@ -21,6 +21,7 @@ from functrace.primitives.structural import unstack
 from functrace.primitives.unary import integer_pow
 from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift
+from functrace.tracing.norms import std
 from functrace.tracing.tracer import Tracer
 
 FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
@@ -163,7 +164,7 @@ Tracer.__iter__ = _iterate  # pyright: ignore[reportAttributeAccessIssue]
 METHODS = (
     "all", "any", "argmax", "argmin", "argpartition", "argsort", "astype", "choose", "clip", "compress",
     "conj", "conjugate", "cumprod", "cumsum", "diagonal", "dot", "flatten", "max", "mean", "min", "nonzero",
-    "prod", "ptp", "ravel", "repeat", "reshape", "round", "searchsorted", "sort", "squeeze", "std", "sum",
+    "prod", "ptp", "ravel", "repeat", "reshape", "round", "searchsorted", "sort", "squeeze", "sum",
     "swapaxes", "take", "trace", "transpose", "var", "view",
 )  # fmt: skip
 PROPERTIES = ["T", "mT", "real", "imag"]
@@ -193,6 +194,7 @@ def attribute(name: str) -> Any:
 
 for _name in METHODS:
     setattr(Tracer, _name, method(_name))
+Tracer.std = std  # pyright: ignore[reportAttributeAccessIssue]
 for _name in PROPERTIES:
     setattr(Tracer, _name, attribute(_name))
 Tracer.copy = lambda self: self  # pyright: ignore[reportAttributeAccessIssue]
