@@ -274,9 +274,14 @@ def is_constant(x: Atom, value: float) -> bool:
         and bool(np.signbit(np.real(x.value))) == bool(np.signbit(value))
     )
 
-def is_mild(x: Atom) -> bool:
-    """Whether zero times `x`, or divided by it, is surely zero."""
-    return type(x) is Literal and bool(np.isfinite(x.value)) and x.value != 0
+def is_mild(x: Atom, depth: int = 3) -> bool:
+    """Whether zero times `x`, or divided by it, is surely zero: it is a finite number, or a choice of such."""
+    if type(x) is Literal:
+        return x.aval.dtype == BOOL or (bool(np.isfinite(x.value)) and x.value != 0)
+    made = ambient().definition(x)
+    return x.aval.dtype == BOOL or bool(
+        depth and made is not None and made.primitive.picks and all([is_mild(v, depth - 1) for v in made.inputs])
+    )
 
 def same_type(x: Atom, *others: Atom) -> bool:
     """Whether an operation on `x` and scalar literals gives the type of `x`."""

@@ -189,6 +189,7 @@ class _Select(Formula):
     """select_n: `cases[which]`, element by element; linear in the cases jointly."""
 
     masks = True
+    picks = True
 
     def __call__(self, *operands: Any) -> Any:
         return ambient().emit(self, operands)[0]

@@ -115,6 +115,7 @@ class BroadcastInDim(Linear):
     """Operand axis i becomes axis `dimensions[i]` of `new_shape`; its transpose sums what was repeated."""
 
     name = "broadcast_in_dim"
+    picks = True
     jax_names = ("broadcast_in_dim",)
     new_shape: tuple[int, ...]
     dimensions: tuple[int, ...]
