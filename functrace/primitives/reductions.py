@@ -16,7 +16,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, primitive
-from functrace.primitives.comparison import eq
+from functrace.primitives.comparison import eq, gt, lt
 from functrace.primitives.elementwise import (
     BOOL,
     C64,
@@ -118,12 +118,15 @@ class ReduceProd(Reduction):
 class ReduceExtremum(Reduction):
     """The greatest or least element."""
 
+    surpassed: ClassVar[Callable[[Atom, Atom], Atom]]
+
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])
-        attains = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
-        share = convert_element_type(attains, dx.aval.dtype)
-        # Where there is a NaN no element attains it: 0 / 0 is the derivative.
-        return div(reduce_sum(where(attains, dx, 0), self.axes), reduce_sum(share, self.axes))
+        extremum = broadcast_in_dim(y, x.aval.shape, kept)
+        share = convert_element_type(eq(x, extremum), dx.aval.dtype)
+        # What is surpassed has no part in it. Where there is a NaN no element attains it: 0 / 0 is the derivative.
+        part = mul(where(self.surpassed(x, extremum), 0, dx), share)
+        return div(reduce_sum(part, self.axes), reduce_sum(share, self.axes))
 
 
 @primitive
@@ -133,6 +136,7 @@ class ReduceMax(ReduceExtremum):
     name = "reduce_max"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
+    surpassed = staticmethod(lt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMax, (F32, I32, BF16), (TIES, NANS))
@@ -145,6 +149,7 @@ class ReduceMin(ReduceExtremum):
     name = "reduce_min"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
+    surpassed = staticmethod(gt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMin, (F32, I32, BF16), (TIES, NANS))
