@@ -53,6 +53,8 @@ class Given(NamedTuple):
 def given(cts: Sequence[Any], xs: Sequence[Any]) -> Given:
     """From cotangents, some of them masked, and operands, some of them undefined."""
     there = [c for c in cts if c is not None]
+    # A mask by chance is not handed on: that a Program reads it would be seen only when it is transposed.
+    there = [cleaned(c) if type(c) is Masked and c.there.by_chance else c for c in there]
     masks = [c.there for c in there if type(c) is Masked]
     return Given(
         tuple([isinstance(x, Undefined) for x in xs]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from functrace.ir.aval import Aval
 from functrace.ir.primitive import AMBIENT, Primitive
@@ -43,6 +43,8 @@ class Builder:
     `source` is what equations are stamped with while a transform walks an older equation; without
     it, it is the user's line that is running.
     """
+
+    inputs_are_values: ClassVar[bool] = False  # whether what has no definition is a value that a user gave
 
     __slots__ = (
         "__weakref__", "_definitions", "_outer", "_shared", "captures", "equations", "inputs",

@@ -67,7 +67,7 @@ class _Power(Formula):
         for exponent in (np.int32(3), np.array([0, 2, -1], np.int32)):
             yield Sample(self, (VECTOR, np.asarray(exponent)), "positive")
         powers = np.array([0, 1, 2], np.int32)
-        yield Sample(self, (np.zeros(3, np.float32), powers), differentiable=False)
+        yield Sample(self, (np.zeros(3, np.float32), powers), differentiable=False, order=1)
 
 
 def _simplify_pow(b: Builder, x: Atom, y: Atom) -> Atom | None:
@@ -89,10 +89,11 @@ pow_ = _Power(
     lax.pow,
     (_pow_in_base, lambda x, y, z: mul(log(one_for_zero(x)), z)),
     simplify=_simplify_pow,
+    has_pole=True,
     domain="positive",
     dtypes=(F32, C64, BF16),
-    # At 0 ** 0 JAX's derivative in the base is NaN.
-    edges=[_pair((0.0, 2.0), (0.0, 1.0), (0.0, 0.5), (-2.0, 2.0), (-2.0, 3.0))],
+    # At 0 ** 0, and the second one of x ** 1 at 0, JAX's derivative is NaN.
+    edges=[_pair((0.0, 2.0), (0.0, 0.5), (-2.0, 2.0), (-2.0, 3.0))],
 )
 
 

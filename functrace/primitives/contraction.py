@@ -229,9 +229,9 @@ class DotGeneral(Bilinear):
         axes = tuple([a for a in range(len(mask.shape)) if a not in kept])
         order = tuple([kept.index(a) for a, _ in pairs])
         own = tuple([b for _, b in pairs])
-        return mask.then(
-            x.shape, lambda m: broadcast_in_dim(transpose(any_along(m, axes), order), x.shape, own)
-        )
+        rows = mask.then(x.shape, lambda m: broadcast_in_dim(transpose(any_along(m, axes), order), x.shape, own))
+        rows.by_chance = True
+        return rows
 
     def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom:
         contracted, batch = self.dimension_numbers

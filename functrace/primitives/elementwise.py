@@ -128,7 +128,8 @@ class Elementwise(Primitive):
         value, mask, dirty = ct
         shape = value.aval.shape
         wide = [Undefined(x.aval.with_shape(shape)) if type(x) is Undefined else x for x in xs]
-        dirty = dirty or not all([type(x) is Undefined or is_mild(x) for x in xs])
+        harmless = is_ordinary if mask.by_chance else is_mild
+        dirty = dirty or not all([type(x) is Undefined or harmless(x) for x in xs])
         found: list[Any] = list(self.transpose(value, *wide))
         for i, (x, c) in enumerate(zip(xs, found, strict=True)):
             if c is not None and x.aval.shape == shape:
@@ -176,6 +177,7 @@ class Formula(Elementwise):
         fixed: tuple[int, ...] = (),
         order: int = 2,
         in_jax: bool = True,
+        has_pole: bool = False,
     ):
         """
         Args:
@@ -198,6 +200,7 @@ class Formula(Elementwise):
         self.sample_edges = edges
         self.sample_fixed = fixed
         self.sample_order = order
+        self.has_pole = has_pole
         self._fold = fold
         if out_dtype is not None:
             self.out_dtype = out_dtype
@@ -282,6 +285,18 @@ def is_mild(x: Atom, depth: int = 3) -> bool:
     return x.aval.dtype == BOOL or bool(
         depth and made is not None and made.primitive.picks and all([is_mild(v, depth - 1) for v in made.inputs])
     )
+
+def is_ordinary(x: Atom, depth: int = 4) -> bool:
+    """Whether no pole is seen in what `x` is made of."""
+    if type(x) is Literal:
+        return x.aval.dtype == BOOL or bool(np.isfinite(x.value))
+    made = ambient().definition(x)
+    if made is None:
+        return ambient().inputs_are_values
+    prim = made.primitive
+    if prim.has_pole:
+        return False
+    return not isinstance(prim, Elementwise) or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
 
 def same_type(x: Atom, *others: Atom) -> bool:
     """Whether an operation on `x` and scalar literals gives the type of `x`."""
@@ -368,6 +383,7 @@ div = binary(
     lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
     linear_in=(0,),
     simplify=_simplify_div,
+    has_pole=True,
     fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
     dtypes=NUMBERS,
     domain="positive",
@@ -380,6 +396,10 @@ class IntegerPow(Elementwise):
     name = "integer_pow"
     jax_names = ("integer_pow",)
     exponent: int
+
+    @property
+    def has_pole(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.exponent < 0
 
     def samples(self) -> Iterator[Sample]:
         for n in (-3, -1, 0, 2, 5):

@@ -26,10 +26,11 @@ class Presence:
     """Which entries of a cotangent are there: a boolean array of its shape, or one boolean for all of it.
 
     `uniform` are axes along which all entries are known to be equal. `case` is `(which, i, outer)` for case i of a
-    select, of whose result `outer` is the presence.
+    select, of whose result `outer` is the presence. `by_chance` is a row in which all entries happen to be absent, as
+    those behind a relu may be: that is followed only where a pole is in sight.
     """
 
-    __slots__ = ("_atom", "_parents", "_rule", "case", "shape", "uniform")
+    __slots__ = ("_atom", "_parents", "_rule", "by_chance", "case", "shape", "uniform")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Presence:
         self.shape, self.uniform, self.case = shape, frozenset(uniform), case
         self._rule, self._parents = rule, tuple(parents)
         self._atom: Atom | None = None
+        self.by_chance = any([p.by_chance for p in parents])
 
     def read(self) -> Atom:
         """The mask, written now if it is not yet; not by recursion, as there may be any number of ancestors."""
@@ -181,7 +183,7 @@ def selected(which: Atom, i: int, outer: Presence | None) -> Presence:
 
     own = Presence(which.aval.shape, here, (), uniform)
     mask = own if outer is None else own.meet(outer, logical_and)
-    mask.case = (which, i, outer)
+    mask.case, mask.by_chance = (which, i, outer), False
     return mask
 
 
@@ -251,8 +253,10 @@ class _Select(Formula):
 def _simplify_select(b: Builder, which: Atom, *cases: Atom) -> Atom | None:
     if all([c == cases[0] for c in cases]):
         return cases[0]
-    if type(which) is Literal and len({c.aval.weak_type for c in cases}) == 1:
-        return cases[int(which.value)]
+    if type(which) is Literal:
+        picked = cases[int(which.value)]
+        same = picked.aval.weak_type == all([c.aval.weak_type for c in cases])
+        return picked if same and is_computed(b, picked) else None
     made = b.definition(which)
     if made is None:
         return None
@@ -261,6 +265,12 @@ def _simplify_select(b: Builder, which: Atom, *cases: Atom) -> Atom | None:
     if made.primitive is logical_not and which.aval.dtype == bool:
         return select_n(made.inputs[0], *reversed(cases))
     return None
+
+
+def is_computed(b: Builder, x: Atom) -> bool:
+    """Whether `x` is more than a constant: what is picked for good keeps the derivative that it had as a case."""
+    made = b.definition(x)
+    return made is not None and type(made.primitive) is not BroadcastInDim
 
 
 def _lower_select(which: Any, *cases: Any) -> Any:

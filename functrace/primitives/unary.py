@@ -54,17 +54,18 @@ one_minus_square = unary(
 exp = unary("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
 exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH)
 expm1 = unary("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
-log = unary("log", lax.log, lambda x, y: reciprocal(x), domain="positive", dtypes=BOTH)
+log = unary("log", lax.log, lambda x, y: reciprocal(x), has_pole=True, domain="positive", dtypes=BOTH)
 log2 = unary(
     "log2",
     lambda x: lax.log(x) * (1 / math.log(2)),
     lambda x, y: mul(reciprocal(x), 1 / math.log(2)),
+    has_pole=True,
     domain="positive",
     dtypes=BOTH,
 )
-log1p = unary("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH)
+log1p = unary("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), has_pole=True, domain="positive", dtypes=BOTH)
 sqrt = unary("sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)])
-rsqrt = unary("rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH)
+rsqrt = unary("rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), has_pole=True, domain="positive", dtypes=BOTH)
 cbrt = unary("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
 
 sin = unary("sin", lax.sin, lambda x, y: cos(x), dtypes=BOTH)
@@ -77,9 +78,9 @@ sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH)
 cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH)
 asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH)
 acosh = unary(
-    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), domain="above_one", dtypes=BOTH
+    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), has_pole=True, domain="above_one", dtypes=BOTH
 )
-atanh = unary("atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH)
+atanh = unary("atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), has_pole=True, domain="unit", dtypes=BOTH)
 
 tanh = unary("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
 logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16))

@@ -22,6 +22,7 @@ class Tape(Builder):
     """
 
     __slots__ = ("tangents", "unknown")
+    inputs_are_values = True
 
     def __init__(self):
         super().__init__()
