@@ -206,7 +206,9 @@ class Scan(Primitive):
         ]  # fmt: skip
         m_consts, m_carry, _ = cut(back.masked, *self.sizes)
         any_masks = [full(mask_of(v.aval), False) for v in select(tuple(m_consts), self.body.inputs[: self.consts])]
-        carry_masks = [mask_at_first(c, v.aval) for c, v, m in zip(ct_carry, self.body.outputs, m_carry, strict=False) if m]
+        carry_masks = [
+            mask_at_first(c, v.aval) for c, v, m in zip(ct_carry, self.body.outputs, m_carry, strict=False) if m
+        ]
         fixed = [x for x, f in zip(consts, l_consts, strict=True) if not f]
         entries = [x for x, f in zip(scanned, l_scanned, strict=True) if not f]
         carried = [*numbers, *sums, *cts, *any_masks, *carry_masks]
@@ -216,7 +218,7 @@ class Scan(Primitive):
         sizes = [len(group) for group in (numbers, sums, cts, any_masks, carry_masks)]
         _, ct_consts, ct_init, of_consts, of_init, rest = cut(outputs, *sizes)
         n = sum(back.ct_scanned)
-        found = scatter(back.ct_consts, ct_consts) + scatter(back.ct_carry, ct_init) + scatter(back.ct_scanned, rest[:n])
+        found = scatter((*back.ct_consts, *back.ct_carry, *back.ct_scanned), [*ct_consts, *ct_init, *rest[:n]])
         masks = scatter(back.masked, [*of_consts, *of_init, *rest[n:]])
         return [
             None if c is None or not flag else c if m is None else Masked(c, written(m, (m.aval.shape, frozenset())))
@@ -491,9 +493,9 @@ def reversed_body(
         with_ct, own = more, kept
     ct_consts, _, ct_scanned = (tuple(group) for group in cut(ct_in, consts, carry))
     ct_carry = with_ct[:carry]
+    from_outside = [False] * consts + [w and of is not None for w, of in zip(ct_carry, own, strict=False)]
     masked = tuple([
-        types is not None and (of is not None or (consts <= i < n and with_ct[i - consts] and own[i - consts] is not None))
-        for i, of in enumerate(there)
+        types is not None and (of is not None or (i < n and from_outside[i])) for i, of in enumerate(there)
     ])  # fmt: skip
     with Builder() as b:
         c, s, x = cut(body.inputs, consts, carry)
@@ -507,8 +509,8 @@ def reversed_body(
         carry_masks = [b.input(mask_of(v.aval)) for v in select(tuple(m_s), s)]
         entries = [copy_input(b, v) for v, f in zip(x, l_x, strict=True) if not f]
         ct_ys = [b.input(y.aval) for y in select(with_ct[carry:], body.outputs[carry:])]
-        given = [m for m, of, w in zip(scatter(tuple(m_s), carry_masks), own, with_ct, strict=False) if w and of is not None]
-        given += [b.input(Aval(of[0], np.dtype(bool))) for of, w in zip(own[carry:], with_ct[carry:], strict=True) if w and of]
+        given = select(tuple(from_outside[consts:]), scatter(tuple(m_s), carry_masks))
+        given += [b.input(Aval(of[0], np.dtype(bool))) for of in select(with_ct[carry:], own[carry:]) if of]
         operands = [*fixed, *numbers, *entries, *cts, *ct_ys, *given]
         results = scatter(tuple(ct_in), b.inline(back.program, operands))
         masks: list[Any] = [None] * len(linear)
@@ -523,7 +525,10 @@ def reversed_body(
         outputs += [
             zeros(v.aval) if r is None else r for v, r, f in zip(s, r_s, ct_carry, strict=True) if f
         ]
-        outputs += [logical_or(m, broadcast_to(p, m.aval.shape)) for m, p in zip(any_masks, select(tuple(m_c), p_c), strict=True)]
+        outputs += [
+            logical_or(m, broadcast_to(p, m.aval.shape))
+            for m, p in zip(any_masks, select(tuple(m_c), p_c), strict=True)
+        ]
         outputs += [
             full(mask_of(v.aval), False) if p is None else broadcast_to(p, v.aval.shape)
             for v, p, m in zip(s, p_s, m_s, strict=True) if m

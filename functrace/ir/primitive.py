@@ -176,8 +176,9 @@ class Primitive:
 
         By default all or nothing: nothing, if nothing is there in those of the results.
         """
-        masks = [c.there if type(c) is Masked else None for c in cts if c is not None]
-        return [None if None in masks else masks[0].whole(*masks[1:])] * len(xs)
+        given = [c for c in cts if c is not None]
+        masks = [c.there for c in given if type(c) is Masked]
+        return [masks[0].whole(*masks[1:]) if len(masks) == len(given) else None] * len(xs)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         """`(ys, ys_batched)` for operands whose batch axis, where they have one, is axis 0.

@@ -224,12 +224,14 @@ class DotGeneral(Bilinear):
         return [*enumerate(batch[i]), *[(n + before + k, axis) for k, axis in enumerate(free)]]
 
     def mixed_rows(self, i: int, mask: Any, x: Aval, other: Aval) -> Any:
-        pairs = sorted(self.in_common(i, x, other), key=lambda pair: pair[1])
-        kept = sorted([a for a, _ in pairs])
-        axes = tuple([a for a in range(len(mask.shape)) if a not in kept])
-        order = tuple([kept.index(a) for a, _ in pairs])
-        own = tuple([b for _, b in pairs])
-        rows = mask.then(x.shape, lambda m: broadcast_in_dim(transpose(any_along(m, axes), order), x.shape, own))
+        def rule(m: Atom) -> Atom:
+            pairs = sorted(self.in_common(i, x, other), key=lambda pair: pair[1])
+            kept = sorted([a for a, _ in pairs])
+            some = any_along(m, tuple([a for a in range(m.aval.ndim) if a not in kept]))
+            some = transpose(some, tuple([kept.index(a) for a, _ in pairs]))
+            return broadcast_in_dim(some, x.shape, tuple([b for _, b in pairs]))
+
+        rows = mask.then(x.shape, rule)
         rows.by_chance = True
         return rows
 

@@ -8,7 +8,7 @@ when something reads it: where entries that may hold garbage are about to be mix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from functrace.primitives.comparison import eq, logical_and, logical_not, logica
 from functrace.primitives.elementwise import F32, Formula, align, convert_element_type
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import BroadcastInDim, broadcast_to, transpose, zeros
+
+
+NOWHERE: frozenset[int] = frozenset()
 
 
 class Presence:
@@ -37,11 +40,11 @@ class Presence:
         shape: tuple[int, ...],
         rule: Callable[..., Atom],
         parents: Sequence[Presence] = (),
-        uniform: Sequence[int] = (),
+        uniform: Collection[int] = (),
         case: Any = None,
     ):
         """`rule` writes the mask, given those of the parents."""
-        self.shape, self.uniform, self.case = shape, frozenset(uniform), case
+        self.shape, self.uniform, self.case = shape, frozenset(uniform) if uniform else NOWHERE, case
         self._rule, self._parents = rule, tuple(parents)
         self._atom: Atom | None = None
         self.by_chance = any([p.by_chance for p in parents])

@@ -46,7 +46,7 @@ def plus(x: Cotangent, y: Cotangent) -> Cotangent:
 
 def cleaned(ct: Cotangent) -> Atom:
     """A cotangent with zeros where it is absent."""
-    return ct.clean() if type(ct) is Masked else ct
+    return ct.clean() if isinstance(ct, Masked) else ct
 
 
 def pull(
