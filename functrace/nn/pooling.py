@@ -24,7 +24,6 @@ def max_pool(
     window: Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
-    dilation: int | Sequence[int] = 1,
 ) -> Array:
     """The largest element of each window. The gradient goes to the first one that is largest.
 
@@ -34,7 +33,6 @@ def max_pool(
       strides: how far windows are apart; by default the window, so that they touch.
       padding: "VALID", "SAME", one number for all ends, or for each spatial axis a number or a pair (before, after);
         less than the window. No padding is ever the largest.
-      dilation: how far the elements of a window are apart.
     Returns:
       An array of the dtype of x.
     Raises:
@@ -49,10 +47,10 @@ def max_pool(
     if fnp.issubdtype(x.dtype, fnp.floating):
         lowest = -np.inf
     elif fnp.issubdtype(x.dtype, fnp.integer):
-        lowest = fnp.iinfo(x.dtype).min
+        lowest = int(fnp.iinfo(x.dtype).min)
     else:
         raise failure(DtypeError, "max_pool", f"x has dtype {x.dtype}; a floating one or integers were expected.")
-    return _pool("max_pool", x, fnp.asarray(lowest, x.dtype), lax.max, window, strides, padding, dilation)
+    return _pool("max_pool", x, lowest, lax.max, window, strides, padding)
 
 
 def avg_pool(
@@ -83,12 +81,11 @@ def avg_pool(
     [[1.0, 2.0], [5.0, 6.0]]
     """
     x = inexact("avg_pool", x)
-    zero = fnp.zeros((), x.dtype)
-    total = _pool("avg_pool", x, zero, lax.add, window, strides, padding, 1)
+    total = _pool("avg_pool", x, 0.0, lax.add, window, strides, padding)
     if count_padding:
         return total / np.prod(window)
     ones = fnp.ones((*x.shape[-len(window) - 1 : -1], 1), x.dtype)
-    return total / _pool("avg_pool", ones, zero, lax.add, window, strides, padding, 1)
+    return total / _pool("avg_pool", ones, 0.0, lax.add, window, strides, padding)
 
 
 def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int]) -> Array:
@@ -184,37 +181,30 @@ def flatten(x: ArrayLike, *, batch_axes: int = 1) -> Array:
     return x.reshape(*x.shape[:batch_axes], int(np.prod(x.shape[batch_axes:])))
 
 
-def _pool(
-    owner: str, x: Any, start: Any, combine: Any, window: Any, strides: Any, padding: Padding, dilation: Any
-) -> Any:
+def _pool(owner: str, x: Any, start: Any, combine: Any, window: Any, strides: Any, padding: Padding) -> Any:
     """`lax.reduce_window` over the spatial axes, the last ones but one."""
     window = counts(owner, "window", window)
     axes = len(window)
     strides = window if strides is None else for_each(owner, "strides", strides, axes)
-    dilation = for_each(owner, "dilation", dilation, axes)
     spatial = _sizes(owner, x, axes)
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    pairs = pads(owner, padding, axes, lambda i: same_pads(spatial[i], spans[i], strides[i]))
-    for n, pair, span in zip(spatial, pairs, spans, strict=True):
-        if n + sum(pair) < span:
+    pairs = pads(owner, padding, axes, lambda i: same_pads(spatial[i], window[i], strides[i]))
+    for n, pair, size in zip(spatial, pairs, window, strict=True):
+        if n + sum(pair) < size:
             raise failure(
                 ArgumentError,
                 owner,
-                f"x has shape {x.shape} and window {window} spans {tuple(spans)}; it is larger than the spatial axes "
+                f"x has shape {x.shape} and window {window} is larger than the spatial axes "
                 f"{spatial} with padding {pairs}. Pad more, take a smaller window, or a global or an adaptive pool.",
             )
-        if max(pair) >= span:
+        if max(pair) >= size:
             raise failure(
                 ArgumentError,
                 owner,
-                f"padding {pairs} is as large as window {window}, which spans {tuple(spans)}; some windows would hold "
-                "padding only.",
+                f"padding {pairs} is as large as window {window}; some windows would hold padding only.",
             )
     lead = x.ndim - axes - 1
     around = lambda middle, end: (*[end] * lead, *middle, end)
-    return lax.reduce_window(
-        x, start, combine, around(window, 1), around(strides, 1), around(pairs, (0, 0)), None, around(dilation, 1)
-    )
+    return lax.reduce_window(x, start, combine, around(window, 1), around(strides, 1), around(pairs, (0, 0)))
 
 
 def _adaptive(owner: str, x: Any, output_size: Any, reduce: Callable[..., Any], **options: Any) -> Any:
