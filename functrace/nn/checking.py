@@ -7,7 +7,8 @@ A message begins with the layer's place in the model, which is the `named_scope`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from functrace import numpy as fnp, random
@@ -64,7 +65,7 @@ def for_each(owner: str, name: str, value: Any, axes: int) -> Sizes:
 
 def number_between(owner: str, name: str, value: Any, low: float, high: float) -> float:
     """A number of that range, ends included."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
         limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
         raise failure(ArgumentError, owner, f"{name} is {value!r}; a number {limit} was expected.")
     return float(value)
@@ -121,15 +122,26 @@ def channels_last(owner: str, x: Any, channels: int, spatial: int, beside: str) 
     raise failure(ShapeError, owner, f"x has shape {x.shape}; [{expected}] was expected, to fit {beside}.{remedy}")
 
 
-def parameters(owner: str, params: Any, shapes: Mapping[str, Sizes], role: str = "params") -> list[Any]:
-    """The arrays of those names and shapes out of a layer's params or state, in that order."""
-    if not isinstance(params, Mapping) or set(params) != set(shapes):
-        came = f"keys {sorted(map(str, params))}" if isinstance(params, Mapping) else f"a {type(params).__name__}"
+def check_keys(owner: str, role: str, given: Any, expected: Iterable[str]) -> None:
+    """Params or state must be a dict with just those keys."""
+    if not isinstance(given, Mapping) or set(given) != set(expected):
         raise failure(
             ArgumentError,
             owner,
-            f"{role} are {came}; a dict with keys {sorted(shapes)} was expected: give those that init(key) made.",
+            f"{keys_of(role, given)}; a dict with keys {sorted(expected)} was expected. Give what init(key) made.",
         )
+
+
+def keys_of(role: str, given: Any) -> str:
+    """What came, where a dict was expected."""
+    if isinstance(given, Mapping):
+        return f"the keys of {role} are {sorted(map(str, given))}"
+    return f"{role} came as a {type(given).__name__}"
+
+
+def parameters(owner: str, params: Any, shapes: Mapping[str, Sizes], role: str = "params") -> list[Any]:
+    """The arrays of those names and shapes out of a layer's params or state, in that order."""
+    check_keys(owner, role, params, shapes)
     for name, shape in shapes.items():
         if fnp.shape(params[name]) != shape:
             raise failure(

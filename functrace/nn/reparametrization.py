@@ -8,7 +8,7 @@ from typing import Any
 
 from functrace import lax, numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError
-from functrace.nn.checking import count, failure, number_between, parameters
+from functrace.nn.checking import count, failure, keys_of, number_between, parameters
 from functrace.nn.layer import Layer, StatefulLayer
 from functrace.nn.scoping import scoped
 
@@ -122,18 +122,21 @@ def spectral_norm(
 def _check_layer(owner: str, layer: Any) -> None:
     """A Layer and nothing else."""
     if not isinstance(layer, Layer):
-        came = f"the StatefulLayer {layer.name!r}" if isinstance(layer, StatefulLayer) else f"a {type(layer).__name__}"
+        came = (
+            f"the StatefulLayer {layer.name!r}"
+            if isinstance(layer, StatefulLayer)
+            else f"of type {type(layer).__name__}"
+        )
         raise failure(DtypeError, owner, f"layer is {came}; a Layer with a kernel, such as dense or conv, expected.")
 
 
 def _taken(owner: str, params: Any, part: str) -> tuple[Any, dict[str, Any]]:
     """One of the params, and the others."""
     if not isinstance(params, Mapping) or part not in params:
-        came = f"keys {sorted(map(str, params))}" if isinstance(params, Mapping) else f"a {type(params).__name__}"
         raise failure(
             ArgumentError,
             owner,
-            f"params are {came}; {part!r} was expected among them. Wrap each dense or conv by itself, before "
+            f"{keys_of('params', params)}; {part!r} was expected among them. Wrap each dense or conv by itself, before "
             "`sequential`, or say what its kernel is called by `parameter`.",
         )
     return fnp.asarray(params[part]), {name: value for name, value in params.items() if name != part}

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from functrace.errors import ArgumentError
 from functrace.nn.activations import relu
-from functrace.nn.checking import failure
+from functrace.nn.checking import count, failure
 from functrace.nn.composition import combine, sequential
 from functrace.nn.convolution import conv
 from functrace.nn.dense import dense
@@ -102,6 +102,7 @@ def _resnet(
     """A stem, stages of blocks of which the first of each halves the image, and a head."""
     if stem not in ("large", "small"):
         raise failure(ArgumentError, name, f"stem is {stem!r}; 'large' or 'small' was expected.")
+    classes, channels = count(name, "classes", classes), count(name, "channels", channels)
     convolution = partial(conv, use_bias=False, kernel_init=HE_NORMAL, dtype=dtype)
     norm = partial(batch_norm, dtype=dtype)
     if stem == "large":
