@@ -18,10 +18,10 @@ from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.nn.activations import prelu
 from functrace.nn.checking import channels_last, check_keys, count, failure, inexact, initial, parameters
 from functrace.nn.initializers import constant
-from functrace.nn.layer import Layer, StatefulLayer
+from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
 from functrace.nn.scoping import renamed, scoped
 
-Part = Layer | StatefulLayer | Callable[..., Any]
+Part = Layer | StatefulLayer | SequenceLayer | Callable[..., Any]
 
 
 def as_layer(function: Callable[..., Any], *, name: str | None = None, **options: Any) -> Layer:
@@ -245,6 +245,8 @@ def _layer(owner: str, part: str, given: Any) -> Any:
     """What was given, as a layer."""
     if isinstance(given, Layer | StatefulLayer):
         return given
+    if isinstance(given, SequenceLayer):
+        return Layer(given.init, given.apply, given.name)
     if callable(given):
         return as_layer(given)
     raise failure(
