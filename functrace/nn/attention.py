@@ -51,8 +51,8 @@ def multi_head_attention(
         apply(params, x, state=state)       (y, state), where the positions of x follow those that the state has seen
 
     The state is the cache of a causal layer: `{"key": k, "value": v, "position": p}`, where k and v are
-    `[..., length, heads, features / heads]`, filled up to p, an int32; s above is then its length. A query that may look
-    nowhere gives the output's bias. The softmax is computed in float32 at least.
+    `[..., length, heads, features / heads]`, filled up to p, an int32; s above is then its length. A query that may
+    look nowhere gives the output's bias. The softmax is computed in float32 at least.
 
     Args:
       features: the length of the last axis of x and y.
@@ -95,8 +95,8 @@ def multi_head_attention(
     width = features // heads
     if rotary_base is not None and width % 2:
         raise failure(
-            ArgumentError, OWNER, f"features is {features} and heads {heads}, so that a head has {width}; rotary positions "
-            "turn pairs, and an even number was expected.",
+            ArgumentError, OWNER, f"features is {features} and heads {heads}: {width} for each. Rotary positions turn "
+            "pairs, and an even number was expected.",
         )  # fmt: skip
     options = {"use_bias": use_bias, "dtype": dtype}
     parts: dict[str, Part] = {

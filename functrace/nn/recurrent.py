@@ -183,7 +183,7 @@ def _recurrent(
         x = channels_last(owner, x, in_features, 1, f"params['layer_0']['input'] of shape {(in_features, columns)}")
         check_keys(owner, "params", params, every)
         if state is not None and bidirectional:
-            raise failure(ArgumentError, owner, "state was given, and the layer is bidirectional: give whole sequences.")
+            raise failure(ArgumentError, owner, "state was given to a bidirectional layer; give it whole sequences.")
         given = start(x.shape[:-2], dtype=x.dtype) if state is None else checked(state, x.shape[:-2])
         later = {}
         for number, row in enumerate(names):
