@@ -148,6 +148,8 @@ def multi_head_attention(
             )  # fmt: skip
         if state is not None and not causal:
             raise failure(ArgumentError, OWNER, "state was given to a layer that is not causal; give causal=True.")
+        if state is not None:
+            check_keys(OWNER, "state", state, ("key", "value", "position"))
         drop = lambda weights: weights_dropout.apply({}, weights, training=training, key=key)
         return inner.apply(params, x, context, training=training, mask=mask, state=state, drop=drop)
 
@@ -169,7 +171,6 @@ def attend(q: Any, k: Any, v: Any, seen: Any, drop: Callable[[Any], Any]) -> Any
 
 def extended(state: Any, k: Any, v: Any) -> tuple[Any, Any]:
     """The cache with more keys and values, and whether there was room."""
-    check_keys(OWNER, "state", state, ("key", "position", "value"))
     position, length, more = state["position"], fnp.shape(state["key"])[-3], k.shape[-3]
     wanted = (*k.shape[:-3], length, *k.shape[-2:])
     parameters(OWNER, state, {"key": wanted, "value": wanted, "position": ()}, "state")

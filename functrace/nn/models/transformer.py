@@ -12,7 +12,7 @@ from functrace import lax, numpy as fnp, random
 from functrace.errors import ArgumentError
 from functrace.nn.activations import gelu
 from functrace.nn.attention import multi_head_attention
-from functrace.nn.checking import count, failure, number_between
+from functrace.nn.checking import check_keys, count, failure, number_between
 from functrace.nn.composition import Part, combine
 from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
@@ -169,6 +169,8 @@ def transformer_lm(
         tokens: Any, *, embedding: Any, norm: Any, dropout: Any, positions: Any = None, output: Any = None,
         mask: Any = None, state: Any = None, **blocks: Any,
     ) -> Any:  # fmt: skip
+        if state is not None:
+            check_keys(owner, "state", state, blocks)
         x = embedding(tokens)
         if positions is not None:
             if x.shape[-2] > length:
