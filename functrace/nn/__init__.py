@@ -41,7 +41,7 @@ from functrace.nn.activations import (
     standardize,
     swish,
 )
-from functrace.nn.composition import as_layer, combine, prelu_layer, residual, sequential
+from functrace.nn.composition import as_layer, combine, prelu_layer, remat, residual, sequential
 from functrace.nn.convolution import conv, conv_transpose
 from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
@@ -83,7 +83,7 @@ __all__ = [
     "global_avg_pool", "global_max_pool", "glu", "group_norm", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
     "huber", "identity", "initializers", "instance_norm", "layer_norm", "leaky_relu", "log1mexp", "log_sigmoid",
     "log_softmax", "logmeanexp", "logsumexp", "max_pool", "mish", "mlp", "mse", "one_hot", "prelu", "prelu_layer",
-    "relu", "relu6", "residual", "resnet18", "resnet50", "rms_norm", "selu", "sequential", "sigmoid",
+    "relu", "relu6", "remat", "residual", "resnet18", "resnet50", "rms_norm", "selu", "sequential", "sigmoid",
     "sigmoid_binary_cross_entropy", "silu", "soft_sign", "softmax", "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels", "softplus", "sparse_plus", "sparse_sigmoid", "spectral_norm",
     "squared_error", "squareplus", "standardize", "swish", "tanh", "weight_norm",

@@ -19,7 +19,8 @@ from functrace.nn.activations import prelu
 from functrace.nn.checking import channels_last, check_keys, count, failure, inexact, initial, parameters
 from functrace.nn.initializers import constant
 from functrace.nn.layer import Layer, StatefulLayer
-from functrace.nn.scoping import renamed, scoped
+from functrace.nn.scoping import AnyLayer, Scoped, renamed, scoped, unscoped
+from functrace.transforms import checkpoint
 
 Part = Layer | StatefulLayer | Callable[..., Any]
 
@@ -96,8 +97,8 @@ def combine(parts: Mapping[str, Part], forward: Callable[..., Any], *, name: str
 
     Params, states and keys of the parts are handed to them and gathered again; `forward` is the wiring and nothing
     else. A part may be called more than once: it then shares its params, goes on from the state that the call before
-    left, and gets another key. A transform such as `checkpoint` goes around a part's own `apply`, not around
-    the call of a part with state, which would be lost in it.
+    left, and gets another key. A transform goes around a layer, as `remat` does, not around the call of a part
+    with state, which would be lost in it.
 
     Args:
       parts: layers by name; a function stands for `as_layer` of itself.
@@ -239,6 +240,31 @@ def residual(layer: Part, shortcut: Part | None = None, *, name: str = "residual
         return y + around
 
     return combine(parts, forward, name=name)
+
+
+def remat(layer: AnyLayer, **options: Any) -> AnyLayer:
+    """The layer whose inner values are not kept for the backward pass but computed again: `checkpoint` of its `apply`.
+
+    Args:
+      layer: a layer.
+      **options: those of `functrace.checkpoint`, such as `policy`.
+    Returns:
+      A layer of the same kind, name, params and state.
+    Raises:
+      DtypeError: `layer` is not a layer.
+    Source: Chen et al., Training deep nets with sublinear memory cost, arXiv:1604.06174.
+
+    >>> from functrace import nn
+    >>> model = nn.sequential(*[nn.remat(nn.mlp((8, 32, 8))) for _ in range(3)])
+    """
+    if not isinstance(layer, Layer | StatefulLayer):
+        raise failure(DtypeError, "remat", f"layer is of type {type(layer).__name__}; a layer was expected.")
+    inner = unscoped(layer).apply
+
+    def apply(*args: Any, training: bool = False, key: Any = None, **kwargs: Any) -> Any:
+        return checkpoint(partial(inner, training=training), **options)(*args, key=key, **kwargs)
+
+    return layer._replace(apply=Scoped(apply, layer.name))
 
 
 def _layer(owner: str, part: str, given: Any) -> Any:
