@@ -41,10 +41,11 @@ from functrace.nn.activations import (
     standardize,
     swish,
 )
-from functrace.nn.composition import as_layer, combine, prelu_layer, remat, residual, sequential
+from functrace.nn.composition import combine, remat, residual, sequential
 from functrace.nn.convolution import conv, conv_transpose
 from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
+from functrace.nn.functions import as_layer, prelu_layer
 from functrace.nn.layer import Layer, StatefulLayer
 from functrace.nn.lifted import (
     dot_product_attention,
