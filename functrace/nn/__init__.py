@@ -42,11 +42,12 @@ from functrace.nn.activations import (
     swish,
 )
 from functrace.nn.attention import multi_head_attention
-from functrace.nn.composition import as_layer, combine, prelu_layer, residual, sequential
+from functrace.nn.composition import combine, remat, residual, sequential
 from functrace.nn.convolution import conv, conv_transpose
 from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
 from functrace.nn.embedding import embedding, rotary
+from functrace.nn.functions import as_layer, prelu_layer
 from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
 from functrace.nn.lifted import (
     dot_product_attention,
@@ -86,8 +87,8 @@ __all__ = [
     "embedding", "flatten", "gelu", "generate", "global_avg_pool", "global_max_pool", "glu", "group_norm", "gru",
     "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "huber", "identity", "initializers", "instance_norm",
     "layer_norm", "leaky_relu", "log1mexp", "log_sigmoid", "log_softmax", "logmeanexp", "logsumexp", "lstm", "max_pool",
-    "mish", "mlp", "mse", "multi_head_attention", "one_hot", "prelu", "prelu_layer", "relu", "relu6", "residual",
-    "resnet18", "resnet50", "rms_norm", "rnn", "rotary", "selu", "sequential", "sigmoid",
+    "mish", "mlp", "mse", "multi_head_attention", "one_hot", "prelu", "prelu_layer", "relu", "relu6", "remat",
+    "residual", "resnet18", "resnet50", "rms_norm", "rnn", "rotary", "selu", "sequential", "sigmoid",
     "sigmoid_binary_cross_entropy", "silu", "soft_sign", "softmax", "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels", "softplus", "sparse_plus", "sparse_sigmoid", "spectral_norm",
     "squared_error", "squareplus", "standardize", "swish", "tanh", "transformer_block", "transformer_lm", "weight_norm",

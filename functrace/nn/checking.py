@@ -39,14 +39,12 @@ def count(owner: str, name: str, value: Any) -> int:
     return value.__index__()
 
 
-def counts(owner: str, name: str, value: Any) -> Sizes:
-    """Whole numbers of at least 1, one for each spatial axis."""
+def counts(
+    owner: str, name: str, value: Any, what: str = "a size for each spatial axis, such as (3, 3) for images"
+) -> Sizes:
+    """A tuple of whole numbers of at least 1; `what` tells of what."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise failure(
-            ArgumentError,
-            owner,
-            f"{name} is {value!r}; a tuple with a size for each spatial axis was expected, such as (3, 3) for images.",
-        )
+        raise failure(ArgumentError, owner, f"{name} is {value!r}; a tuple was expected: {what}.")
     return tuple([count(owner, name, size) for size in value])
 
 

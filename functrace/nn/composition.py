@@ -15,80 +15,13 @@ from typing import Any, overload
 
 from functrace import numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError, ShapeError
-from functrace.nn.activations import prelu
-from functrace.nn.checking import channels_last, check_keys, count, failure, inexact, initial, parameters
-from functrace.nn.initializers import constant
+from functrace.nn.checking import check_keys, failure
+from functrace.nn.functions import as_layer
 from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
-from functrace.nn.scoping import renamed, scoped
+from functrace.nn.scoping import AnyLayer, Scoped, renamed, scoped, unscoped
+from functrace.transforms import checkpoint
 
 Part = Layer | StatefulLayer | SequenceLayer | Callable[..., Any]
-
-
-def as_layer(function: Callable[..., Any], *, name: str | None = None, **options: Any) -> Layer:
-    """The layer without params that applies a function of arrays: an activation, a pool, a reshape.
-
-    Args:
-      function: of x, and of `options`.
-      name: what errors and reports call it; by default the function's own name.
-      **options: keyword arguments for the function.
-    Returns:
-      A Layer whose params are `{}`.
-    Raises:
-      DtypeError: `function` cannot be called.
-
-    >>> from functrace import nn
-    >>> pool = nn.as_layer(nn.max_pool, window=(2, 2))
-    >>> pool.name
-    'max_pool'
-    """
-    if not callable(function):
-        raise failure(
-            DtypeError, "as_layer", f"function is of type {type(function).__name__}; a function was expected."
-        )
-    named = function
-    while isinstance(named, partial):
-        named = named.func
-    own = getattr(named, "__name__", type(named).__name__)
-
-    def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
-        return function(x, **options)
-
-    return scoped(Layer(lambda key: {}, apply, name or own.strip("<>")))
-
-
-def prelu_layer(channels: int = 1, *, slope: float = 0.25, dtype: Any = None, name: str = "prelu") -> Layer:
-    """The layer `nn.prelu(x, slope)` with a slope that is learned, one for each channel or one for all.
-
-    Params: `{"slope": [channels]}`.
-
-    Args:
-      channels: the length of the last axis of x, or 1 for one slope for all.
-      slope: at first.
-      dtype: of the params; by default the default floating one.
-      name: what errors and reports call it.
-    Returns:
-      A Layer from `[..., channels]` to the same.
-    Raises:
-      ArgumentError: `channels` is not at least 1.
-      ShapeError: from `apply`, when x or params do not fit.
-    Source: He et al., Delving deep into rectifiers, ICCV 2015.
-
-    >>> from functrace import nn, numpy as fnp, random
-    >>> layer = nn.prelu_layer()
-    >>> layer.apply(layer.init(random.key(0)), fnp.array([-4.0, 2.0])).tolist()
-    [-1.0, 2.0]
-    """
-    shape = (count("prelu", "channels", channels),)
-    parts = {"slope": (shape, constant(slope))}
-
-    def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
-        (learned,) = parameters("prelu", params, {"slope": shape})
-        x = inexact("prelu", x)
-        if channels != 1:
-            channels_last("prelu", x, channels, 0, f"params['slope'] of shape {shape}")
-        return prelu(x, learned)
-
-    return scoped(Layer(lambda key: initial(key, parts, dtype), apply, name))
 
 
 def combine(parts: Mapping[str, Part], forward: Callable[..., Any], *, name: str = "combine") -> Layer | StatefulLayer:
@@ -96,8 +29,8 @@ def combine(parts: Mapping[str, Part], forward: Callable[..., Any], *, name: str
 
     Params, states and keys of the parts are handed to them and gathered again; `forward` is the wiring and nothing
     else. A part may be called more than once: it then shares its params, goes on from the state that the call before
-    left, and gets another key. A transform such as `checkpoint` goes around a part's own `apply`, not around
-    the call of a part with state, which would be lost in it.
+    left, and gets another key. A transform goes around a layer, as `remat` does, not around the call of a part
+    with state, which would be lost in it.
 
     Args:
       parts: layers by name; a function stands for `as_layer` of itself.
@@ -239,6 +172,31 @@ def residual(layer: Part, shortcut: Part | None = None, *, name: str = "residual
         return y + around
 
     return combine(parts, forward, name=name)
+
+
+def remat(layer: AnyLayer, **options: Any) -> AnyLayer:
+    """The layer whose inner values are not kept for the backward pass but computed again: `checkpoint` of its `apply`.
+
+    Args:
+      layer: a layer.
+      **options: those of `functrace.checkpoint`, such as `policy`.
+    Returns:
+      A layer of the same kind, name, params and state.
+    Raises:
+      DtypeError: `layer` is not a layer.
+    Source: Chen et al., Training deep nets with sublinear memory cost, arXiv:1604.06174.
+
+    >>> from functrace import nn
+    >>> model = nn.sequential(*[nn.remat(nn.mlp((8, 32, 8))) for _ in range(3)])
+    """
+    if not isinstance(layer, Layer | StatefulLayer | SequenceLayer):
+        raise failure(DtypeError, "remat", f"layer is of type {type(layer).__name__}; a layer was expected.")
+    inner = unscoped(layer).apply
+
+    def apply(*args: Any, training: bool = False, key: Any = None, **kwargs: Any) -> Any:
+        return checkpoint(partial(inner, training=training), **options)(*args, key=key, **kwargs)
+
+    return layer._replace(apply=Scoped(apply, layer.name))
 
 
 def _layer(owner: str, part: str, given: Any) -> Any:

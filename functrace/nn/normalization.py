@@ -73,7 +73,7 @@ def batch_norm(
     def apply(params: Any, state: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
         affine = dict(zip(parts, parameters(owner, params, {part: shape for part in parts}), strict=True))
         running = parameters(owner, state, {"mean": shape, "variance": shape}, "state")
-        x = _floating(owner, channels_last(owner, x, shape[0], 0, f"features of shape {shape}"))
+        x = _channels(owner, x, shape[0], 1)
         if not training:
             return _normalise(x, running[0], running[1], epsilon, affine), state
         values = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
@@ -253,7 +253,11 @@ def _over_last_axes(
     owner: str, features: Any, epsilon: float, use_scale: bool, use_bias: bool, dtype: Any, name: str, normalise: Any
 ) -> Layer:
     """A layer that normalises each example over its last axes, and whose params have the shape of those."""
-    shape = (count(owner, "features", features),) if isinstance(features, int) else counts(owner, "features", features)
+    shape = (
+        (count(owner, "features", features),)
+        if isinstance(features, int)
+        else counts(owner, "features", features, "the last axes")
+    )
     epsilon = number_between(owner, "epsilon", epsilon, 0, math.inf)
     parts = _affine(shape, use_scale, use_bias)
 
@@ -297,7 +301,7 @@ def _grouped(
 
     def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
         affine = dict(zip(parts, parameters(owner, params, {part: shape for part in parts}), strict=True))
-        x = _floating(owner, channels_last(owner, x, features, batch_axes, f"features of shape {shape}"))
+        x = _channels(owner, x, features, batch_axes)
         if math.prod(x.shape[batch_axes:-1]) * (features // groups) == 1:
             raise failure(
                 ArgumentError,
@@ -318,6 +322,12 @@ def _affine(shape: Sizes, use_scale: bool, use_bias: bool) -> Parts:
     """The params that are wanted, with shape and initialiser."""
     wanted = {"scale": (use_scale, ones), "bias": (use_bias, zeros)}
     return {part: (shape, init) for part, (use, init) in wanted.items() if use}
+
+
+def _channels(owner: str, x: Any, features: int, batch_axes: int) -> Any:
+    """`x` as a floating array `[batch, *spatial, features]`."""
+    spatial = max(fnp.ndim(x) - batch_axes - 1, 0)
+    return _floating(owner, channels_last(owner, x, features, spatial, f"params of shape {(features,)}"))
 
 
 def _floating(owner: str, x: Any) -> Any:

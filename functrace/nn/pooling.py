@@ -81,11 +81,14 @@ def avg_pool(
     [[1.0, 2.0], [5.0, 6.0]]
     """
     x = inexact("avg_pool", x)
-    total = _pool("avg_pool", x, 0.0, lax.add, window, strides, padding)
+    wide = x.astype(fnp.promote_types(x.dtype, fnp.float32))
+    total = _pool("avg_pool", wide, 0.0, lax.add, window, strides, padding)
     if count_padding:
-        return total / np.prod(window)
-    ones = fnp.ones((*x.shape[-len(window) - 1 : -1], 1), x.dtype)
-    return total / _pool("avg_pool", ones, 0.0, lax.add, window, strides, padding)
+        members = np.prod(window)
+    else:
+        ones = fnp.ones((*x.shape[-len(window) - 1 : -1], 1), wide.dtype)
+        members = _pool("avg_pool", ones, 0.0, lax.add, window, strides, padding)
+    return (total / members).astype(x.dtype)
 
 
 def adaptive_max_pool(x: ArrayLike, output_size: Sequence[int]) -> Array:

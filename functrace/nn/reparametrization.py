@@ -10,7 +10,7 @@ from functrace import lax, numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError
 from functrace.nn.checking import count, failure, keys_of, number_between, parameters
 from functrace.nn.layer import Layer, StatefulLayer
-from functrace.nn.scoping import scoped
+from functrace.nn.scoping import scoped, unscoped
 
 FIRST_ITERATIONS = 15  # of the power method before training, as in PyTorch
 
@@ -37,7 +37,7 @@ def weight_norm(layer: Layer, *, parameter: str = "kernel", name: str | None = N
     >>> {part: array.shape for part, array in sorted(params.items())}
     {'bias': (2,), 'direction': (3, 2), 'magnitude': (2,)}
     """
-    _check_layer("weight_norm", layer)
+    layer = unscoped(_checked("weight_norm", layer))
 
     def init(key: Any) -> Any:
         kernel, rest = _taken("weight_norm", layer.init(key), parameter)
@@ -85,7 +85,7 @@ def spectral_norm(
     0.333
     """
     owner = "spectral_norm"
-    _check_layer(owner, layer)
+    layer = unscoped(_checked(owner, layer))
     count(owner, "iterations", iterations)
     number_between(owner, "epsilon", epsilon, 0, math.inf)
 
@@ -119,8 +119,8 @@ def spectral_norm(
     return scoped(StatefulLayer(init, apply, name or layer.name))
 
 
-def _check_layer(owner: str, layer: Any) -> None:
-    """A Layer and nothing else."""
+def _checked(owner: str, layer: Any) -> Layer:
+    """The layer, which must be a Layer and nothing else."""
     if not isinstance(layer, Layer):
         came = (
             f"the StatefulLayer {layer.name!r}"
@@ -128,6 +128,7 @@ def _check_layer(owner: str, layer: Any) -> None:
             else f"of type {type(layer).__name__}"
         )
         raise failure(DtypeError, owner, f"layer is {came}; a Layer with a kernel, such as dense or conv, expected.")
+    return layer
 
 
 def _taken(owner: str, params: Any, part: str) -> tuple[Any, dict[str, Any]]:

@@ -31,5 +31,11 @@ def scoped(layer: AnyLayer) -> AnyLayer:
 
 def renamed(layer: AnyLayer, name: str) -> AnyLayer:
     """The layer under another name: its scope is that name, instead of and not within the old one."""
-    init, apply = [Scoped(f.function if isinstance(f, Scoped) else f, name) for f in (layer.init, layer.apply)]
-    return layer._replace(init=init, apply=apply, name=name)
+    bare = unscoped(layer)
+    return layer._replace(init=Scoped(bare.init, name), apply=Scoped(bare.apply, name), name=name)
+
+
+def unscoped(layer: AnyLayer) -> AnyLayer:
+    """The layer without a scope, to stand within another that takes over its name."""
+    init, apply = [f.function if isinstance(f, Scoped) else f for f in (layer.init, layer.apply)]
+    return layer._replace(init=init, apply=apply)

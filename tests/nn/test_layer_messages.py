@@ -24,7 +24,7 @@ MLP = {"dense_0": DENSE, "relu": {}, "dense_1": {"kernel": zeros(3, 2), "bias": 
         # What a layer is made of.
         (lambda: nn.dense(-1, 3), ArgumentError, r"^dense: in_features is -1; a whole number of at least 1 was"),
         (lambda: nn.dense(3, 2.5), ArgumentError, r"^dense: out_features is 2.5; a whole number"),
-        (lambda: nn.conv(3, 8, 3), ArgumentError, r"^conv: kernel_size is 3; a tuple with a size for each spatial"),
+        (lambda: nn.conv(3, 8, 3), ArgumentError, r"^conv: kernel_size is 3; a tuple was expected: a size for each"),
         (lambda: nn.conv(3, 8, (3, 0)), ArgumentError, r"^conv: kernel_size is 0; a whole number of at least 1"),
         (lambda: nn.conv(3, 8, (3, 3), strides=(1,)), ArgumentError, r"^conv: strides is \(1,\); one number, or 2"),
         (lambda: nn.conv(3, 8, (3, 3), padding="FULL"), ArgumentError, r"^conv: padding is 'FULL'; 'SAME', 'VALID'"),
@@ -144,7 +144,17 @@ MLP = {"dense_0": DENSE, "relu": {}, "dense_1": {"kernel": zeros(3, 2), "bias": 
             ArgumentError,
             r"^batch_norm: the keys of state are \['mean'\]; a dict with keys \['mean', 'variance'\]",
         ),
-        (lambda: nn.batch_norm(4).apply(NORM, STATE, zeros(2, 3)), ShapeError, r"^batch_norm: x has shape \(2, 3\)"),
+        (
+            lambda: nn.batch_norm(4).apply(NORM, STATE, zeros(2, 4, 9, 9)),
+            ShapeError,
+            r"^batch_norm: x has shape \(2, 4, 9, 9\); \[..., spatial, spatial, 4\] was expected, to fit params of "
+            r"shape \(4,\). Its channels stand before the spatial axes: give fnp.moveaxis\(x, -3, -1\)",
+        ),
+        (
+            lambda: nn.mlp(3),
+            ArgumentError,
+            r"^mlp: widths is 3; a tuple was expected: the widths from inputs to outputs",
+        ),
         (
             lambda: nn.layer_norm((3, 4)).apply({"scale": zeros(3, 4), "bias": zeros(3, 4)}, zeros(2, 4, 4)),
             ShapeError,

@@ -314,7 +314,7 @@ def test_names_and_scopes():
         nn.residual(nn.sequential(nn.dense(4, 4), lambda x: x * 2)),
         nn.dense(4, 3, name="head"),
         partial(nn.leaky_relu, negative_slope=0.1),
-        nn.dense(3, 3),
+        nn.weight_norm(nn.dense(3, 3)),
         name="net",
     )
     params = filled(model)
@@ -323,9 +323,15 @@ def test_names_and_scopes():
     program = ft.make_program(ft.grad(lambda params, x: model.apply(params, x).sum()))(params, normal(2, 4))
     scopes = {eqn.source.scope for eqn in program.equations if eqn.source is not None}
     assert {
-        "net/dense_0", "net/relu", "net/residual/layer/dense", "net/residual/layer/lambda", "net/head",
-        "net/leaky_relu", "net/dense_1",
-    } <= scopes  # fmt: skip
+        "net/dense_0",
+        "net/relu",
+        "net/residual/layer/dense",
+        "net/residual/layer/lambda",
+        "net/head",
+        "net/leaky_relu",
+        "net/dense_1",
+    } <= scopes
+    assert not any("dense_1/" in scope for scope in scopes)  # fmt: skip
 
 
 def test_a_part_called_twice_shares_params_goes_on_with_its_state_and_gets_another_key():
@@ -348,6 +354,28 @@ def test_residual_adds():
     close(nn.residual(dense).apply({"layer": params}, x), x + dense.apply(params, x))
     both = nn.residual(dense, nn.tanh)
     close(both.apply({"layer": params, "shortcut": {}}, x), np.tanh(x) + dense.apply(params, x))
+
+
+@pytest.mark.parametrize("layer", [nn.mlp((4, 8, 4)), nn.sequential(nn.dense(4, 4), nn.batch_norm(4), nn.tanh)])
+def test_remat_keeps_nothing_and_changes_nothing(layer):
+    made, x, again = filled(layer), normal(5, 4), nn.remat(layer)
+    made = made if isinstance(layer, nn.StatefulLayer) else (made,)
+    assert (type(again), again.name, again.init) == (type(layer), layer.name, layer.init)
+    loss = lambda layer: lambda made: ft.tree.leaves(layer.apply(*made, x, training=True, key=KEY))[0].sum()
+    close(ft.grad(loss(again))(made), ft.grad(loss(layer))(made))
+    program = ft.make_program(ft.grad(loss(again)))(made)
+    assert "checkpoint" in {eqn.primitive.name for eqn in program.equations}
+
+
+def test_layers_under_scan():
+    """Params stacked by vmap of init, and one layer's Program for all of them."""
+    block, x = nn.residual(nn.sequential(nn.layer_norm(4), nn.dense(4, 4), nn.tanh)), normal(5, 4)
+    stacked = ft.vmap(block.init)(random.split(KEY, 3))
+    deep = ft.jit(lambda stacked, x: lax.scan(lambda x, params: (block.apply(params, x), None), x, stacked)[0])
+    y = x
+    for i in range(3):
+        y = block.apply(ft.tree.map(lambda leaf, i=i: leaf[i], stacked), y)
+    close(deep(stacked, x), y)
 
 
 def test_a_users_own_layer():

@@ -9,9 +9,10 @@ from typing import Any
 from functrace.errors import ArgumentError
 from functrace.nn.activations import relu
 from functrace.nn.checking import counts, failure
-from functrace.nn.composition import as_layer, sequential
+from functrace.nn.composition import sequential
 from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
+from functrace.nn.functions import as_layer
 from functrace.nn.initializers import Initializer, he_normal, lecun_normal
 from functrace.nn.layer import Layer
 
@@ -48,7 +49,7 @@ def mlp(
     >>> model.apply(params, fnp.ones((8, 64))).shape
     (8, 10)
     """
-    widths = counts("mlp", "widths", widths)
+    widths = counts("mlp", "widths", widths, "the widths from inputs to outputs, such as (784, 256, 10)")
     if len(widths) < 2:
         raise failure(ArgumentError, "mlp", f"widths are {widths}; at least those of inputs and outputs were expected.")
     layers: list[Layer] = []
