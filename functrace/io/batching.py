@@ -107,7 +107,7 @@ def length_of(arrays: PyTree) -> int:
     for path, x in tree_util.tree_flatten_with_path(arrays)[0]:
         name = f"arrays{tree_util.keystr(path)}"
         if not getattr(x, "shape", ()):
-            what = "a scalar" if hasattr(x, "shape") else f"a {type(x).__name__}"
+            what = "a scalar" if hasattr(x, "shape") else f"of type {type(x).__name__}"
             raise DtypeError(
                 f"batches: {name} is {what}; an array with an axis of examples was expected.{at(caller_source())}"
             )
@@ -142,7 +142,8 @@ def prefetch(iterator: Iterable[PyTree], size: int = 2, device: Any = None) -> I
         source = iter(iterator)
     except TypeError as error:
         raise DtypeError(
-            f"prefetch: got a {type(iterator).__name__}; something to iterate over was expected.{at(caller_source())}"
+            f"prefetch: iterator is of type {type(iterator).__name__}; something to iterate over was expected."
+            f"{at(caller_source())}"
         ) from error
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -55,15 +55,15 @@ def describe(who: str, tree: PyTree, keep: Callable[[str, Any], str], path: tupl
     children, _ = one_level(tree)
     if len(children) == 1 and not children[0][0]:
         raise DtypeError(
-            f"{who}: {where} is a {type(tree).__name__}; arrays, numbers, texts and None in dicts, lists, tuples and "
-            f"other pytrees were expected. Leave it out.{at(caller_source())}"
+            f"{who}: {where} is of type {type(tree).__name__}; arrays, numbers, texts and None in dicts, lists, tuples "
+            f"and other pytrees were expected. Leave it out.{at(caller_source())}"
         )
     parts = []
     for (key,), child in children:
-        name = getattr(key, "key", getattr(key, "name", str(key)))
+        name = getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))
         if type(name) not in (str, int):
             raise DtypeError(
-                f"{who}: {where} has the key {name!r}, a {type(name).__name__}; keys must be texts or integers."
+                f"{who}: {where} has the key {name!r} of type {type(name).__name__}; keys must be texts or integers."
                 f"{at(caller_source())}"
             )
         parts.append([name, describe(who, child, keep, (*path, key))])
@@ -82,7 +82,8 @@ def type_of(who: str, where: str, x: Any) -> Spec:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         impl = None if isinstance(x, jax.ShapeDtypeStruct) else str(jax.random.key_impl(x))
         return {"kind": "key", "dtype": str(x.dtype), "shape": list(x.shape), "impl": impl}
-    if np.dtype(x.dtype).kind not in "biufcV" or x.dtype.names or np.dtype(x.dtype).itemsize > 16 or x.dtype == "g":
+    is_small = jnp.issubdtype(x.dtype, np.number) and x.dtype.itemsize == 1
+    if x.dtype.name not in (*NAMES, "complex128") and not is_small:
         raise DtypeError(
             f"{who}: {where} has dtype {x.dtype}; booleans, integers, floating and complex numbers were expected."
             f"{at(caller_source())}"

@@ -242,7 +242,7 @@ def generate(
 
     state = model.start(tokens.shape[:-1], length=tokens.shape[-1] + count - 1)
     logits, state = model.apply(params, tokens, state=state)
-    first, *_ = keys = random.split(random.key(0) if key is None else key, count)
-    token = draw(logits, first)
+    keys = random.split(random.key(0) if key is None else key, count)
+    token = draw(logits, keys[0])
     _, rest = lax.scan(step, (state, token), keys[1:])
     return fnp.concatenate([token[..., None], fnp.moveaxis(rest, 0, -1)], axis=-1)
