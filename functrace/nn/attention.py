@@ -19,7 +19,7 @@ from functrace.nn.dropout import dropout
 from functrace.nn.embedding import rotary
 from functrace.nn.initializers import Initializer
 from functrace.nn.layer import SequenceLayer
-from functrace.nn.scoping import scoped
+from functrace.nn.scoping import scoped, unscoped
 from functrace.tracing import Tracer
 from functrace.tracing.lift import known_value
 
@@ -129,7 +129,7 @@ def multi_head_attention(
         y = output(attend(q, k, v, seen, drop).reshape(x.shape))
         return y if state is None else (fnp.where(fits, y, math.nan), state)
 
-    inner = combine(parts, forward, name=name)
+    inner = unscoped(combine(parts, forward, name=name))
     weights_dropout = dropout(dropout_rate)
 
     def apply(

@@ -161,6 +161,14 @@ def test_embedding():
     np.testing.assert_array_equal(layer.apply(params, fnp.ones(3), attend=True), params["table"].sum(1))
 
 
+def test_scopes_are_the_params_paths():
+    layer, tokens = LAYERS["transformer_lm"]
+    program = ft.make_program(layer.apply)(PARAMS["transformer_lm"], tokens)
+    scopes = {eqn.source.scope for eqn in program.equations if eqn.source is not None}
+    for part in ("embedding", "block_0/norm_0", "block_1/attention/query", "block_1/attention", "block_1/dense_1", "norm"):
+        assert f"transformer_lm/{part}" in scopes
+
+
 def test_they_go_into_sequential_and_remat():
     model = nn.sequential(nn.embedding(7, 4), nn.gru(4, 3), nn.remat(nn.gru(3, 3)), nn.dense(3, 2))
     params = model.init(random.key(0))
