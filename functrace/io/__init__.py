@@ -2,3 +2,9 @@
 
 No trainer: a loop stays the user's own twenty lines.
 """
+
+from functrace.io.batching import batches, prefetch
+from functrace.io.checkpoint import load, save
+from functrace.io.idx import read_idx, read_mnist
+
+__all__ = ["batches", "load", "prefetch", "read_idx", "read_mnist", "save"]

@@ -17,11 +17,11 @@ from functrace import numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.nn.checking import check_keys, failure
 from functrace.nn.functions import as_layer
-from functrace.nn.layer import Layer, StatefulLayer
+from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
 from functrace.nn.scoping import AnyLayer, Scoped, renamed, scoped, unscoped
 from functrace.transforms import checkpoint
 
-Part = Layer | StatefulLayer | Callable[..., Any]
+Part = Layer | StatefulLayer | SequenceLayer | Callable[..., Any]
 
 
 def combine(parts: Mapping[str, Part], forward: Callable[..., Any], *, name: str = "combine") -> Layer | StatefulLayer:
@@ -189,7 +189,7 @@ def remat(layer: AnyLayer, **options: Any) -> AnyLayer:
     >>> from functrace import nn
     >>> model = nn.sequential(*[nn.remat(nn.mlp((8, 32, 8))) for _ in range(3)])
     """
-    if not isinstance(layer, Layer | StatefulLayer):
+    if not isinstance(layer, Layer | StatefulLayer | SequenceLayer):
         raise failure(DtypeError, "remat", f"layer is of type {type(layer).__name__}; a layer was expected.")
     inner = unscoped(layer).apply
 
@@ -203,6 +203,8 @@ def _layer(owner: str, part: str, given: Any) -> Any:
     """What was given, as a layer."""
     if isinstance(given, Layer | StatefulLayer):
         return given
+    if isinstance(given, SequenceLayer):
+        return Layer(given.init, given.apply, given.name)
     if callable(given):
         return as_layer(given)
     raise failure(

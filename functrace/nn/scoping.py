@@ -7,9 +7,9 @@ from functools import update_wrapper
 from typing import Any, TypeVar
 
 from functrace.ir import named_scope
-from functrace.nn.layer import Layer, StatefulLayer
+from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
 
-AnyLayer = TypeVar("AnyLayer", Layer, StatefulLayer)
+AnyLayer = TypeVar("AnyLayer", Layer, StatefulLayer, SequenceLayer)
 
 
 class Scoped:
