@@ -2,3 +2,7 @@
 
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
+
+from functrace.debug.cost import Cost, cost
+
+__all__ = ["Cost", "cost"]
