@@ -4,5 +4,6 @@ Nothing here is needed to differentiate; everything here reads or rewrites Progr
 """
 
 from functrace.debug.cost import Cost, cost
+from functrace.debug.view import view
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "cost", "view"]
