@@ -1,7 +1,7 @@
 """view: a Program as one HTML file, to look at in a browser.
 
-The file needs nothing from anywhere: its script, its style and the Program's data are in it. The data are JSON, which the
-page puts on the screen as text alone; what a source file or a name holds is never markup and never runs.
+The file needs nothing from anywhere: its script, its style and the Program's data are in it. The data are JSON, which
+the page puts on the screen as text alone; what a source file or a name holds is never markup and never runs.
 """
 
 from __future__ import annotations

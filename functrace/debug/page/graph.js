@@ -120,6 +120,7 @@ function drawHead(node) {
 function drawEdge(edge) {
   const bend = Math.min(Math.max((edge.y2 - edge.y1) / 2, 14), 80);
   const isLit = state.selected && (edge.a === state.selected || edge.b === state.selected);
+  if (edge.isFar && !isLit) return make("path", { class: "edge far", d: `M${edge.x1} ${edge.y1}v22M${edge.x2} ${edge.y2 - 22}v22` });
   return make("path", {
     class: `edge${edge.isLong ? " long" : ""}${isLit ? (edge.b === state.selected ? " into" : " from") : ""}`,
     d: `M${edge.x1} ${edge.y1}C${edge.x1} ${edge.y1 + bend} ${edge.x2} ${edge.y2 - bend} ${edge.x2} ${edge.y2}`,

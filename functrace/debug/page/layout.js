@@ -2,7 +2,7 @@
 // One pass over the equations of the Programs that are on view, and a sort of each layer.
 
 const GAP = { x: 18, y: 30 }, PAD = 12, HEAD = 28, HEIGHT = 42;
-const LONG = 320; // a line longer than this is drawn faintly
+const LONG = 320, FAR = 1200; // a line longer than these is drawn faintly; by its two ends alone
 
 function labelOf(node) {
   if (node.kind === "equation") return node.primitive;
@@ -122,6 +122,7 @@ function layOut() {
         edge.top = Math.min(edge.y1, edge.y2);
         edge.bottom = Math.max(edge.y1, edge.y2);
         edge.isLong = edge.bottom - edge.top > LONG;
+        edge.isFar = edge.bottom - edge.top > FAR;
         scene.edges.push(edge);
       }
     });
