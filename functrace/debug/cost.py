@@ -1,7 +1,8 @@
 """What a function takes to run: operations, bytes and memory, told by equation, source line and scope.
 
 The count is of the Program, as it is written: nothing is fused, and no buffer is used again for another value. So
-operations agree with what XLA counts of the compiled function, bytes and memory are the most that it can take.
+operations agree with what XLA counts of the compiled function. Bytes and memory do in their order: fusing takes less
+of both, and the room that some of XLA's operations work in (convolutions on a CPU) takes more.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def cost(
     A scan counts its body `length` times, a cond its largest branch. How often a while loop goes round is not known
     before it runs: it counts `trips` turns, and the report says so. Bytes are those that each equation reads and
     writes, and peak memory counts arguments throughout, and every other value until its last use, in the order of the
-    Program; XLA fuses equations and needs less of both.
+    Program. XLA fuses equations and reorders them, so its own numbers of these two differ.
 
     Args:
       fun: a pure function of pytrees of arrays; gradients and other transforms of one too.
@@ -245,9 +246,8 @@ def placed(source: Source | None, outer: Source) -> Source:
     if source is None:
         return outer
     scope = source.scope if f"{source.scope}/".startswith(f"{outer.scope}/") or not outer.scope else outer.scope
-    if scope == source.scope and (source.backward or not outer.backward):
-        return source
-    return source._replace(scope=scope, backward=source.backward or outer.backward)
+    source = source if scope == source.scope else source._replace(scope=scope)
+    return source.in_backward() if outer.backward else source
 
 
 def nbytes(x: Any) -> int:

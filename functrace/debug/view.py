@@ -81,15 +81,11 @@ def measured(program: Program, values: Sequence[Any]) -> Iterator[float]:
         )
     for i, (v, x) in enumerate(zip(program.inputs, leaves, strict=True)):
         aval = aval_of(x)
-        if aval.shape != v.aval.shape:
+        if not aval.matches(v.aval):
             raise DtypeError(
                 f"view: value {i} is {aval}, and input {v.name or i} of the Program is {v.aval}.{at(caller_source())}"
             )
-    arrays = [
-        x if hasattr(v.aval.dtype, "_rules") else jnp.asarray(x, v.aval.dtype)
-        for v, x in zip(program.inputs, leaves, strict=True)
-    ]
-    return map(float, jax.device_get(measure(program, arrays)[1]))
+    return map(float, jax.device_get(measure(program, list(map(jnp.asarray, leaves)))[1]))
 
 
 def page(data: dict[str, Any], title: str) -> str:

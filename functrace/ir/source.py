@@ -40,9 +40,9 @@ class Source(NamedTuple):
             _rewritten[self, rewrite, name] = found
         return found
 
-    def within(self, outer: Source | None) -> Source:
-        """The same line where it is written in the place of an equation of `outer`."""
-        return self._replace(backward=True) if outer is not None and outer.backward and not self.backward else self
+    def in_backward(self) -> Source:
+        """The same line where it is written in the place of a backward equation."""
+        return self if self.backward else self._replace(backward=True)
 
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

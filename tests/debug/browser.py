@@ -1,6 +1,5 @@
 """A headless Chromium that tests drive, through the WebDriver protocol of chromedriver."""
 
-import base64
 import json
 import shutil
 import socket
@@ -24,7 +23,7 @@ def free_port():
 class Browser:
     """One window. `with Browser() as b:` closes it."""
 
-    def __init__(self, size=(1280, 900), dark=False):
+    def __init__(self):
         port = free_port()
         self.driver = subprocess.Popen(
             [FOUND["chromedriver"], f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -32,7 +31,7 @@ class Browser:
         self.address = f"http://127.0.0.1:{port}"
         arguments = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-            "--window-size={},{}".format(*size), *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+            "--window-size=1280,900",
         ]  # fmt: skip
         options = {"args": arguments, "binary": FOUND["chromium"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
@@ -92,10 +91,6 @@ class Browser:
     def messages(self):
         """What the page wrote on the console, errors of its policy included."""
         return self.ask("POST", f"{self.session}/se/log", {"type": "browser"})
-
-    def screenshot(self):
-        """The window, as PNG."""
-        return base64.b64decode(self.ask("GET", f"{self.session}/screenshot"))
 
     def stop(self):
         """End the driver."""

@@ -13,6 +13,7 @@ import functrace as ft
 from functrace import lax, numpy as fnp
 from functrace.debug import view
 from functrace.debug.norms import count, measure
+from functrace.debug.view import measured, page_data
 from tests.debug.browser import MISSING, Browser
 
 GENERATOR = np.random.default_rng(0)
@@ -171,8 +172,6 @@ def test_norms_within_what_holds_a_program(name):
 
 
 def page_data_of(program, *values):
-    from functrace.debug.view import measured, page_data
-
     return page_data(program, measured(program, values))
 
 
@@ -225,6 +224,7 @@ WRONG = [
     (lambda: view(model), ft.errors.DtypeError, r"expected a Program, got function .*make_program"),
     (lambda: view(PROGRAM, [PARAMS]), ft.errors.ArgumentError, r"values has 3 arrays, and the Program has 4 inputs"),
     (lambda: view(PROGRAM, [PARAMS, X.T]), ft.errors.DtypeError, r"value 3 is f32\[4,3\], and input x .* f32\[3,4\]"),
+    (lambda: view(PROGRAM, [PARAMS, X > 0]), ft.errors.DtypeError, r"value 3 is bool\[3,4\], and input x"),
 ]
 
 
@@ -350,6 +350,16 @@ def test_colours(browser, path, mode):
     if mode == "cotangent":
         assert browser.run("return equations.every((e) => e.source.phase === 'backward' || colourOf(e) === null)")
     assert browser.messages() == []
+
+
+@browser_tests
+def test_light_and_dark(browser, path):
+    browser.open(path)
+    ground = "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+    first = browser.run(ground)
+    browser.click("#theme")
+    second = browser.run(ground)
+    assert min(max(first), max(second)) < 60 and max(min(first), min(second)) > 200
 
 
 @browser_tests

@@ -186,7 +186,7 @@ function setZoom(zoom, x = scroller.clientWidth / 2, y = scroller.clientHeight /
 }
 
 function fit() {
-  setZoom(Math.min(1, (scroller.clientWidth - 8) / state.scene.w));
+  setZoom(Math.min(1, Math.max(0.4, (scroller.clientWidth - 8) / state.scene.w)));
   scroller.scrollTo((state.scene.w * state.zoom - scroller.clientWidth) / 2, 0);
 }
 

@@ -1,12 +1,13 @@
 // Where things stand: each open group is laid out by itself, in layers, an equation below all that it reads.
 // One pass over the equations of the Programs that are on view, and a sort of each layer.
 
-const GAP = { x: 18, y: 30 }, PAD = 12, HEAD = 28, HEIGHT = 42;
+const GAP = { x: 18, y: 30 }, WIDE = 1150, PAD = 12, HEAD = 28, HEIGHT = 42;
 const LONG = 320, FAR = 1200; // a line longer than these is drawn faintly; by its two ends alone
 
 function labelOf(node) {
-  if (node.kind === "equation") return node.primitive;
-  return node.label;
+  if (node.kind !== "equation") return node.label;
+  const label = isFoldable(node) && node.params.find(([key]) => key === "label"); // the function's name
+  return label ? `${node.primitive} ${label[1].replace(/^'|'$/g, "")}` : node.primitive;
 }
 
 function widthOf(node) {
@@ -70,25 +71,44 @@ function placeAll(items) {
     const wanted = new Map(members.map((i) => [i, mean([...reads[i]].map((j) => middle[j]))]));
     const known = mean([...wanted.values()].filter((x) => x !== null)) ?? 0;
     members.sort((a, b) => (wanted.get(a) ?? known) - (wanted.get(b) ?? known) || a - b);
-    let right = -Infinity, moved = 0, height = 0;
-    for (const i of members) {
-      const item = items[i], left = (wanted.get(i) ?? known) - item.w / 2;
-      item.x = Math.max(left, right + GAP.x);
-      item.y = y;
-      moved += item.x - left;
-      right = item.x + item.w;
-      height = Math.max(height, item.h);
+    for (const row of rowsOf(members, items)) {
+      let right = -Infinity, moved = 0, weight = 0, height = 0;
+      for (const i of row) {
+        const item = items[i], left = (wanted.get(i) ?? known) - item.w / 2;
+        const own = isRead[i].length ? 20 : 1; // what goes on stays in line, what ends makes room
+        item.x = Math.max(left, right + GAP.x);
+        item.y = y;
+        moved += own * (item.x - left);
+        weight += own;
+        right = item.x + item.w;
+        height = Math.max(height, item.h);
+      }
+      for (const i of row) {
+        items[i].x -= moved / weight;
+        middle[i] = items[i].x + items[i].w / 2;
+      }
+      y += height + GAP.y;
     }
-    for (const i of members) {
-      items[i].x -= moved / members.length;
-      middle[i] = items[i].x + items[i].w / 2;
-    }
-    y += height + GAP.y;
   }
   let left = Infinity, right = 0;
   for (const item of items) left = Math.min(left, item.x);
   for (const item of items) { item.x -= left; right = Math.max(right, item.x + item.w); }
   return { w: right, h: Math.max(y - GAP.y, 0) };
+}
+
+// A layer that is too wide stands in several rows.
+function rowsOf(members, items) {
+  const rows = [[]];
+  let width = 0;
+  for (const i of members) {
+    if (width > 0 && width + items[i].w > WIDE) {
+      rows.push([]);
+      width = 0;
+    }
+    rows[rows.length - 1].push(i);
+    width += items[i].w + GAP.x;
+  }
+  return rows;
 }
 
 const mean = (xs) => (xs.length ? xs.reduce((a, b) => a + b, 0) / xs.length : null);

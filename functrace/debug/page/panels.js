@@ -40,6 +40,7 @@ function showFile(file) {
   }
   $("lines").replaceChildren(...rows);
   if (code.open !== null) openLine(code.open);
+  else $("lines").scrollTop = Math.max(0, ($("lines").querySelector(".has")?.offsetTop ?? 0) - 60);
 }
 
 function lineRow(number, text, line, whole) {
@@ -57,8 +58,10 @@ function lineRow(number, text, line, whole) {
 }
 
 function closeLine() {
-  document.querySelectorAll("#lines .equations").forEach((x) => x.remove());
-  document.querySelectorAll("#lines .open").forEach((x) => x.classList.remove("open"));
+  for (const opened of document.querySelectorAll("#lines .opened")) {
+    opened.firstChild.classList.remove("open");
+    opened.replaceWith(opened.firstChild);
+  }
   code.open = null;
   code.more = false;
 }
@@ -72,12 +75,13 @@ function openLine(number) {
   code.more = more;
   row.classList.add("open");
   const line = byLine[code.file].get(number) || [];
-  let shown = more ? line : line.slice(0, SHOWN);
-  if (state.selected && line.includes(state.selected) && !shown.includes(state.selected)) shown = [...shown, state.selected];
-  const list = el("ul", { class: "equations" }, ...shown.map(equationItem));
-  if (shown.length < line.length) list.append(el("li", { class: "more", onclick: () => { code.more = true; openLine(number); } }, `${line.length - shown.length} more`));
-  row.after(list);
-  return row;
+  const from = more ? 0 : Math.max(0, line.indexOf(state.selected) - SHOWN / 2), shown = more ? line : line.slice(from, from + SHOWN);
+  const rest = (count) => (count ? el("li", { class: "more", onclick: () => { code.more = true; openLine(number); } }, `${count} more`) : null);
+  const list = el("ul", { class: "equations" }, rest(from), ...shown.map(equationItem), rest(line.length - from - shown.length));
+  const opened = el("div", { class: "opened" });
+  row.replaceWith(opened);
+  opened.append(row, list); // in which the line stays in sight
+  return opened;
 }
 
 function equationItem(e) {
