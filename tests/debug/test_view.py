@@ -147,6 +147,7 @@ HOLDING = {
     "call": (ft.jit(lambda x: fnp.sin(x) * 2), "sin"),
     "checkpoint": (ft.checkpoint(lambda x: fnp.sin(x) * 2), "sin"),
     "custom_jvp": (lambda x: clipped(x), "min"),
+    "foreign": (ft.from_jax(jax.nn.relu), "max"),
     "cond": (lambda x: lax.cond(x[0] > 0, fnp.sin, fnp.cos, x), "sin"),
     "scan": (lambda x: lax.scan(lambda c, _: (c * 2, fnp.sin(c)), x, None, 3), "sin"),
     "while": (lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: fnp.exp(c), x), "exp"),
@@ -165,7 +166,7 @@ def test_norms_within_what_holds_a_program(name):
     data = page_data_of(program, x)
     found = [e["results"][0][2] for e in in_order(data) if e["primitive"] == inside]
     steps = {"scan": [x, 2 * x, 4 * x], "while": [x, np.exp(x), np.exp(np.exp(x))]}.get(name, [x])
-    g = {"sin": np.sin, "exp": np.exp, "min": lambda x: np.minimum(x, 1)}[inside]
+    g = {"sin": np.sin, "exp": np.exp, "min": lambda x: np.minimum(x, 1), "max": lambda x: np.maximum(x, 0)}[inside]
     assert found == pytest.approx([max(np.linalg.norm(g(s)) for s in steps)], rel=1e-3)
     if name == "cond":  # the branch not taken has none
         assert [e["results"][0][2] for e in in_order(data) if e["primitive"] == "cos"] == [None]
@@ -287,6 +288,19 @@ def test_groups_fold_and_unfold(browser, path):
     browser.click("#drawing .box.forward .label")
     assert "layer_1" not in shown(browser)
     assert browser.messages() == []
+
+
+@browser_tests
+def test_what_is_read_stands_above_what_reads_it(browser, path):
+    browser.open(path)
+    browser.click("#fold")
+    joined = "return state.scene.edges.map((e) => [labelOf(e.a), labelOf(e.b)])"
+    assert browser.run(joined) == [["forward", "backward"]]
+    browser.click("#unfold")
+    assert browser.run("return state.scene.edges.length") > 30
+    assert browser.run("return state.scene.edges.every((e) => e.a.top + e.a.h <= e.b.top)")
+    apart = "a === b || a.left + a.w <= b.left || b.left + b.w <= a.left || a.top + a.h <= b.top || b.top + b.h <= a.top"
+    assert browser.run(f"const all = state.scene.leaves; return all.every((a) => all.every((b) => {apart}))")
 
 
 @browser_tests
