@@ -310,6 +310,8 @@ def table(report: Cost, lines: int = 12) -> Iterator[str]:
 
 def section(title: str, found: Sequence[Part], report: Cost) -> Iterator[str]:
     """One table, with a share of all operations in each row."""
+    if not found:
+        return
     whole = max(report.flops + report.transcendentals, 1)
     yield ""
     yield f"  {title:<{WIDTH}} {'phase':<8} {'FLOP':>9} {'share':>6} {'transc.':>9} {'moved':>9} {'alive':>9}"

@@ -8,7 +8,8 @@ import time
 import urllib.error
 import urllib.request
 
-FOUND = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "chromedriver": ("chromedriver",)}
+FOUND = {kind: next(filter(None, map(shutil.which, names)), None) for kind, names in NAMES.items()}
 MISSING = [name for name, path in FOUND.items() if path is None]
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for the key of a reference to an element
 
@@ -45,7 +46,7 @@ class Browser:
 
     def wait_until_up(self):
         """Wait for the driver to listen."""
-        for _ in range(150):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{self.address}/status").close()
                 return
