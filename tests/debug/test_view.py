@@ -299,8 +299,8 @@ def test_what_is_read_stands_above_what_reads_it(browser, path):
     browser.click("#unfold")
     assert browser.run("return state.scene.edges.length") > 30
     assert browser.run("return state.scene.edges.every((e) => e.a.top + e.a.h <= e.b.top)")
-    apart = "a === b || a.left + a.w <= b.left || b.left + b.w <= a.left || a.top + a.h <= b.top || b.top + b.h <= a.top"
-    assert browser.run(f"const all = state.scene.leaves; return all.every((a) => all.every((b) => {apart}))")
+    gap = "a === b || a.left + a.w <= b.left || b.left + b.w <= a.left || a.top + a.h <= b.top || b.top + b.h <= a.top"
+    assert browser.run(f"const all = state.scene.leaves; return all.every((a) => all.every((b) => {gap}))")
 
 
 @browser_tests
