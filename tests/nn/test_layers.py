@@ -25,14 +25,6 @@ def filled(layer):
     )
 
 
-def run(layer, x, training=False):
-    """y for such params, and a function of those that can be traced."""
-    made = filled(layer)
-    if isinstance(layer, nn.StatefulLayer):
-        return layer.apply(*made, x, training=training, key=KEY)[0]
-    return layer.apply(made, x, training=training, key=KEY)
-
-
 # A layer by dtype, the shapes of x and y.
 LAYERS = {
     "dense": (partial(nn.dense, 4, 3), (5, 4), (5, 3)),
