@@ -14,6 +14,7 @@ so; updates have the dtype of their gradients. Read base.py (the pair and `chain
 hyperparameters.py, norms.py and clipping.py, then scaling.py, stepping.py and optimizers.py.
 """
 
+from functrace.optim.averaging import EmaState, ParameterEmaState, ema, ema_params, incremental_update, parameter_ema
 from functrace.optim.base import Transformation, apply_updates, chain
 from functrace.optim.clipping import (
     ClipState,
@@ -23,10 +24,25 @@ from functrace.optim.clipping import (
     clip_by_norm,
     clip_by_value,
 )
+from functrace.optim.factored import FactoredState, scale_by_factored_rms, scale_by_param_block_rms
 from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
 from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
 from functrace.optim.norms import global_norm
-from functrace.optim.optimizers import adagrad, adam, adamw, lamb, lion, rmsprop, sgd
+from functrace.optim.optimizers import (
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    adamaxw,
+    adamw,
+    lamb,
+    lion,
+    nadam,
+    nadamw,
+    radam,
+    rmsprop,
+    sgd,
+)
 from functrace.optim.piecewise import (
     cosine_onecycle_schedule,
     linear_onecycle_schedule,
@@ -36,7 +52,9 @@ from functrace.optim.piecewise import (
 from functrace.optim.reading import metrics, nonfinite_paths
 from functrace.optim.scaling import (
     scale_by_adam,
+    scale_by_adamax,
     scale_by_lion,
+    scale_by_radam,
     scale_by_rms,
     scale_by_rss,
     scale_by_stddev,
@@ -59,12 +77,18 @@ from functrace.optim.weight_decay import add_decayed_weights, l2_regularization
 __all__ = [
     "AccumulateState",
     "ClipState",
+    "EmaState",
+    "FactoredState",
     "Hyperparams",
+    "ParameterEmaState",
     "SkipState",
     "Transformation",
     "accumulate",
+    "adafactor",
     "adagrad",
     "adam",
+    "adamax",
+    "adamaxw",
     "adamw",
     "adaptive_clip",
     "add_decayed_weights",
@@ -77,9 +101,12 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "ema",
+    "ema_params",
     "exponential_decay",
     "get_hyperparams",
     "global_norm",
+    "incremental_update",
     "join_schedules",
     "l2_regularization",
     "lamb",
@@ -87,15 +114,23 @@ __all__ = [
     "linear_schedule",
     "lion",
     "metrics",
+    "nadam",
+    "nadamw",
     "nonfinite_paths",
+    "parameter_ema",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
+    "radam",
     "rmsprop",
     "scale",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_param_block_rms",
+    "scale_by_radam",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_stddev",

@@ -51,6 +51,12 @@ def check_match(owner: str, left_name: str, left: PyTree, right_name: str, right
             )
 
 
+def check_count(owner: str, name: str, value: Any) -> None:
+    """Raise unless the value is a Python integer of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{owner}: {name} is {value!r}; an integer of 1 or more was expected.")
+
+
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of an array, and `()` of a number."""
     return getattr(value, "shape", ())

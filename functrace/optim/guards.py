@@ -8,7 +8,7 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, computing_dtype, increment
-from functrace.optim.checking import as_arrays, check_match, check_structure
+from functrace.optim.checking import as_arrays, check_count, check_match, check_structure
 from functrace.optim.clipping import any_of
 
 Array = jax.Array
@@ -68,8 +68,8 @@ def accumulate(inner: Transformation, k: int | Callable[[Array], Any]) -> Transf
     >>> float(first), float(second)
     (0.0, -2.0)
     """
-    if not callable(k) and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise ArgumentError(f"accumulate: k is {k!r}; an integer of 1 or more was expected.")
+    if not callable(k):
+        check_count("accumulate", "k", k)
 
     def init(params: PyTree) -> AccumulateState:
         arrays = as_arrays("accumulate", "parameter", params)

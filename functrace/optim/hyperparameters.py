@@ -17,13 +17,16 @@ Schedule = Callable[[Any], Any]
 Number = float | Array
 Hyperparam = Number | Schedule
 
-_FRACTIONS = ("b1", "b2", "decay", "momentum")
+_FRACTIONS = ("b1", "b2", "decay", "ema_decay", "momentum")
 _NOT_NEGATIVE = (
     *("eps", "eps_root", "trust_ratio_eps", "weight_decay", "l2"),
-    *("max_delta", "max_norm", "min_norm", "threshold", "clipping"),
+    *("max_delta", "max_norm", "min_norm", "min_scale", "threshold", "clipping", "decay_rate"),
 )
-RANGES: dict[str, tuple[float, float]] = dict.fromkeys(_FRACTIONS, (0.0, 1.0)) | dict.fromkeys(
-    _NOT_NEGATIVE, (0.0, float("inf"))
+_AT_LEAST = {0.0: "zero", 4.0: "four"}
+RANGES: dict[str, tuple[float, float]] = (
+    dict.fromkeys(_FRACTIONS, (0.0, 1.0))
+    | dict.fromkeys(_NOT_NEGATIVE, (0.0, float("inf")))
+    | {"rho_threshold": (4.0, float("inf"))}
 )
 
 
@@ -189,7 +192,7 @@ def check_value(owner: str, name: str, value: Any) -> None:
     if is_number:
         low, high = RANGES.get(name, (-float("inf"), float("inf")))
         if not low <= float(value) <= high:
-            allowed = "from 0 to 1" if high == 1 else "zero or more" if low == 0 else "a number"
+            allowed = "a number" if low == -high else "from 0 to 1" if high == 1 else f"{_AT_LEAST[low]} or more"
             raise ArgumentError(f"{owner}: {name} is {value}; it must be {allowed}.")
 
 

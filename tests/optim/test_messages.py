@@ -36,6 +36,41 @@ CASES = {
         ArgumentError,
         "scale_by_adam: b1 is 1.5; it must be from 0 to 1",
     ),
+    "threshold of radam": (
+        lambda: optim.radam(0.1, threshold=3.0),
+        ArgumentError,
+        "scale_by_radam: rho_threshold is 3.0; it must be four or more",
+    ),
+    "decay rate": (
+        lambda: optim.adafactor(0.1, decay_rate=-0.8),
+        ArgumentError,
+        "scale_by_factored_rms: decay_rate is -0.8; it must be zero or more",
+    ),
+    "size to factor": (
+        lambda: optim.adafactor(0.1, min_dim_size_to_factor=0),
+        ArgumentError,
+        "min_dim_size_to_factor is 0; an integer of 1 or more was expected",
+    ),
+    "other factored state": (
+        lambda: updated(optim.adafactor(0.1), {"w": fnp.ones(3), "b": 1.0}, {"w": fnp.ones(3), "b": 1.0}),
+        ArgumentError,
+        "leaf ['w'] has shape (3,) in the gradients' statistics and (2,) in the state",
+    ),
+    "decay of an average": (
+        lambda: optim.parameter_ema(2.0),
+        ArgumentError,
+        "parameter_ema: ema_decay is 2.0; it must be from 0 to 1",
+    ),
+    "no average": (
+        lambda: optim.ema_params(optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "the state has 0 parts made by parameter_ema; one was expected. Add it to the chain, as its last part",
+    ),
+    "average of other parameters": (
+        lambda: optim.incremental_update({"w": 1.0}, W, 0.1),
+        ArgumentError,
+        "incremental_update: new and old are different pytrees: leaf ['b'] is in the old only",
+    ),
     "text": (
         lambda: optim.sgd("fast"),
         DtypeError,

@@ -39,7 +39,25 @@ PAIRS = {
         optim.adam(RATE, 0.8, 0.9999, 1e-5, 1e-6),
         optax.adam(RATE, 0.8, 0.9999, 1e-5, 1e-6),
     ),
-    "nadam": (optim.adam(RATE, nesterov=True), optax.adam(RATE, nesterov=True)),
+    "nadam": (optim.nadam(RATE), optax.nadam(RATE)),
+    "nadamw": (optim.nadamw(RATE, weight_decay=0.1), optax.nadamw(RATE, weight_decay=0.1)),
+    "adamax": (optim.adamax(RATE), optax.adamax(RATE)),
+    "adamaxw": (optim.adamaxw(RATE, 0.8, 0.9, 1e-3, 0.1), optax.adamaxw(RATE, 0.8, 0.9, 1e-3, 0.1)),
+    "radam": (optim.radam(RATE), optax.radam(RATE)),
+    "radam nesterov": (
+        optim.radam(RATE, 0.8, 0.99, 1e-5, 1e-6, 6.0, nesterov=True),
+        optax.radam(RATE, 0.8, 0.99, 1e-5, 1e-6, 6.0, nesterov=True),
+    ),
+    "adafactor": (optim.adafactor(RATE), optax.adafactor(RATE)),
+    "adafactor factored": (
+        optim.adafactor(RATE, 2, 0.7, weight_decay_rate=0.01, weight_decay_mask=only_matrices),
+        optax.adafactor(RATE, 2, 0.7, weight_decay_rate=0.01, weight_decay_mask=only_matrices),
+    ),
+    "adafactor all": (
+        optim.adafactor(SLOW, 3, 0.9, -2, False, None, 0.9, eps=1e-6),
+        optax.adafactor(optax.exponential_decay(0.03, 10, 0.9), 3, 0.9, -2, False, None, 0.9, eps=1e-6),
+    ),
+    "ema": (optim.ema(0.9), optax.ema(0.9)),
     "adamw": (
         optim.adamw(RATE, weight_decay=0.1, mask=only_matrices),
         optax.adamw(RATE, weight_decay=0.1, mask=only_matrices),
@@ -75,6 +93,11 @@ OPTIMIZERS = {
     "adamw": lambda rate: optim.adamw(rate, weight_decay=0.1),
     "lion": optim.lion,
     "lamb": lambda rate: optim.lamb(rate, weight_decay=0.1),
+    "nadamw": optim.nadamw,
+    "adamaxw": optim.adamaxw,
+    "radam": lambda rate: optim.radam(rate, b2=0.8, threshold=4.5),
+    "adafactor": lambda rate: optim.adafactor(rate, 2, momentum=0.5, weight_decay_rate=0.01),
+    "averaged": lambda rate: optim.chain(optim.sgd(rate), optim.parameter_ema(0.9)),
     "chained": lambda rate: optim.skip_nonfinite(
         optim.accumulate(
             optim.chain(
@@ -136,7 +159,7 @@ def set_somewhere(state):
     return optim.set_hyperparams(state, **{n: 0.125 for n in settable[:1]})
 
 
-def loss_of_two_steps(optimizer, state, params, gradients):
+def loss_of_steps(optimizer, state, params, gradients):
     for grads in gradients:
         updates, state = optimizer.update(grads, state, params)
         params = optim.apply_updates(params, updates)
@@ -144,18 +167,31 @@ def loss_of_two_steps(optimizer, state, params, gradients):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_derivative_with_respect_to_the_learning_rate(name):
+def test_derivative_through_three_steps(name):
+    """Of a loss after three steps, whose gradients depend on the parameters, by everything at once."""
     optimizer = OPTIMIZERS[name](0.1)
 
-    def loss_after(rate):
-        state = optim.set_hyperparams(optimizer.init(params), learning_rate=rate)
-        return loss_of_two_steps(optimizer, state, params, gradients)
+    def loss_after(hyper, params):
+        state = optim.set_hyperparams(optimizer.init(params), **hyper)
+        for target in targets:
+            grads = ft.tree.map(lambda p, t: 0.5 * p + p * p * t, params, target)
+            updates, state = optimizer.update(grads, state, params)
+            params = optim.apply_updates(params, updates)
+        return sum(fnp.sum(p**3) for p in ft.tree.leaves(params))
 
     with jax.enable_x64(True):
-        params, *gradients = (small_tree(n, fnp.float64) for n in range(3))
+        params, *targets = (small_tree(n, fnp.float64) for n in range(4))
+        known = optim.get_hyperparams(optimizer.init(params))
+        hyper = {n: known[n] for n in ("learning_rate", "b1", "b2", "decay", "decay_rate", "momentum") if n in known}
+        point = (hyper, params)
+        direction = ft.tree.map(fnp.ones_like, hyper), small_tree(9, fnp.float64)
+        value, slope = ft.jit(ft.value_and_grad(loss_after, (0, 1)))(*point)
+        moved = lambda h: ft.tree.map(lambda x, d: x + h * d, point, direction)
         loss_after = ft.jit(loss_after)
-        expected = (loss_after(0.1 + 1e-5) - loss_after(0.1 - 1e-5)) / 2e-5
-        np.testing.assert_allclose(ft.grad(loss_after)(0.1), expected, rtol=1e-6)
+        expected = (loss_after(*moved(1e-6)) - loss_after(*moved(-1e-6))) / 2e-6
+        along = sum(fnp.vdot(s, d) for s, d in zip(*map(ft.tree.leaves, (slope, direction)), strict=True))
+        np.testing.assert_allclose(along, expected, rtol=2e-6)
+        assert slope[0]["learning_rate"] != 0 and fnp.isfinite(value)
 
 
 @pytest.mark.parametrize("name", ["b1", "b2", "eps", "weight_decay", "max_norm", "learning_rate"])
@@ -164,7 +200,7 @@ def test_derivative_with_respect_to_any_hyperparameter(name):
 
     def loss_after(value):
         state = optim.set_hyperparams(optimizer.init(params), **{name: value})
-        return loss_of_two_steps(optimizer, state, params, gradients)
+        return loss_of_steps(optimizer, state, params, gradients)
 
     with jax.enable_x64(True):
         params, *gradients = (small_tree(n, fnp.float64) for n in range(3))
