@@ -25,8 +25,10 @@ from functrace.optim.clipping import (
     clip_by_value,
 )
 from functrace.optim.factored import FactoredState, scale_by_factored_rms, scale_by_param_block_rms
+from functrace.optim.grouping import MaskedState, freeze, masked, partition, set_to_zero
 from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
 from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
+from functrace.optim.masks import Masked, at_paths, labels_by_path
 from functrace.optim.norms import global_norm
 from functrace.optim.optimizers import (
     adafactor,
@@ -80,6 +82,8 @@ __all__ = [
     "EmaState",
     "FactoredState",
     "Hyperparams",
+    "Masked",
+    "MaskedState",
     "ParameterEmaState",
     "SkipState",
     "Transformation",
@@ -93,6 +97,7 @@ __all__ = [
     "adaptive_clip",
     "add_decayed_weights",
     "apply_updates",
+    "at_paths",
     "chain",
     "clip_by_block_rms",
     "clip_by_global_norm",
@@ -104,20 +109,24 @@ __all__ = [
     "ema",
     "ema_params",
     "exponential_decay",
+    "freeze",
     "get_hyperparams",
     "global_norm",
     "incremental_update",
     "join_schedules",
     "l2_regularization",
+    "labels_by_path",
     "lamb",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "masked",
     "metrics",
     "nadam",
     "nadamw",
     "nonfinite_paths",
     "parameter_ema",
+    "partition",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
@@ -136,6 +145,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "set_hyperparams",
+    "set_to_zero",
     "sgd",
     "sgdr_schedule",
     "skip_nonfinite",

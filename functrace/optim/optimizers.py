@@ -8,6 +8,7 @@ from functrace.optim.base import Transformation, chain
 from functrace.optim.clipping import clip_by_block_rms
 from functrace.optim.factored import scale_by_factored_rms, scale_by_param_block_rms
 from functrace.optim.hyperparameters import Hyperparam, Number
+from functrace.optim.masks import Mask
 from functrace.optim.scaling import (
     scale_by_adam,
     scale_by_adamax,
@@ -19,7 +20,7 @@ from functrace.optim.scaling import (
     trace,
 )
 from functrace.optim.stepping import scale, scale_by_learning_rate, scale_by_trust_ratio
-from functrace.optim.weight_decay import Mask, add_decayed_weights
+from functrace.optim.weight_decay import add_decayed_weights
 
 
 def sgd(

@@ -157,6 +157,41 @@ CASES = {
         DtypeError,
         "l2_regularization: mask leaf ['w'] is a float; a Python boolean was expected",
     ),
+    "mask of a wrapper": (
+        lambda: updated(optim.masked(optim.adam(0.1), {"w": True}), W),
+        ArgumentError,
+        "masked: mask and parameters are different pytrees: leaf ['b'] is in the parameters only",
+    ),
+    "gradients of a mask": (
+        lambda: updated(optim.masked(optim.adam(0.1), lambda p: True), {"w": fnp.ones(3), "b": 1.0}, W),
+        ArgumentError,
+        "masked: leaf ['w'] has shape (3,) in the gradients and (2,) in the parameters",
+    ),
+    "label": (
+        lambda: optim.partition({"fast": optim.sgd(1.0), "slow": optim.sgd(0.1)}, {"w": "fast", "b": "slw"}).init(W),
+        ArgumentError,
+        "partition: leaf ['b'] has the label 'slw'; one of 'fast', 'slow' was expected",
+    ),
+    "labels": (
+        lambda: optim.partition({"fast": optim.sgd(1.0)}, {"w": "fast"}).init(W),
+        ArgumentError,
+        "partition: labels and parameters are different pytrees: leaf ['b'] is in the parameters only",
+    ),
+    "part of a partition": (
+        lambda: optim.partition({"fast": optim.sgd}, "fast"),
+        DtypeError,
+        "partition: the transformation of 'fast' is a function; a transformation (with init and update)",
+    ),
+    "state of a partition": (
+        lambda: optim.partition({"fast": optim.sgd(1.0)}, "fast").update(W, {"slow": ()}),
+        ArgumentError,
+        "partition: the state is of ['slow']; one of ['fast'], from init, was expected",
+    ),
+    "path pattern": (
+        lambda: optim.freeze(optim.at_paths("w", "head/*")).init(W),
+        ArgumentError,
+        "path patterns: no leaf matches 'head/*'; the leaves are b, w.",
+    ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),
         ArgumentError,

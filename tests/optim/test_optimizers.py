@@ -68,6 +68,28 @@ PAIRS = {
     ),
     "lion": (optim.lion(RATE), optax.lion(RATE)),
     "lamb": (optim.lamb(RATE, weight_decay=0.1), optax.lamb(RATE, weight_decay=0.1)),
+    "masked": (
+        optim.masked(optim.adam(RATE), only_matrices),
+        optax.masked(optax.adam(RATE), only_matrices),
+    ),
+    "freeze": (
+        optim.chain(optim.sgd(RATE, 0.9), optim.freeze({"w": True, "layers": False, "head": True})),
+        optax.chain(optax.sgd(RATE, 0.9), optax.freeze({"w": True, "layers": False, "head": True})),
+    ),
+    "partition": (
+        optim.partition(
+            {"matrix": optim.adamw(RATE), "rest": optim.sgd(SLOW, 0.9), "still": optim.set_to_zero()},
+            optim.labels_by_path({"layers/1": "still", "*/b": "matrix", "w": "matrix"}, default="rest"),
+        ),
+        optax.partition(
+            {
+                "matrix": optax.adamw(RATE),
+                "rest": optax.sgd(optax.exponential_decay(0.03, 10, 0.9), 0.9),
+                "still": optax.set_to_zero(),
+            },
+            {"w": "matrix", "layers": ("rest", ["still", "still"]), "head": {"b": "matrix", "k": "rest"}},
+        ),
+    ),
     "l2": (
         optim.chain(optim.l2_regularization(0.1), optim.adam(RATE)),
         optax.chain(optax.add_decayed_weights(0.1), optax.adam(RATE)),
@@ -98,6 +120,13 @@ OPTIMIZERS = {
     "radam": lambda rate: optim.radam(rate, b2=0.8, threshold=4.5),
     "adafactor": lambda rate: optim.adafactor(rate, 2, momentum=0.5, weight_decay_rate=0.01),
     "averaged": lambda rate: optim.chain(optim.sgd(rate), optim.parameter_ema(0.9)),
+    "partition": lambda rate: optim.partition(
+        {
+            "w": optim.chain(optim.masked(optim.scale_by_adam(), only_matrices), optim.sgd(rate)),
+            "rest": optim.scale(-0.1),
+        },
+        optim.labels_by_path({"w": "w"}, default="rest"),
+    ),
     "chained": lambda rate: optim.skip_nonfinite(
         optim.accumulate(
             optim.chain(
