@@ -28,6 +28,7 @@ from functrace.optim.factored import FactoredState, scale_by_factored_rms, scale
 from functrace.optim.grouping import MaskedState, freeze, masked, partition, set_to_zero
 from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
 from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
+from functrace.optim.loss_scaling import LossScaleState, dynamic_loss_scale, loss_scale, scale_loss
 from functrace.optim.masks import Masked, at_paths, labels_by_path
 from functrace.optim.norms import global_norm
 from functrace.optim.optimizers import (
@@ -51,6 +52,7 @@ from functrace.optim.piecewise import (
     piecewise_constant_schedule,
     piecewise_interpolate_schedule,
 )
+from functrace.optim.precision import MasterState, Policy, master_weights
 from functrace.optim.reading import metrics, nonfinite_paths
 from functrace.optim.scaling import (
     scale_by_adam,
@@ -82,9 +84,12 @@ __all__ = [
     "EmaState",
     "FactoredState",
     "Hyperparams",
+    "LossScaleState",
     "Masked",
     "MaskedState",
+    "MasterState",
     "ParameterEmaState",
+    "Policy",
     "SkipState",
     "Transformation",
     "accumulate",
@@ -106,6 +111,7 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "dynamic_loss_scale",
     "ema",
     "ema_params",
     "exponential_decay",
@@ -120,7 +126,9 @@ __all__ = [
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "loss_scale",
     "masked",
+    "master_weights",
     "metrics",
     "nadam",
     "nadamw",
@@ -144,6 +152,7 @@ __all__ = [
     "scale_by_rss",
     "scale_by_stddev",
     "scale_by_trust_ratio",
+    "scale_loss",
     "set_hyperparams",
     "set_to_zero",
     "sgd",

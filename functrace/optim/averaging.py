@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import jax
 
 from functrace import numpy as fnp, tree
-from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, apply_updates, increment, real_dtype, transformation
-from functrace.optim.checking import as_arrays, check_match
+from functrace.optim.checking import as_arrays, check_match, only_part
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Number, Settings
 from functrace.optim.scaling import correction, mean, zeros
 
@@ -122,13 +121,7 @@ def ema_params(state: PyTree) -> PyTree:
     >>> float(ema_params(parameter_ema(0.9).init(3.0)))
     3.0
     """
-    found = [part for part in tree.leaves(state, is_leaf=_is_parameter_ema) if _is_parameter_ema(part)]
-    if len(found) != 1:
-        raise ArgumentError(
-            f"ema_params: the state has {len(found)} parts made by parameter_ema; one was expected."
-            + (" Give the state of one of them." if found else " Add it to the chain, as its last part.")
-        )
-    return found[0].average
+    return only_part("ema_params", state, ParameterEmaState, "parameter_ema").average
 
 
 def incremental_update(new: PyTree, old: PyTree, step_size: Number) -> PyTree:
@@ -157,7 +150,3 @@ def incremental_update(new: PyTree, old: PyTree, step_size: Number) -> PyTree:
 
 def _debiased(average: PyTree, hyper: Hyperparams, decay: str, count: Array) -> PyTree:
     return tree.map(lambda m: m / correction(hyper, decay, count, m), average)
-
-
-def _is_parameter_ema(node: Any) -> bool:
-    return isinstance(node, ParameterEmaState)

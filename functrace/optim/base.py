@@ -9,7 +9,7 @@ import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import as_arrays, check_match
+from functrace.optim.checking import as_arrays, check_match, check_state, checked
 from functrace.optim.hyperparameters import Settings
 
 Array = jax.Array
@@ -129,16 +129,8 @@ def transformation(
         return state_type(step=fnp.zeros((), fnp.int32), hyperparams=settings.initial(), **fields)
 
     def update(grads: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, Any]:
-        grads = as_arrays(owner, "gradient", grads)
-        if params is not None:
-            params = as_arrays(owner, "parameter", params)
-            check_match(owner, "gradients", grads, "parameters", params)
-        elif needs_params:
-            raise ArgumentError(f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
-        if not isinstance(state, state_type):
-            raise ArgumentError(
-                f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected."
-            )
+        grads, params = checked(owner, grads, params, needs_params=needs_params)
+        check_state(owner, state, state_type)
         if like is not None:
             remembered = getattr(state, like)
             check_match(owner, "gradients", grads, "parameters given to init", remembered)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, check_part, update_with
-from functrace.optim.checking import as_arrays, check_match, leaf_paths
+from functrace.optim.checking import as_arrays, check_state, checked, leaf_paths
 from functrace.optim.masks import Mask, chosen_leaves, hide, spread
 
 PyTree = Any
@@ -59,7 +59,8 @@ def masked(inner: Transformation, mask: Mask) -> Transformation:
         return MaskedState(inner.init(hide(chosen_leaves("masked", mask, params), params)))
 
     def update(grads: PyTree, state: MaskedState, params: PyTree = None, **extra: Any) -> tuple[PyTree, MaskedState]:
-        grads, params = _checked("masked", grads, params)
+        grads, params = checked("masked", grads, params)
+        check_state("masked", state, MaskedState)
         chosen = chosen_leaves("masked", mask, grads)
         updates, new = update_with(inner, hide(chosen, grads), state.inner, hide(chosen, params), extra)
         return tree.map(lambda is_chosen, g, u: u if is_chosen else g, chosen, grads, updates), MaskedState(new)
@@ -133,7 +134,7 @@ def partition(
     def update(
         grads: PyTree, state: Mapping[Hashable, PyTree], params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, dict[Hashable, PyTree]]:
-        grads, params = _checked("partition", grads, params)
+        grads, params = checked("partition", grads, params)
         found = labelled(grads)
         if not isinstance(state, Mapping) or state.keys() != groups.keys():
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
@@ -146,11 +147,3 @@ def partition(
         return updates, new
 
     return Transformation(init, update, "partition")
-
-
-def _checked(owner: str, grads: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-    grads = as_arrays(owner, "gradient", grads)
-    if params is not None:
-        params = as_arrays(owner, "parameter", params)
-        check_match(owner, "gradients", grads, "parameters", params)
-    return grads, params

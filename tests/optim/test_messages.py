@@ -64,7 +64,7 @@ CASES = {
     "no average": (
         lambda: optim.ema_params(optim.sgd(0.1).init(W)),
         ArgumentError,
-        "the state has 0 parts made by parameter_ema; one was expected. Add it to the chain, as its last part",
+        "the state has 0 parts made by parameter_ema; one was expected.",
     ),
     "average of other parameters": (
         lambda: optim.incremental_update({"w": 1.0}, W, 0.1),
@@ -191,6 +191,36 @@ CASES = {
         lambda: optim.freeze(optim.at_paths("w", "head/*")).init(W),
         ArgumentError,
         "path patterns: no leaf matches 'head/*'; the leaves are b, w.",
+    ),
+    "growth interval": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), growth_interval=0),
+        ArgumentError,
+        "dynamic_loss_scale: growth_interval is 0; an integer of 1 or more was expected",
+    ),
+    "negative loss scale": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), initial_scale=-2.0),
+        ArgumentError,
+        "dynamic_loss_scale: initial_scale is -2.0; it must be zero or more",
+    ),
+    "backoff": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), backoff_factor=2.0),
+        ArgumentError,
+        "backoff_factor is 2.0; it must be from 0 to 1",
+    ),
+    "no loss scale": (
+        lambda: optim.scale_loss(1.0, optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "loss_scale: the state has 0 parts made by dynamic_loss_scale; one was expected",
+    ),
+    "state of another": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1)).update(W, optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "dynamic_loss_scale: the state is a dict; a LossScaleState, made by init, was expected",
+    ),
+    "wrapped twice": (
+        lambda: optim.master_weights(optim.sgd),
+        DtypeError,
+        "master_weights: inner is a function; a transformation (with init and update) was expected",
     ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),
