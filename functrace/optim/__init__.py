@@ -75,8 +75,17 @@ from functrace.optim.schedules import (
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
 )
+from functrace.optim.sharpness import SamState, normalize, sam
+from functrace.optim.slow_weights import LookaheadState, lookahead
 from functrace.optim.stepping import scale, scale_by_learning_rate, scale_by_trust_ratio
 from functrace.optim.weight_decay import add_decayed_weights, l2_regularization
+from functrace.optim.without_schedule import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
+)
 
 __all__ = [
     "AccumulateState",
@@ -84,12 +93,15 @@ __all__ = [
     "EmaState",
     "FactoredState",
     "Hyperparams",
+    "LookaheadState",
     "LossScaleState",
     "Masked",
     "MaskedState",
     "MasterState",
     "ParameterEmaState",
     "Policy",
+    "SamState",
+    "ScheduleFreeState",
     "SkipState",
     "Transformation",
     "accumulate",
@@ -126,6 +138,7 @@ __all__ = [
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "lookahead",
     "loss_scale",
     "masked",
     "master_weights",
@@ -133,6 +146,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "nonfinite_paths",
+    "normalize",
     "parameter_ema",
     "partition",
     "piecewise_constant_schedule",
@@ -140,6 +154,7 @@ __all__ = [
     "polynomial_schedule",
     "radam",
     "rmsprop",
+    "sam",
     "scale",
     "scale_by_adam",
     "scale_by_adamax",
@@ -153,6 +168,10 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_loss",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "set_hyperparams",
     "set_to_zero",
     "sgd",

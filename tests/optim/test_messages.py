@@ -222,6 +222,43 @@ CASES = {
         DtypeError,
         "master_weights: inner is a function; a transformation (with init and update) was expected",
     ),
+    "sync period": (
+        lambda: optim.lookahead(optim.sgd(0.1), 0, 0.5),
+        ArgumentError,
+        "lookahead: sync_period is 0; an integer of 1 or more was expected",
+    ),
+    "slow step": (
+        lambda: optim.lookahead(optim.sgd(0.1), 5, 1.5),
+        ArgumentError,
+        "lookahead: slow_step_size is 1.5; it must be from 0 to 1",
+    ),
+    "no params, lookahead": (
+        lambda: updated(optim.lookahead(optim.sgd(0.1), 5, 0.5), W),
+        ArgumentError,
+        "lookahead: update needs the parameters",
+    ),
+    "b1 of schedule-free": (
+        lambda: optim.schedule_free_adamw(0.1, b1=0.0),
+        ArgumentError,
+        "schedule_free: b1 is 0.0; a number above 0 and up to 1 was expected",
+    ),
+    "warm-up of a schedule": (
+        lambda: optim.schedule_free_sgd(lambda n: 0.1, warmup_steps=3),
+        ArgumentError,
+        "schedule_free: the learning rate is a schedule; with warmup_steps a number was expected",
+    ),
+    "other schedule-free parameters": (
+        lambda: optim.schedule_free_eval_params(optim.schedule_free_sgd().init(W), {"w": fnp.ones(2)}),
+        ArgumentError,
+        "leaf ['b'] is in the parameters given to init only",
+    ),
+    "rho": (lambda: optim.sam(optim.sgd(0.1), -0.05), ArgumentError, "sam: rho is -0.05; it must be zero or more"),
+    "adversary": (lambda: optim.sam(optim.sgd(0.1), "worst"), DtypeError, "sam: rho is a str; a number"),
+    "opaque without a gradient": (
+        lambda: updated(optim.sam(optim.sgd(0.1), opaque_mode=True), W, W),
+        ArgumentError,
+        "sam: in opaque mode update needs the gradient function; call `update(grads, state, params, grad_fn=",
+    ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),
         ArgumentError,
