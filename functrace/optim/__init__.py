@@ -46,6 +46,7 @@ from functrace.optim.optimizers import (
     rmsprop,
     sgd,
 )
+from functrace.optim.orthogonal import MuonState, muon, scale_by_muon, scale_by_shape
 from functrace.optim.piecewise import (
     cosine_onecycle_schedule,
     linear_onecycle_schedule,
@@ -98,6 +99,7 @@ __all__ = [
     "Masked",
     "MaskedState",
     "MasterState",
+    "MuonState",
     "ParameterEmaState",
     "Policy",
     "SamState",
@@ -143,6 +145,7 @@ __all__ = [
     "masked",
     "master_weights",
     "metrics",
+    "muon",
     "nadam",
     "nadamw",
     "nonfinite_paths",
@@ -161,10 +164,12 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
     "scale_by_param_block_rms",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rss",
+    "scale_by_shape",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_loss",

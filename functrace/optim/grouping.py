@@ -90,7 +90,7 @@ def freeze(mask: Mask) -> Transformation:
 
 
 def partition(
-    transformations: Mapping[Hashable, Transformation], labels: PyTree | Callable[[PyTree], PyTree]
+    transformations: Mapping[Any, Transformation], labels: PyTree | Callable[[PyTree], PyTree]
 ) -> Transformation:
     """A transformation of its own for each group of leaves.
 

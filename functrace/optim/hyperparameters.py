@@ -17,11 +17,11 @@ Schedule = Callable[[Any], Any]
 Number = float | Array
 Hyperparam = Number | Schedule
 
-_FRACTIONS = ("b1", "b2", "decay", "ema_decay", "momentum", "backoff_factor", "slow_step_size")
+_FRACTIONS = ("b1", "b2", "beta", "decay", "ema_decay", "momentum", "backoff_factor", "slow_step_size")
 _NOT_NEGATIVE = (
     *("eps", "eps_root", "trust_ratio_eps", "weight_decay", "l2"),
     *("max_delta", "max_norm", "min_norm", "min_scale", "threshold", "clipping", "decay_rate"),
-    *("initial_scale", "growth_factor", "rho"),
+    *("initial_scale", "growth_factor", "rho", "consistent_rms"),
 )
 _AT_LEAST = {0.0: "zero", 4.0: "four"}
 RANGES: dict[str, tuple[float, float]] = (

@@ -129,7 +129,7 @@ def scale_by_adam(
         def direction(g: Array, m: Array, v: Array) -> Array:
             v_hat = v / correction(hyper, "b2", count, v)
             root = fnp.sqrt(v_hat + hyper.cast("eps_root", v.dtype))
-            return _unbiased(hyper, count, g, m, nesterov) / (root + hyper.cast("eps", v.dtype))
+            return unbiased(hyper, count, g, m, nesterov) / (root + hyper.cast("eps", v.dtype))
 
         return tree.map(direction, grads, mu, nu), {"mu": mu, "nu": nu}
 
@@ -175,7 +175,7 @@ def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperpara
             return fnp.maximum(magnitude, hyper.cast("b2", v.dtype) * v)
 
         nu = tree.map(largest, grads, state.nu)
-        updates = tree.map(lambda g, m, v: _unbiased(hyper, count, g, m) / v, grads, mu, nu)
+        updates = tree.map(lambda g, m, v: unbiased(hyper, count, g, m) / v, grads, mu, nu)
         return updates, {"mu": mu, "nu": nu}
 
     return transformation(
@@ -230,7 +230,7 @@ def scale_by_radam(
 
         def direction(g: Array, m: Array, v: Array) -> Array:
             v_hat = v / correction(hyper, "b2", count, v)
-            m_hat = _unbiased(hyper, count, g, m, nesterov)
+            m_hat = unbiased(hyper, count, g, m, nesterov)
             root = fnp.sqrt(fnp.where(is_known, v_hat, 1) + hyper.cast("eps_root", v.dtype))
             return fnp.where(is_known, trust.astype(v.dtype) * m_hat / (root + hyper.cast("eps", v.dtype)), m_hat)
 
@@ -419,13 +419,13 @@ def correction(hyper: Hyperparams, decay: str, count: Array, like: Array) -> Arr
     return (1 - hyper[decay] ** count).astype(real_dtype(like))
 
 
-def _unbiased(hyper: Hyperparams, count: Array, g: Array, m: Array, nesterov: bool = False) -> Array:
+def unbiased(hyper: Hyperparams, count: Array, g: Array, m: Array, nesterov: bool = False, decay: str = "b1") -> Array:
     """The mean gradient without the bias of its start; with Nesterov's look ahead, NAdam's."""
     if not nesterov:
-        return m / correction(hyper, "b1", count, m)
-    g_hat = g / correction(hyper, "b1", count, m)
-    m_hat = m / correction(hyper, "b1", increment(count), m)
-    return hyper.cast("b1", real_dtype(m)) * m_hat + hyper.complement("b1", real_dtype(m)) * g_hat
+        return m / correction(hyper, decay, count, m)
+    g_hat = g / correction(hyper, decay, count, m)
+    m_hat = m / correction(hyper, decay, increment(count), m)
+    return hyper.cast(decay, real_dtype(m)) * m_hat + hyper.complement(decay, real_dtype(m)) * g_hat
 
 
 def _reciprocal_root(squares: Array, hyper: Hyperparams, eps_in_sqrt: bool) -> Array:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from functrace import numpy as fnp, optim
-from functrace.errors import ArgumentError, DtypeError
+from functrace.errors import ArgumentError, DtypeError, ShapeError
 
 W = {"w": fnp.ones(2), "b": fnp.ones(())}
 
@@ -258,6 +258,16 @@ CASES = {
         lambda: updated(optim.sam(optim.sgd(0.1), opaque_mode=True), W, W),
         ArgumentError,
         "sam: in opaque mode update needs the gradient function; call `update(grads, state, params, grad_fn=",
+    ),
+    "not a matrix": (
+        lambda: optim.scale_by_muon().init(W),
+        ShapeError,
+        "scale_by_muon: leaf ['b'] has shape (); a matrix was expected. Use `muon`",
+    ),
+    "coefficients": (
+        lambda: optim.muon(0.1, ((1.0, 2.0, 3.0),), ns_steps=2),
+        ArgumentError,
+        "scale_by_muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
     ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),

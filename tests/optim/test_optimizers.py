@@ -44,6 +44,7 @@ def half_of(params, i):
 
 
 ADVERSARY = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+DION = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046))
 PAIRS = {
     "sgd": (optim.sgd(RATE), optax.sgd(RATE)),
     "sgd schedule": (optim.sgd(SLOW), optax.sgd(optax.exponential_decay(0.03, 10, 0.9))),
@@ -142,6 +143,25 @@ PAIRS = {
         given(optim.sam(optim.adam(RATE), 0.05, 3, opaque_mode=True), grad_fn=half_of),
         given(optax.contrib.sam(optax.adam(RATE), ADVERSARY, 3, opaque_mode=True), grad_fn=half_of),
     ),
+    "muon": (optim.muon(RATE), optax.contrib.muon(RATE)),
+    "muon all": (
+        optim.muon(
+            *(SLOW, DION, 4, 0.8, 1e-6, 0.1, only_matrices),
+            nesterov=False,
+            adaptive=True,
+            adam_weight_decay=0.2,
+            adam_learning_rate=0.01,
+            consistent_rms=0.2,
+        ),
+        optax.contrib.muon(
+            *(optax.exponential_decay(0.03, 10, 0.9), DION, 4, 0.8, 1e-6, 0.1, only_matrices),
+            nesterov=False,
+            adaptive=True,
+            adam_weight_decay=0.2,
+            adam_learning_rate=0.01,
+            consistent_rms=0.2,
+        ),
+    ),
     "l2": (
         optim.chain(optim.l2_regularization(0.1), optim.adam(RATE)),
         optax.chain(optax.add_decayed_weights(0.1), optax.adam(RATE)),
@@ -183,6 +203,7 @@ OPTIMIZERS = {
     "schedule-free": lambda rate: optim.schedule_free_adamw(rate, weight_decay=0.1),
     "sam": lambda rate: optim.sam(optim.sgd(rate, 0.9), 0.05),
     "sam, opaque": lambda rate: given(optim.sam(optim.sgd(rate), 0.1, opaque_mode=True), grad_fn=half_of),
+    "muon": lambda rate: optim.muon(rate, ns_steps=2, adam_weight_decay=0.1),
     "chained": lambda rate: optim.skip_nonfinite(
         optim.accumulate(
             optim.chain(
