@@ -28,6 +28,7 @@ from functrace.optim.factored import FactoredState, scale_by_factored_rms, scale
 from functrace.optim.grouping import MaskedState, freeze, masked, partition, set_to_zero
 from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
 from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
+from functrace.optim.line_search import LineSearchState, scale_by_zoom_linesearch, value_and_grad_from_state
 from functrace.optim.loss_scaling import LossScaleState, dynamic_loss_scale, loss_scale, scale_loss
 from functrace.optim.masks import Masked, at_paths, labels_by_path
 from functrace.optim.norms import global_norm
@@ -54,6 +55,7 @@ from functrace.optim.piecewise import (
     piecewise_interpolate_schedule,
 )
 from functrace.optim.precision import MasterState, Policy, master_weights
+from functrace.optim.quasi_newton import LbfgsState, lbfgs, scale_by_lbfgs
 from functrace.optim.reading import metrics, nonfinite_paths
 from functrace.optim.scaling import (
     scale_by_adam,
@@ -94,6 +96,8 @@ __all__ = [
     "EmaState",
     "FactoredState",
     "Hyperparams",
+    "LbfgsState",
+    "LineSearchState",
     "LookaheadState",
     "LossScaleState",
     "Masked",
@@ -137,6 +141,7 @@ __all__ = [
     "l2_regularization",
     "labels_by_path",
     "lamb",
+    "lbfgs",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
@@ -162,6 +167,7 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_factored_rms",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
@@ -172,6 +178,7 @@ __all__ = [
     "scale_by_shape",
     "scale_by_stddev",
     "scale_by_trust_ratio",
+    "scale_by_zoom_linesearch",
     "scale_loss",
     "schedule_free",
     "schedule_free_adamw",
@@ -183,6 +190,7 @@ __all__ = [
     "sgdr_schedule",
     "skip_nonfinite",
     "trace",
+    "value_and_grad_from_state",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
 ]

@@ -22,6 +22,7 @@ _NOT_NEGATIVE = (
     *("eps", "eps_root", "trust_ratio_eps", "weight_decay", "l2"),
     *("max_delta", "max_norm", "min_norm", "min_scale", "threshold", "clipping", "decay_rate"),
     *("initial_scale", "growth_factor", "rho", "consistent_rms"),
+    *("max_learning_rate", "tol", "slope_rtol", "curv_rtol", "approx_dec_rtol", "stepsize_precision"),
 )
 _AT_LEAST = {0.0: "zero", 4.0: "four"}
 RANGES: dict[str, tuple[float, float]] = (

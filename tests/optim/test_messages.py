@@ -269,6 +269,27 @@ CASES = {
         ArgumentError,
         "scale_by_muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
     ),
+    "no loss": (
+        lambda: updated(optim.lbfgs(), W, W),
+        ArgumentError,
+        "scale_by_zoom_linesearch: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
+    ),
+    "no params, lbfgs": (lambda: updated(optim.lbfgs(), W), ArgumentError, "scale_by_lbfgs: update needs the param"),
+    "memory": (
+        lambda: optim.lbfgs(memory_size=0),
+        ArgumentError,
+        "scale_by_lbfgs: memory_size is 0; an integer of 1 or more was expected",
+    ),
+    "first guess": (
+        lambda: optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two"),
+        ArgumentError,
+        "scale_by_zoom_linesearch: initial_guess_strategy is 'two'; one of 'keep', 'one' was expected",
+    ),
+    "tolerance": (
+        lambda: optim.scale_by_zoom_linesearch(5, tol=-1.0),
+        ArgumentError,
+        "scale_by_zoom_linesearch: tol is -1.0; it must be zero or more",
+    ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),
         ArgumentError,
