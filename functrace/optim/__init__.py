@@ -21,6 +21,7 @@ from functrace.optim.clipping import (
     adaptive_clip,
     clip_by_block_rms,
     clip_by_global_norm,
+    clip_by_layer_norm,
     clip_by_norm,
     clip_by_value,
 )
@@ -28,6 +29,7 @@ from functrace.optim.factored import FactoredState, scale_by_factored_rms, scale
 from functrace.optim.grouping import MaskedState, freeze, masked, partition, set_to_zero
 from functrace.optim.guards import AccumulateState, SkipState, accumulate, skip_nonfinite
 from functrace.optim.hyperparameters import Hyperparams, get_hyperparams, set_hyperparams
+from functrace.optim.injecting import InjectedState, inject_hyperparams
 from functrace.optim.line_search import LineSearchState, scale_by_zoom_linesearch, value_and_grad_from_state
 from functrace.optim.loss_scaling import LossScaleState, dynamic_loss_scale, loss_scale, scale_loss
 from functrace.optim.masks import Masked, at_paths, labels_by_path
@@ -96,6 +98,7 @@ __all__ = [
     "EmaState",
     "FactoredState",
     "Hyperparams",
+    "InjectedState",
     "LbfgsState",
     "LineSearchState",
     "LookaheadState",
@@ -124,6 +127,7 @@ __all__ = [
     "chain",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_layer_norm",
     "clip_by_norm",
     "clip_by_value",
     "constant_schedule",
@@ -137,6 +141,7 @@ __all__ = [
     "get_hyperparams",
     "global_norm",
     "incremental_update",
+    "inject_hyperparams",
     "join_schedules",
     "l2_regularization",
     "labels_by_path",

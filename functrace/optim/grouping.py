@@ -1,13 +1,13 @@
 """Some leaves to one transformation, some to another: `masked`, `freeze`, `partition`."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, check_part, update_with
 from functrace.optim.checking import as_arrays, check_state, checked, leaf_paths
-from functrace.optim.masks import Mask, chosen_leaves, hide, spread
+from functrace.optim.masks import Labels, Mask, chosen_leaves, hide, spread
 
 PyTree = Any
 
@@ -89,9 +89,7 @@ def freeze(mask: Mask) -> Transformation:
     return Transformation(part.init, part.update, "freeze")
 
 
-def partition(
-    transformations: Mapping[Any, Transformation], labels: PyTree | Callable[[PyTree], PyTree]
-) -> Transformation:
+def partition(transformations: Mapping[Any, Transformation], labels: Labels) -> Transformation:
     """A transformation of its own for each group of leaves.
 
     Args:

@@ -77,9 +77,10 @@ class Hyperparams(Mapping[str, Array]):
         """A copy with some values replaced, each in the dtype it had."""
         new, low = dict(self._values), dict(self._low)
         for name, value in values.items():
-            new[name] = scalar(name, value, new[name].dtype)
+            old, new[name] = new[name], scalar(name, value, new[name].dtype)
             if name in low:
-                low[name] = rounding(value, low[name].dtype)
+                is_host = _is_host_number(value)
+                low[name] = rounding(value, old.dtype) if is_host else fnp.where(new[name] == old, low[name], 0)
         return Hyperparams(new, low, self.scheduled)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Any]:
@@ -174,6 +175,19 @@ def set_hyperparams(state: PyTree, **values: Number) -> PyTree:
         if not isinstance(node, Hyperparams):
             return node
         return node.replace(**{name: value for name, value in values.items() if name in node})
+
+    return tree.map(replaced, state, is_leaf=lambda node: isinstance(node, Hyperparams))
+
+
+def injected(state: PyTree, values: Mapping[str, Any]) -> PyTree:
+    """The state with its hyper-parameters as in `values`, under the names that `get_hyperparams` gives them."""
+    names = iter(get_hyperparams(state))
+
+    def replaced(node: Any) -> Any:
+        if not isinstance(node, Hyperparams):
+            return node
+        named = {name: values[next(names)] for name in node}
+        return node.replace(**{name: value for name, value in named.items() if name not in node.scheduled})
 
     return tree.map(replaced, state, is_leaf=lambda node: isinstance(node, Hyperparams))
 

@@ -17,6 +17,7 @@ from functrace.optim.checking import check_structure, leaf_paths
 
 PyTree = Any
 Mask = PyTree | Callable[[PyTree], PyTree] | None
+Labels = PyTree | Callable[[PyTree], PyTree]
 
 
 class Masked(NamedTuple):

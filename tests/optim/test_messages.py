@@ -290,6 +290,24 @@ CASES = {
         ArgumentError,
         "scale_by_zoom_linesearch: tol is -1.0; it must be zero or more",
     ),
+    "layers": (
+        lambda: optim.clip_by_layer_norm(1.0, 0),
+        ArgumentError,
+        "clip_by_layer_norm: layers is 0; an integer of 1 or more was expected",
+    ),
+    "negative layer norm": (lambda: optim.clip_by_layer_norm(-1.0), ArgumentError, "max_norm is -1.0; it must be zero"),
+    "labels of layers": (
+        lambda: optim.clip_by_layer_norm(1.0, {"w": "first"}).init(W),
+        ArgumentError,
+        "clip_by_layer_norm: layers and parameters are different pytrees: leaf ['b']",
+    ),
+    "injected name": (
+        lambda: optim.inject_hyperparams(optim.sgd)(0.1).update(
+            W, optim.inject_hyperparams(optim.sgd)(0.1).init(W)._replace(hyperparams={"rate": 0.1})
+        ),
+        ArgumentError,
+        "inject_hyperparams: state.hyperparams has rate; learning_rate were expected",
+    ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),
         ArgumentError,

@@ -44,6 +44,8 @@ def half_of(params, i):
 
 
 ADVERSARY = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+LAYER_OF = {"w": "root", "layers": ("layers", ["layers/1", "layers/1"]), "head": {"b": "head", "k": "head"}}
+LAYERS = ("root", "layers", "layers/1", "head")
 DION = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046))
 PAIRS = {
     "sgd": (optim.sgd(RATE), optax.sgd(RATE)),
@@ -162,6 +164,15 @@ PAIRS = {
             consistent_rms=0.2,
         ),
     ),
+    "clipped by layer": (
+        optim.chain(optim.clip_by_layer_norm(3.0), optim.sgd(RATE)),
+        optax.chain(optax.partition({n: optax.clip_by_global_norm(3.0) for n in LAYERS}, LAYER_OF), optax.sgd(RATE)),
+    ),
+    "clipped by named layer": (
+        optim.chain(optim.clip_by_layer_norm(3.0, LAYER_OF), optim.sgd(RATE)),
+        optax.chain(optax.partition({n: optax.clip_by_global_norm(3.0) for n in LAYERS}, LAYER_OF), optax.sgd(RATE)),
+    ),
+    "injected": (optim.inject_hyperparams(optim.adamw)(SLOW), optax.adamw(optax.exponential_decay(0.03, 10, 0.9))),
     "l2": (
         optim.chain(optim.l2_regularization(0.1), optim.adam(RATE)),
         optax.chain(optax.add_decayed_weights(0.1), optax.adam(RATE)),
@@ -333,6 +344,20 @@ def test_hyperparameters_are_leaves_of_the_state():
         fnp.array([1.0, 2.0])
     )
     assert updates["w"].shape == (2,)
+
+
+def test_injected_hyperparameters_are_written_to():
+    optimizer = optim.inject_hyperparams(optim.adamw)(0.1)
+    params = random_tree(0)
+    update = ft.jit(optimizer.update)
+    state, plain = optimizer.init(params), optim.adamw(0.1).init(params)
+    for rate in (0.1, 0.02):
+        state.hyperparams["learning_rate"] = rate
+        updates, state = update(params, state, params)
+        plain = optim.set_hyperparams(plain, learning_rate=rate)
+        expected, plain = optim.adamw(0.1).update(params, plain, params)
+        assert_trees_close(updates, expected)
+        assert float(state.hyperparams["learning_rate"]) == np.float32(rate)
 
 
 def test_float64_stays_float64():
