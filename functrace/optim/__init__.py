@@ -1,17 +1,19 @@
 """Optimizers: pairs of pure functions, composed by `chain`.
 
 A pair is `init(params) -> state` and `update(grads, state, params) -> (updates, state)`. Everything
-is such a pair: clipping, momentum, weight decay, the step by the learning rate,
-  accumulation, guards.
-`chain` composes them, and an optimizer such as `adamw` is one line of `chain`. The state is plain
-data, named after the
-parts, and is there to be read: `state["clip_by_global_norm"].norm`, or all of it at once by
-  `metrics(state)`.
-Hyper-parameters are leaves of the state. Wherever a number is asked for, a schedule (a function of
-the step count) will do. `set_hyperparams` replaces them, under `jit` and under `grad` too, so a
-learning rate can itself be learned. Arithmetic is done in float32 at least, and moments are kept
-so; updates have the dtype of their gradients. Read base.py (the pair and `chain`),
-hyperparameters.py, norms.py and clipping.py, then scaling.py, stepping.py and optimizers.py.
+is such a pair: clipping, momentum, weight decay, the step by the learning rate, accumulation, guards,
+loss scaling, averages of the parameters. `chain` composes them, `partition` gives each group of leaves
+one of its own, and an optimizer such as `adamw` is one line of `chain`. The state is plain data, named
+after the parts, and is there to be read: `state["clip_by_global_norm"].norm`, or all of it at once by
+`metrics(state)`. Hyper-parameters are leaves of the state. Wherever a number is asked for, a schedule (a
+function of the step count) will do. `set_hyperparams` replaces them, under `jit` and under `grad` too, so
+a learning rate can itself be learned; an update has derivatives by all that goes into it. Arithmetic is
+done in float32 at least, and moments are kept so; updates have the dtype of their gradients.
+
+Read base.py (the pair and `chain`), hyperparameters.py, norms.py and clipping.py, then scaling.py,
+stepping.py and optimizers.py. Around them stand masks.py and grouping.py (which leaves), guards.py,
+precision.py and loss_scaling.py; slow_weights.py, without_schedule.py, sharpness.py, orthogonal.py and
+factored.py hold one method each; quasi_newton.py and line_search.py are L-BFGS.
 """
 
 from functrace.optim.averaging import EmaState, ParameterEmaState, ema, ema_params, incremental_update, parameter_ema

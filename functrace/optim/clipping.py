@@ -4,8 +4,8 @@ Norms are computed scaled (norms.py), in float32 at least. What each function do
 chosen by `on_nonfinite`:
 
 - `"propagate"`: whatever depends on the norm becomes NaN, so that the failure is loud: all leaves
-  for the global norm, the one leaf (or unit, or layer) for the others. `clip_by_value` has no norm: it clips
-  Inf, and NaN stays.
+  for the global norm, the one leaf (or unit, or layer) for the others. `clip_by_value` has no norm:
+  it clips Inf, and NaN stays.
 - `"skip"`: if any leaf has one, all updates of this step are zero, and `skipped` counts it. Later
   parts of a chain still see those zeros; to hold a whole optimizer still, wrap it in
   `skip_nonfinite`.
@@ -206,10 +206,12 @@ def clip_by_layer_norm(
             paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(pytree)[0]]
             names = [slash_path(path[:end]) or "(the root)" for path in paths]
         else:
-            names = tree.leaves(
-                spread(settings.owner, "layers", layers(pytree) if callable(layers) else layers, pytree)
-            )
-        return {name: [i for i, other in enumerate(names) if other == name] for name in names}
+            labels = layers(pytree) if callable(layers) else layers
+            names = tree.leaves(spread(settings.owner, "layers", labels, pytree))
+        places: dict[Any, list[int]] = {}
+        for i, name in enumerate(names):
+            places.setdefault(name, []).append(i)
+        return places
 
     def clip(grads: PyTree, hyper: Hyperparams, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         leaves, structure = tree.flatten(grads)
