@@ -55,7 +55,10 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("few evaluations", "no line search") else ()) for n in ROWS],
+)
 def test_equals_optax_step_by_step(name):
     loss, our_options, their_options = ROWS[name]
     ours, theirs = optim.lbfgs(**our_options), optax.lbfgs(**their_options)
