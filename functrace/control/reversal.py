@@ -27,7 +27,7 @@ from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, typed
 from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -38,7 +38,8 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, move_a
 from functrace.primitives.structural import iota
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
-from functrace.rewrites.transpose import instantiate
+from functrace.rewrites.separate import split
+from functrace.rewrites.transpose import divide, instantiate
 
 I32 = Aval((), np.dtype(np.int32))
 KEPT = 3  # steps, stride, used: what stands before the slots
@@ -131,6 +132,9 @@ class WhileSaved(Primitive):
         slots = [move_axis(x, 1, 0) if f else x for x, f in zip(slots, carry, strict=True)]
         return [*finals, steps, *kept[1:], *slots[1:]], [*carry[1:], carry[0], False, False, *carry[1:]]
 
+    def runs(self) -> tuple[Run, ...]:
+        return self.loop.runs()
+
     def uses_axis(self, name: Any) -> bool:
         return self.loop.uses_axis(name)
 
@@ -216,6 +220,9 @@ class Walk(Primitive):
 
     def shape(self, *xs: Aval) -> Any:
         return self.along.out_avals
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.body, None), Run(self.along, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name) or uses_axis(self.along, name)
@@ -408,11 +415,19 @@ class ReversedWhile(Walk):
     def lower(self, *xs: Any) -> Any:
         (steps, stride, used, *slots), c, _, l = self.groups(xs)
         states, types = self.body.out_avals, self.along.out_avals
-        return run_backward(
-            lambda s: typed(evaluate(self.body, [*c, *s]), states),
-            lambda s, l: typed(evaluate(self.along, [*c, *s, *l]), types),
-            steps, stride, used, slots, typed(l, types),
-        )  # fmt: skip
+        first, second, fixed = halves(self.along, self.consts, self.carry)
+        invariant = select(fixed, evaluate(first, [*c, *[x[0] for x in slots]]))
+
+        def read(s: list[Any]) -> list[Any]:
+            notes = zip(typed(evaluate(first, [*c, *s]), first.out_avals), fixed, strict=True)
+            return [x for x, f in notes if not f]
+
+        def undo(notes: list[Any], l: list[Any]) -> list[Any]:
+            given, known = iter(notes), iter(invariant)
+            return typed(evaluate(second, [*[next(known) if f else next(given) for f in fixed], *l]), types)
+
+        step = lambda s: typed(evaluate(self.body, [*c, *s]), states)
+        return run_backward(step, read, undo, steps, stride, used, slots, typed(l, types))
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, l = self.groups(xs)
@@ -469,6 +484,16 @@ class ReversedWhile(Walk):
         along, first, assign = self.pulled(rest, ct)
         last = LinearWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
         return [None] * (len(xs) - len(rest)) + assign(last)
+
+
+@memoised
+def halves(along: Program, consts: int, carry: int) -> tuple[Program, Program, tuple[bool, ...]]:
+    """`(c, s, l) -> l` cut in two, `(c, s) -> r` and `(r, l) -> l`, and which of r depend on c alone."""
+    known = consts + carry
+    flags = tuple([i < known for i in range(len(along.inputs))])
+    first, second, _ = split(along, flags, 0)
+    moving = divide(first.equations, first.inputs[consts:])[2]
+    return first, second, tuple([r not in moving for r in first.outputs])
 
 
 def unknown_part(program: Program, known: tuple[bool, ...], outputs: Sequence[bool]) -> Program:

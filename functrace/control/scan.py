@@ -17,7 +17,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import uses_axis, work_of
+from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.ir import (
     Atom,
@@ -27,6 +27,7 @@ from functrace.ir import (
     Literal,
     Masked,
     Program,
+    Run,
     Sample,
     Undefined,
     Var,
@@ -225,8 +226,8 @@ class Scan(Primitive):
             for c, m, flag in zip(found, masks, linear, strict=True)
         ]
 
-    def work(self, *xs: Aval) -> int:
-        return self.length * work_of(self.body)
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.body, self.length),)
 
     # Batching.
 

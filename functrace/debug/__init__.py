@@ -2,3 +2,8 @@
 
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
+
+from functrace.debug.cost import Cost, cost
+from functrace.debug.view import view
+
+__all__ = ["Cost", "cost", "view"]

@@ -94,6 +94,7 @@ pow_ = _Power(
     dtypes=(F32, C64, BF16),
     # At 0 ** 0, and the second one of x ** 1 at 0, JAX's derivative is NaN.
     edges=[_pair((0.0, 2.0), (0.0, 0.5), (-2.0, 2.0), (-2.0, 3.0))],
+    takes=(0, 1),
 )
 
 
@@ -131,6 +132,7 @@ atan2 = binary(
     lambda x, y, z: div(y, add(square(x), square(y))),
     lambda x, y, z: neg(div(x, add(square(x), square(y)))),
     edges=[_pair((0.0, 1.0), (1.0, 0.0), (0.0, -1.0))],
+    takes=(0, 1),
 )
 
 

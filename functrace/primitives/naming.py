@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.ad_checkpoint import checkpoint_name
 
-from functrace.ir import Aval, Sample, primitive
+from functrace.ir import Aval, Sample, Work, primitive
 from functrace.primitives.elementwise import F32, I32
 from functrace.primitives.families import OneSign
 
@@ -18,6 +18,7 @@ class Name(OneSign):
 
     name = "name"
     adds_up = False
+    work_each = Work(0)
     jax_names = ("name",)
     label: str
 

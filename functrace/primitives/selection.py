@@ -21,7 +21,6 @@ from functrace.primitives.elementwise import F32, Formula, align, convert_elemen
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import BroadcastInDim, broadcast_to, transpose, zeros
 
-
 NOWHERE: frozenset[int] = frozenset()
 
 

@@ -79,14 +79,25 @@ SELECTED = {
     "log": Row(masked(fnp.log), X, [0, 1, 0.25]),
     "reciprocal": Row(masked(lambda x: 1 / x), X, [0, -1, -1 / 16]),
     "power": Row(masked(lambda x: x**0.25), X, [0, 0.25, 0.25 * 4**-0.75]),
-    "arccos": Row(lambda x: fnp.where(abs(x) < 1, fnp.arccos(x), 0.0).sum(), np.array([1, 0, 2.0], np.float32), [0, -1, 0]),
-    "exp, where it overflows": Row(lambda x: fnp.where(x < 9, fnp.exp(x), x).sum(), np.array([0, 1e4], np.float32), [1, 1]),
-    "missing data": Row(lambda x: fnp.where(fnp.isnan(np.array([1, np.nan])), 0, (x - np.array([1, np.nan])) ** 2).sum(), ROWS[0], [0, 0]),
+    "arccos": Row(
+        lambda x: fnp.where(abs(x) < 1, fnp.arccos(x), 0.0).sum(), np.array([1, 0, 2.0], np.float32), [0, -1, 0]
+    ),
+    "exp, where it overflows": Row(
+        lambda x: fnp.where(x < 9, fnp.exp(x), x).sum(), np.array([0, 1e4], np.float32), [1, 1]
+    ),
+    "missing data": Row(
+        lambda x: fnp.where(fnp.isnan(np.array([1, np.nan])), 0, (x - np.array([1, np.nan])) ** 2).sum(),
+        ROWS[0], [0, 0],
+    ),
     # Several, one behind the other.
     "a chain": Row(masked(lambda x: fnp.exp(0.5 * fnp.log(x))), X, [0, 0.5, 0.25]),
-    "a chain that branches": Row(masked(lambda x: fnp.sqrt(x) * fnp.log(x) + 1 / x), X, [0, 0, 0.25 * math.log(4) + 0.5 - 1 / 16]),
+    "a chain that branches": Row(
+        masked(lambda x: fnp.sqrt(x) * fnp.log(x) + 1 / x), X, [0, 0, 0.25 * math.log(4) + 0.5 - 1 / 16]
+    ),
     "a select behind a select": Row(masked(lambda x: fnp.log(fnp.where(x < 3, fnp.sqrt(x), 1.0))), X, [0, 0.5, 0]),
-    "both cases": Row(lambda x: fnp.where(x > 0, fnp.sqrt(x), -fnp.sqrt(-x)).sum(), np.array([1, -1.0], np.float32), [0.5, 0.5]),
+    "both cases": Row(
+        lambda x: fnp.where(x > 0, fnp.sqrt(x), -fnp.sqrt(-x)).sum(), np.array([1, -1.0], np.float32), [0.5, 0.5]
+    ),
     "select": Row(lambda x: fnp.select([x > 2, x > 0], [fnp.log(x), fnp.sqrt(x)], 0.0).sum(), X, [0, 0.5, 0.25]),
     "piecewise by extrema": Row(lambda x: fnp.maximum(fnp.sqrt(x), 0.5).sum(), X, [0, 0.5, 0.25]),
     "clip": Row(lambda x: fnp.clip(fnp.sqrt(x), 0.5, 1.5).sum(), X, [0, 0.5, 0]),
@@ -95,9 +106,14 @@ SELECTED = {
     "a norm": Row(if_positive(lambda x: (x / fnp.sqrt((x * x).sum())).sum()), ZERO, ZERO),
     "a norm, by entries": Row(masked(lambda x: x / fnp.sqrt((x * x).sum())), ZERO, ZERO),
     "reshape, transpose, reverse": Row(masked(lambda x: fnp.sqrt(x)[::-1].reshape(3, 1).T[0, ::-1]), X, [0, 0.5, 0.25]),
-    "indices": Row(lambda x: fnp.where(np.array([False, True]), fnp.log(x)[np.array([0, 2])], 0.0).sum(), X, [0, 0, 0.25]),
+    "indices": Row(
+        lambda x: fnp.where(np.array([False, True]), fnp.log(x)[np.array([0, 2])], 0.0).sum(), X, [0, 0, 0.25]
+    ),
     "slices": Row(lambda x: fnp.where(x[0] > 0, fnp.log(x[:1]), 0.0).sum() + fnp.log(x[1:]).sum(), X, [0, 1, 0.25]),
-    "joined": Row(lambda x: fnp.where(fnp.concatenate([x, x]) > 0, fnp.concatenate([fnp.sqrt(x), fnp.log(x)]), 0.0).sum(), X, [0, 1.5, 0.5]),
+    "joined": Row(
+        lambda x: fnp.where(fnp.concatenate([x, x]) > 0, fnp.concatenate([fnp.sqrt(x), fnp.log(x)]), 0.0).sum(),
+        X, [0, 1.5, 0.5],
+    ),
     "broadcast": Row(lambda x: fnp.where(x[:, None] > 0, fnp.sqrt(x)[:, None] * ONE, 0.0).sum(), X, [0, 1.5, 0.75]),
     "a sum": Row(lambda x: fnp.where(x.min() > 0, fnp.log(x).sum(), 0.0), X, ZERO),
     "a running sum": Row(lambda x: fnp.where(x[::-1] > 0, fnp.cumsum(fnp.sqrt(x)[::-1]), 0.0).sum(), X, [0, 0.5, 0.5]),
@@ -110,7 +126,9 @@ SELECTED = {
     # Through functions and control flow.
     "jit": Row(masked(roots), X, [0, 1, 0.5]),
     "behind jit": Row(masked(lambda x: fnp.log(roots(x))), X, [0, 0.5, 0.125]),
-    "a mask inside of jit": Row(lambda x: ft.jit(lambda y, m: fnp.where(m, y, 0.0))(fnp.log(x), x > 0).sum(), X, [0, 1, 0.25]),
+    "a mask inside of jit": Row(
+        lambda x: ft.jit(lambda y, m: fnp.where(m, y, 0.0))(fnp.log(x), x > 0).sum(), X, [0, 1, 0.25]
+    ),
     "jit of jit": Row(masked(lambda x: roots(roots(x))), X, [0, 0.5**0.5, 0.25]),
     "checkpoint": Row(masked(again), X, [0, 0.5, 0.125]),
     "checkpoint twice": Row(masked(lambda x: again(fnp.exp(again(x)))), X, [0, 0.25, 1 / 16]),
@@ -123,7 +141,9 @@ SELECTED = {
     "a mask on the carry of scan": Row(
         masked(lambda x: lax.scan(lambda c, a: (c + fnp.sqrt(x) * a, None), fnp.log(x), ONE[:2])[0]), X, [0, 2, 0.75]
     ),
-    "a mask on what scan stacks": Row(masked(lambda x: lax.scan(lambda c, a: (c, fnp.log(a)), 0.0, x)[1]), X, [0, 1, 0.25]),
+    "a mask on what scan stacks": Row(
+        masked(lambda x: lax.scan(lambda c, a: (c, fnp.log(a)), 0.0, x)[1]), X, [0, 1, 0.25]
+    ),
     "a mask of the next step": Row(
         lambda x: lax.scan(lambda c, a: (fnp.sqrt(x * a), fnp.where(x > 0, c, 0.0)), x, ONE)[1].sum(), X, [0, 2, 1.5]
     ),
@@ -144,7 +164,9 @@ SELECTED = {
 REMOVABLE = {
     "norm": Row(fnp.linalg.norm, ZERO, ZERO),
     "norm ** 2": Row(lambda x: fnp.linalg.norm(x) ** 2, ZERO, ZERO),
-    "norm of rows": Row(lambda x: fnp.linalg.norm(x, axis=1).sum(), np.array([[0, 0], [3, 4]], np.float32), [[0, 0], [0.6, 0.8]]),
+    "norm of rows": Row(
+        lambda x: fnp.linalg.norm(x, axis=1).sum(), np.array([[0, 0], [3, 4]], np.float32), [[0, 0], [0.6, 0.8]]
+    ),
     "3-norm": Row(lambda x: fnp.linalg.norm(x, 3), ZERO, ZERO),
     "vector_norm": Row(lambda x: fnp.linalg.vector_norm(x), ZERO, ZERO),
     "matrix_norm": Row(lambda x: fnp.linalg.matrix_norm(fnp.diag(x)), ZERO, ZERO),
