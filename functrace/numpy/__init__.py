@@ -20,7 +20,7 @@ from functrace.numpy.functional import (
 )
 from functrace.numpy.ufunc import LiftedUfunc, frompyfunc as frompyfunc, ufunc as ufunc
 from functrace.tracing import Tracer, lift
-from functrace.tracing.norms import std as std
+from functrace.tracing.norms import hypot as hypot, std as std
 
 iscomplexobj = np.iscomplexobj
 isrealobj = np.isrealobj
@@ -256,7 +256,6 @@ histogram_bin_edges = lift(jnp.histogram_bin_edges)
 histogramdd = lift(jnp.histogramdd)
 hsplit = lift(jnp.hsplit)
 hstack = lift(jnp.hstack)
-hypot = lift(jnp.hypot)
 i0 = lift(jnp.i0)
 identity = lift(jnp.identity)
 imag = lift(jnp.imag)

@@ -15,7 +15,8 @@ from functrace.primitives.space import reshape
 from functrace.tracing.lift import lift
 from functrace.tracing.tracer import Tracer, atom_of
 
-jax_norm, jax_std = lift(jnp.linalg.norm), lift(jnp.std)
+jax_norm, jax_std, jax_hypot = lift(jnp.linalg.norm), lift(jnp.std), lift(jnp.hypot)
+stacked = lift(lambda x, y: jnp.stack([v.astype(jnp.result_type(x, y)) for v in jnp.broadcast_arrays(x, y)]), "hypot")
 jax_vector_norm, jax_matrix_norm = lift(jnp.linalg.vector_norm), lift(jnp.linalg.matrix_norm)
 absolute, mean, astype = lift(jnp.abs), lift(jnp.mean), lift(jnp.astype)
 
@@ -53,6 +54,14 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     if axes and ord == "fro":
         return root_of_squares(x, axes, keepdims)
     return jax_matrix_norm(x, keepdims=keepdims, ord=ord)
+
+
+@wraps(jnp.hypot)
+def hypot(x1: Any, x2: Any, /) -> Any:
+    both = stacked(x1, x2) if type(x1) is Tracer or type(x2) is Tracer else None
+    if not axes_of(both, 0) or is_complex(both.dtype):
+        return jax_hypot(x1, x2)
+    return root_of_squares(both, (0,), False)
 
 
 @wraps(jnp.std)
