@@ -58,7 +58,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
 
 @wraps(jnp.hypot)
 def hypot(x1: Any, x2: Any, /) -> Any:
-    both = stacked(x1, x2) if type(x1) is Tracer or type(x2) is Tracer else None
+    both: Any = stacked(x1, x2) if type(x1) is Tracer or type(x2) is Tracer else None
     if not axes_of(both, 0) or is_complex(both.dtype):
         return jax_hypot(x1, x2)
     return root_of_squares(both, (0,), False)
