@@ -6,7 +6,8 @@ the second reads of each branch stands in slots that the branches share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,16 +16,16 @@ import numpy as np
 from jax import lax
 
 from functrace.control.call import uses_axis
-from functrace.control.groups import narrowed, needed_inputs, reads
+from functrace.control.groups import cut, narrowed, needed_inputs, reads
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import mul, where
-from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
+from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
 from functrace.primitives.unary import cos, sin
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 
@@ -166,6 +167,14 @@ class Cond(Primitive):
         fixed = [x for x, f in zip(xs, rows, strict=True) if not f]
         return scan(*fixed, *[x for x, f in zip(xs, rows, strict=True) if f]), (True,) * len(self.branches[0].outputs)
 
+    def with_programs(self, change: Callable[[Program], Program]) -> Cond:
+        return replace(self, branches=tuple([change(p) for p in self.branches]))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        branches, names = collected(self.branches[0], self.branches)
+        ys, values = cut(replace(self, branches=branches)(*xs), len(self.branches[0].outputs))
+        return ys, list(zip(names, values, strict=True))
+
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)
 
@@ -267,3 +276,31 @@ def filled(
         given = scatter(flags, b.inline(program, [copy_input(b, v) for v in program.inputs]))
         results = [zeros(a) if ct is None else ct for ct, a in zip(given, avals, strict=True)]
         return b.build(select(wanted, results))
+
+
+@memoised
+def collected(_: Program, branches: tuple[Program, ...]) -> tuple[tuple[Program, ...], tuple[str, ...]]:
+    """Branches with what is observed in any of them, and the names.
+
+    Values of one name and type share a place, which holds that of the branch taken; those of the others are not there.
+    """
+    slots: list[tuple[str, Aval]] = []
+    places: list[list[int]] = []
+    found = [collect(p) for p in branches]
+    for (program, names), branch in zip(found, branches, strict=True):
+        mine: list[int] = []
+        for name, v in zip(names, program.outputs[len(branch.outputs) :], strict=True):
+            key = (name, v.aval.strong())
+            free = [i for i, slot in enumerate(slots) if slot == key and i not in mine]
+            if not free:
+                free = [len(slots)]
+                slots.append(key)
+            mine.append(free[0])
+        places.append(mine)
+    programs = []
+    for (observing, _names), mine, branch in zip(found, places, branches, strict=True):
+        with Builder() as b:
+            ys, values = cut(b.inline(observing, [copy_input(b, v) for v in observing.inputs]), len(branch.outputs))
+            given = dict(zip(mine, values, strict=True))
+            programs.append(b.build([*ys, *[given.get(i) or not_there(a) for i, (_, a) in enumerate(slots)]]))
+    return tuple(programs), tuple([name for name, _ in slots])

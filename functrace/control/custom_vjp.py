@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Call, collected_beside, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -128,6 +128,9 @@ class CustomVjp(Primitive):
         batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return collected_beside(self, xs)
+
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
 
@@ -159,9 +162,9 @@ class CustomLinear(Primitive):
             return transposed(self.backward, linear)
         except NotImplementedError as error:
             raise RuleError(
-                f"{self.label}: forward mode needs the transpose of this custom_vjp's backward "
-                f"function, and it is not linear in the cotangent ({error}). Reverse mode works; for "
-                "forward mode define the function with custom_jvp."
+                f"{self.label}: forward mode needs the transpose of its backward function, which is not linear in the "
+                f"cotangent ({error}). Reverse mode works; for forward mode make that function linear, or define a "
+                "function with custom_jvp."
             ) from error
 
     def expand(self, xs: Sequence[Any]) -> list[Any]:
@@ -199,6 +202,9 @@ class CustomLinear(Primitive):
         in_flags = flags[: self.residuals] + (True,) * cts
         backward = batch_pullback(self.backward, size, in_flags, flags[self.residuals :], name)
         return CustomLinear(backward, self.residuals, self.label)(*xs), (True,) * cts
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return self(*xs), []  # the pullback is not carried out
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

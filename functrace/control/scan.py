@@ -9,7 +9,8 @@ runs it from the other end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from functrace.primitives.families import literal
 from functrace.primitives.indexing import DynamicSlice
 from functrace.primitives.space import Reshape, batched_operand, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 
@@ -218,6 +219,15 @@ class Scan(Primitive):
         mapped = Scan(body, self.consts, self.carry, self.length, self.reverse, self.unroll)
         finals, ys = cut(mapped(*c, *s, *x), self.carry)
         return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
+
+    def with_programs(self, change: Callable[[Program], Program]) -> Scan:
+        return replace(self, body=change(self.body))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        """What is observed in a step is one more y, and so stacked."""
+        body, names = collect(self.body)
+        ys, values = cut(replace(self, body=body)(*xs), len(self.body.outputs))
+        return ys, list(zip(names, values, strict=True))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name)

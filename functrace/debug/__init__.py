@@ -2,3 +2,7 @@
 
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
+
+from functrace.debug.taps import taps
+
+__all__ = ["taps"]

@@ -18,6 +18,7 @@ from functrace.primitives import (
     gather_scatter,
     indexing,
     naming,
+    observing,
     reductions,
     sorting,
     space,
@@ -31,5 +32,6 @@ from functrace.primitives.elementwise import add, div, mul, neg, select_n, sub, 
 __all__ = [
     "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
     "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg",
-    "reductions", "select_n", "sorting", "space", "special", "structural", "sub", "unary", "where", "windows",
+    "observing", "reductions", "select_n", "sorting", "space", "special", "structural", "sub", "unary", "where",
+    "windows",
 ]  # fmt: skip
