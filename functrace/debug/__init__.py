@@ -3,6 +3,8 @@
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
 
+from functrace.debug.flow_stats import FlowStats, flow_stats, gradient_flow
+from functrace.debug.gradient_report import FlowRow, GradientFlow
 from functrace.debug.taps import taps
 
-__all__ = ["taps"]
+__all__ = ["FlowRow", "FlowStats", "GradientFlow", "flow_stats", "gradient_flow", "taps"]
