@@ -126,8 +126,8 @@ def divided(program: Program, policy: Policy, known: tuple[bool, ...]) -> Halves
         if e.primitive.observed:
             same[e.outputs[0]] = same.get(e.inputs[0], e.inputs[0])
     # A value that is kept under a name need not be computed again without it.
-    named: dict[Any, Any] = {same.get(x, x): e.outputs[0] for e in early if isinstance(e.primitive, Name) and keeps(policy, e)
-             for x in e.inputs}  # fmt: skip
+    labelled = [e for e in early if isinstance(e.primitive, Name) and keeps(policy, e)]
+    named: dict[Any, Any] = {same.get(e.inputs[0], e.inputs[0]): e.outputs[0] for e in labelled}
     read: Callable[[Any], Any] = lambda x: named.get(same.get(x, x), same.get(x, x))
     rest = select(tuple([not k for k in flags]), program.outputs)
     needed = {read(x) for eqn in second for x in eqn.inputs} | set(rest)

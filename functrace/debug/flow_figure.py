@@ -22,9 +22,8 @@ def draw(rows: Sequence[Any], headline: str, path: Any) -> None:
         raise ImportError(
             "GradientFlow.plot draws with matplotlib, which is not installed: pip install 'functrace[examples]'."
         ) from error
-    groups = [(title, [r for r in rows if r.kind == kind]) for kind, title in
-              (("scope", "Cotangents of what leaves each scope"), ("parameter", "Gradients of parameters"))]  # fmt: skip
-    groups = [(title, group) for title, group in groups if group]
+    titles = {"scope": "Cotangents of what leaves each scope", "parameter": "Gradients of parameters"}
+    groups = [(title, group) for kind, title in titles.items() if (group := [r for r in rows if r.kind == kind])]
     heights = [0.9 + 0.27 * max(len(group), 2) if len(group) <= MANY else 4.2 for _, group in groups]
     figure = Figure(figsize=(10, 0.7 + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -27,12 +27,12 @@ VANISHED, EXPLODED, DEAD = 1e-4, 1e4, 0.9
 
 ADVICE = {
     "vanishing": (
-        "Use activations that do not saturate (relu, gelu, silu), He or Xavier initialisation, residual connections, or "
-        "normalisation; in a recurrent net gates (LSTM, GRU) and orthogonal recurrent weights."
+        "Use activations that do not saturate (relu, gelu, silu), He or Xavier initialisation, residual connections "
+        "or normalisation; in a recurrent net gates (LSTM, GRU) and orthogonal recurrent weights."
     ),
     "exploding": (
-        "Clip by global norm, start with smaller weights (He, Xavier, orthogonal for recurrent ones), warm the learning "
-        "rate up, add normalisation; where something is not finite, find_nonfinite says which line made it."
+        "Clip by global norm, start with smaller weights (He, Xavier, orthogonal for recurrent ones), warm the "
+        "learning rate up, add normalisation; where something is not finite, find_nonfinite says which line made it."
     ),
     "dead": (
         "Lower the learning rate, start biases at zero and weights with He initialisation, or use leaky_relu, gelu or "
@@ -97,25 +97,23 @@ class GradientFlow:
         where = f"{self.verdict}, from {row.kind} {self.begins} on towards the input"
         if self.verdict == "dead":
             where = f"dead: {row.kind} {self.begins}"
-        return f"{where} ({len(sick)} of {len(self.rows)} parts)"
+        steps = f", {row.note}" if row.steps and row.note else ""
+        return f"{where}{steps} ({len(sick)} of {len(self.rows)} parts)"
 
     def __str__(self) -> str:
         head = ("part", "kind", "gradient", "value", "largest", "smallest", "zeros", "update", "verdict")
         lines = [head, *[self._cells(r) for r in self.rows]]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        table = [
-            "  ".join(
-                [c.ljust(w) if i < 2 or i == 8 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-            ).rstrip()
-            for line in lines
-        ]
+        text = lambda i, cell: cell.rjust(widths[i]) if 2 <= i < 8 else cell.ljust(widths[i])
+        table = ["  ".join([text(i, cell) for i, cell in enumerate(line)]).rstrip() for line in lines]
         return "\n".join([*table, "", f"{self.headline()}.", *([self.advice] if self.advice else [])])
 
     @staticmethod
     def _cells(r: FlowRow) -> tuple[str, ...]:
         ratio = "" if r.update_ratio is None else f"{r.update_ratio:.1e}"
         numbers = [f"{x:.2e}" for x in (r.grad_norm, r.param_norm, r.max, r.min)]
-        return (r.name, r.kind, *numbers, f"{r.zero_fraction:.0%}", ratio, f"{r.verdict}{f' ({r.note})' if r.note else ''}")
+        verdict = f"{r.verdict} ({r.note})" if r.note else r.verdict
+        return (r.name, r.kind, *numbers, f"{r.zero_fraction:.0%}", ratio, verdict)
 
 
 class Watched(NamedTuple):
@@ -255,7 +253,8 @@ def judged_steps(steps: Sequence[float]) -> tuple[str, str] | None:
 def waits_for(i: int, layout: Layout, watched: Sequence[Watched]) -> int | None:
     """A parameter that is zero, and has a gradient, and by which part i is multiplied on its way."""
     for q in range(layout.parameters):
-        if q != i and layout.factor[q] and watched[q].value == 0 and watched[q].grad > 0 and layout.upstream[q] >> i & 1:
+        is_gate = layout.factor[q] and watched[q].value == 0 and watched[q].grad > 0
+        if q != i and is_gate and layout.upstream[q] >> i & 1:
             return q
     return None
 
