@@ -23,9 +23,11 @@ from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import mul, where
+from functrace.primitives.observing import Tap
 from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, collect, jvp, memoised, transpose
+from functrace.rewrites.collect import is_observed
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 
@@ -141,6 +143,8 @@ class Cond(Primitive):
         flags = tuple(batched[1:])
         if batched[0] and self.batched == "map" and not self.uses_axis(name):
             return self._mapped(size, xs, batched)
+        if batched[0] and is_observed(self):
+            return self._observed_apart(name, size, xs, batched)
         out_flags = tuple(map(any, zip(*[batch(p, size, flags, name)[1] for p in self.branches], strict=True)))
         branches = tuple(batch(p, size, flags, name, out_flags)[0] for p in self.branches)
         if not batched[0]:
@@ -154,6 +158,15 @@ class Cond(Primitive):
                 y = where(along(eq(index, i), y.aval.shape), cases[i], y)
             outputs.append(y)
         return outputs, (True,) * len(outputs)
+
+    def _observed_apart(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        """With what is observed in the branches selected row by row, as the results are, and observed then."""
+        branches, names = collected(self.branches[0], self.branches)
+        outputs, flags = replace(self, branches=branches).batch_axis(name, size, xs, batched)
+        n = len(self.branches[0].outputs)
+        for label, value in zip(names, outputs[n:], strict=True):
+            Tap(label)(value)
+        return outputs[:n], flags[:n]
 
     def _mapped(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         """A scan over the rows, each with its own branch."""

@@ -45,6 +45,10 @@ class CustomJvp(Primitive):
             rule = b.build([sin(x), mul(cos(x), dx)])
         yield Sample(CustomJvp(program, rule, 0, "sample"), (aval,))
 
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.program.has_effects
+
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
 

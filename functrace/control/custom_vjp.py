@@ -56,6 +56,10 @@ class CustomVjp(Primitive):
             backward = b.build([mul(r, ct)])
         yield Sample(CustomVjp(program, forward, backward, 0, "sample"), (aval,))
 
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.program.has_effects
+
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
 

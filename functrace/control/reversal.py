@@ -398,11 +398,11 @@ class Moving(NamedTuple):
     l: tuple[bool, ...]
 
 
-def moving_of(walk: Walk, flags: tuple[bool, ...]) -> Moving:
+def moving_of(walk: Walk, flags: tuple[bool, ...], rule: str) -> Moving:
     """From those of c, s and l that have one at the start."""
     n, m = walk.consts, walk.carry
-    states = grown(walk.body, n, m, flags[: n + m])
-    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :])
+    states = grown(walk.body, n, m, flags[: n + m], rule)
+    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :], rule)
     return Moving(states[:n], states[n:], walked[n + m :])
 
 
@@ -452,7 +452,7 @@ class ReversedWhile(Walk):
         _, d_c, d_s, d_l = self.groups(dxs)
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self(*xs), self(*kept, *c, *s, *filled((True,) * len(l), l, d_l))
-        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)), "jvp")
         program, _ = jvp(self.body, moving.c + moving.s, "jvp", moving.s)
         body = arranged(program, (self.consts,), moving.c + moving.s, (), moving.s)
         program, _ = jvp(self.along, moving.c + moving.s + moving.l, "jvp", moving.l)
@@ -468,7 +468,7 @@ class ReversedWhile(Walk):
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self.jvp(xs, dxs)
         kept, c, s, l = self.groups(xs)
-        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)), "linearize")
         step = tangents(self.body, moving.c + moving.s, moving.s)
         back = tangents(self.along, moving.c + moving.s + moving.l, moving.l)
         pair = tangent_walk(self.body, self.along, step, back, self.consts, self.slots)

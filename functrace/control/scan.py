@@ -118,7 +118,7 @@ class Scan(Primitive):
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "linearize")
-        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs), "linearize")
         known = beside(self.sizes, moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = pushed.separate(operands, known)
         return apart((self.carry,), moved, outputs)
@@ -129,7 +129,7 @@ class Scan(Primitive):
 
     def _pushed(self, xs: Sequence[Any], dxs: Sequence[Any], rule: str) -> tuple[Scan, list[Any], tuple[bool, ...]]:
         """The pushforward, its operands, and which results have a tangent."""
-        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs), rule)
         carry = cut(moving, *self.sizes)[1]
         program, moved = jvp(self.body, moving, rule, fill_carry(self.body, carry))
         body = arranged(program, self.sizes, moving, (self.carry,), moved)
@@ -281,10 +281,12 @@ def fill_carry(body: Program, carry: Sequence[bool]) -> tuple[bool, ...]:
 
 
 @memoised
-def grown(body: Program, consts: int, carry: int, moving: tuple[bool, ...]) -> tuple[bool, ...]:
+def grown(
+    body: Program, consts: int, carry: int, moving: tuple[bool, ...], rule: str = "jvp"
+) -> tuple[bool, ...]:
     """Which operands have a tangent, when those flagged have one at the start."""
     while True:
-        _, moved = jvp(body, moving)
+        _, moved = jvp(body, moving, rule)
         more = tuple(
             m or (consts <= i < consts + carry and moved[i - consts]) for i, m in enumerate(moving)
         )

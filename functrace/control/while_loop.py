@@ -107,22 +107,22 @@ class While(Primitive):
         pushed, operands, moved = self.pushed(xs, dxs)
         return apart((), moved, pushed(*operands))
 
-    def moving(self, dxs: Sequence[Any]) -> tuple[bool, ...]:
+    def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
-        return grown(self.body, self.consts, len(self.body.outputs), tuple(dx is not None for dx in dxs))
+        return grown(self.body, self.consts, len(self.body.outputs), tuple(dx is not None for dx in dxs), rule)
 
     def pushed(
         self, xs: Sequence[Any], dxs: Sequence[Any], rule: str = "jvp"
     ) -> tuple[While, list[Any], tuple[bool, ...]]:
         """The pushforward, its operands, and which results have a tangent."""
-        moving = self.moving(dxs)
+        moving = self.moving(dxs, rule)
         loop, moved = pushforward(self.body, self, moving, rule)
         tangents = [zeros(x.aval) if dx is None else dx for x, dx, m in zip(xs, dxs, moving, strict=True) if m]
         return loop, beside((self.consts,), moving, [*xs, *tangents]), moved
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         loop, operands, moved = self.pushed(xs, dxs, "linearize")
-        moving = self.moving(dxs)
+        moving = self.moving(dxs, "linearize")
         known = beside((self.consts,), moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = loop.separate(operands, known)
         return apart((), moved, outputs)
