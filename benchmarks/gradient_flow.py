@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 from jax import numpy as jnp
@@ -35,7 +37,7 @@ def measure() -> list[Row]:
     sizes = [WIDTH] * LAYERS + [1]
     params = [
         {"W": jnp.asarray(rng.normal(size=(m, n)) * (2 / m) ** 0.5, jnp.float32), "b": jnp.zeros(n)}
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        for m, n in pairwise(sizes)
     ]
     x = jnp.asarray(rng.normal(size=(BATCH, WIDTH)), jnp.float32)
     y = jnp.asarray(rng.normal(size=(BATCH, 1)), jnp.float32)

@@ -119,11 +119,11 @@ class Watching:
 
 
 class Stop(NamedTuple):
-    """An equation at which a gradient dies, its operands `on_path`, and whether it selects by what it selects from."""
+    """An equation at which a gradient dies, its operands `on_path`, and which equation `made` each value."""
 
     eqn: Equation
     on_path: tuple[Var, ...]
-    by_itself: bool
+    made: dict[Any, Equation]
 
 
 def deaths(program: Program, moving: Sequence[bool], watching: Watching) -> Death:
@@ -161,55 +161,82 @@ def frontier(program: Program, moving: Sequence[bool], watching: Watching) -> li
         for held in held_by(eqn.primitive):
             if len(held.inputs) <= len(flags):
                 inside += frontier(held, flags[len(flags) - len(held.inputs) :], watching)
-        test = made.get(eqn.inputs[0])  # pyright: ignore[reportArgumentType]
-        by_itself = test is not None and test.primitive.name in COMPARISONS and not set(through).isdisjoint(test.inputs)
-        found += inside or [Stop(eqn, through, by_itself)]
+        found += inside or [Stop(eqn, through, made)]
     return found
+
+
+def is_dead_unit(eqn: Equation, made: dict[Any, Equation], watching: Watching) -> bool:
+    """Whether it is a relu that gives zero for every entry: a maximum, or a choice by what is chosen from."""
+    out = watching.value(eqn.outputs[0])
+    if out is None or out.size > 0:
+        return False
+    if eqn.primitive.name != "select_n":
+        return eqn.primitive.name == "max"
+    test = made.get(eqn.inputs[0])
+    return test is not None and test.primitive.name in COMPARISONS and not set(eqn.inputs).isdisjoint(test.inputs)
+
+
+def why_zero(x: Any, made: dict[Any, Equation], watching: Watching) -> Equation | None:
+    """The relu from which a value is zero, if it is from one, and nothing but zeros between."""
+    asked = [x]
+    for v in asked:
+        eqn, out = made.get(v), watching.value(v)
+        if eqn is None or out is None or out.size > 0:
+            continue
+        if is_dead_unit(eqn, made, watching):
+            return eqn
+        asked += [u for u in eqn.inputs if type(u) is Var and u not in asked]
+    return None
 
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 SELECTING = ("gather", "dynamic_slice", "slice", "reduce_max", "reduce_min", "sort", "dynamic_update_slice", "scatter",
-             "cummax", "cummin", "reduce_window", "cond")  # fmt: skip
+             "cummax", "cummin", "reduce_window")  # fmt: skip
+JOINING = ("concatenate", "pad")
 SATURATING = ("logistic", "tanh", "erf", "erfc", "exp", "exp2", "expm1", "atan")
 PRODUCTS = ("mul", "dot_general", "conv_general_dilated", "div")
 
 
 def classified(stop: Stop, watching: Watching) -> Death:
     """Why the cotangents of an equation's operands are zero, by its kind and its values."""
-    eqn, through, by_itself = stop
+    eqn, through, made = stop
     name, dtype = eqn.primitive.name, eqn.outputs[0].aval.dtype
-    out, ct = watching.value(eqn.outputs[0]), max(watching.cotangent(v) for v in eqn.outputs)
+    ct = max(watching.cotangent(v) for v in eqn.outputs)
     of = [e for x in through if (e := watching.value(x)) is not None]
     spread = f" (its input is from {of[0].low:.3g} to {of[0].high:.3g})" if of else ""
 
-    def death(kind: str, reason: str, fix: str) -> Death:
-        return Death(kind, reason, eqn.source, fix)
+    def death(kind: str, reason: str, fix: str, at: Equation = eqn) -> Death:
+        return Death(kind, reason, at.source, fix)
 
-    if out is not None and out.size == 0 and (name == "max" or (name == "select_n" and by_itself)):
-        return death(
-            "dead", f"dead units: relu gives 0 for every entry{spread}",
-            "Lower the learning rate or the biases' magnitude, use He initialisation, or leaky_relu, gelu or elu.",
-        )  # fmt: skip
+    alive_units = "Lower the learning rate or the biases' magnitude, use He initialisation, or leaky_relu, gelu or elu."
+    if is_dead_unit(eqn, made, watching):
+        return death("dead", f"dead units: relu gives 0 for every entry{spread}", alive_units)
     if name in ("max", "min", "clamp"):
         return death(
             "dead", f"every entry is beyond the bound of {name}{spread}",
             "Widen the bound, scale what is bounded, or use a smooth bound (softplus, tanh).",
         )  # fmt: skip
-    if name == "select_n" or name in SELECTING:
-        what = {"select_n": "where (select_n) takes", "cond": "the branch of cond that was taken reads"}
-        return death(
-            "not selected", f"{what.get(name, f'{name} takes')} no entry of it here",
-            "Look at the condition or the indices: another batch may select it.",
-        )  # fmt: skip
+    if name in ("select_n", "cond", *SELECTING, *JOINING):
+        takes = {"select_n": "where (select_n) takes", "cond": "the branch of cond that was taken reads"}
+        reason = f"{takes.get(name, f'{name} takes')} no entry of it here"
+        if name in JOINING:
+            reason = f"what is read of the result of {name} is not from it"
+        return death("not selected", reason, "Look at the condition or the indices: another batch may select it.")
     if name in PRODUCTS:
-        others = [x for x in eqn.inputs if x not in through or len(through) > 1]
-        factors = [e for x in others if (e := watching.value(x)) is not None]
-        if any(e.size == 0 for e in factors):
+        others = [x for x in eqn.inputs if x not in through or len(through) > 1 or eqn.inputs.count(x) > 1]
+        factors = {x: e for x in others if (e := watching.value(x)) is not None}
+        zero = [x for x, e in factors.items() if e.size == 0]
+        relu = why_zero(zero[0], made, watching) if zero else None
+        if relu and zero[0] in through:
+            return death("dead", "dead units: relu gives 0 for every entry", alive_units, relu)
+        if zero:
+            since = f", since relu gives 0 for every entry at {relu.source}" if relu else ""
             return death(
-                "zero factor", f"multiplied by zero: the other factor of {name} is 0 everywhere",
-                "Give the other factor a start that is not zero, or wait: once it moves, this gradient comes.",
+                "zero factor", f"multiplied by zero: the other factor of {name} is 0 everywhere{since}",
+                alive_units if relu else "Give the other factor a start that is not zero, or wait: once it moves, this "
+                "gradient comes.",
             )  # fmt: skip
-        smallest = min([e.size for e in factors], default=0.0)
+        smallest = min([e.size for e in factors.values()], default=0.0)
         return death(
             "underflow", f"underflow: in {name} a cotangent of at most {ct:.1e} times a factor of at most "
             f"{smallest:.1e} is below the smallest {dtype}",

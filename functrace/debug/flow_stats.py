@@ -15,7 +15,7 @@ from functrace.debug.gradient_report import GradientFlow, report
 from functrace.debug.scopes import Layout, instrumented, layout, numbers, read_label
 from functrace.errors import ArgumentError
 from functrace.ir.source import caller_source
-from functrace.tracing import apply
+from functrace.tracing import apply, trace
 from functrace.tracing.trace import leaf_names, parameter_names
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable
@@ -113,16 +113,12 @@ def flow_stats(
             updates = gradient
             if update is not None:
                 updates = tree_util.tree_leaves(update(tree_util.tree_unflatten(tree, gradient)))
-            xs = tree_util.tree_leaves(args[0])
-            rows = [
-                fnp.concatenate([numbers(g), numbers(x)[:1], numbers(u)[:1]]).astype(np.float32)
-                for g, x, u in zip(gradient, xs, updates, strict=True)
-            ]
+            whole = trace(rows, [gradient, tree_util.tree_leaves(args[0]), updates], transform="gradient_flow")
+            (table,) = apply(whole.program, [*gradient, *tree_util.tree_leaves(args[0]), *updates])
             found = outputs[m + len(leaves) :]
             stats = FlowStats(
-                fnp.asarray(True), fnp.stack(rows), tuple([found[i] for i in kept]),
-                tuple([labels[i] for i in kept]), shape,
-            )  # fmt: skip
+                fnp.asarray(True), table, tuple([found[i] for i in kept]), tuple([labels[i] for i in kept]), shape
+            )
             value = (outputs[0], aux.join(outputs[1:m])) if has_aux else outputs[0]
             return value, tree_util.tree_unflatten(tree, gradient), stats
 
@@ -141,6 +137,14 @@ def flow_stats(
         return lax.cond(when, sampled, plain, *args)
 
     return with_stats
+
+
+def rows(gradient: list[Any], params: list[Any], updates: list[Any]) -> Any:
+    """The numbers about parameters, as in `FlowStats`."""
+    return fnp.stack([
+        fnp.concatenate([numbers(g), numbers(x)[:1], numbers(u)[:1]]).astype(np.float32)
+        for g, x, u in zip(gradient, params, updates, strict=True)
+    ])  # fmt: skip
 
 
 def gradient_flow(

@@ -96,13 +96,16 @@ def instrumented(program: Program, around: str = "") -> Program:
         readers.setdefault(y, []).append(around)
     with Builder() as b:
         env: dict[Any, Any] = {v: copy_input(b, v) for v in program.inputs}
+        given: set[Any] = set(program.inputs)  # and all that depends on them: constants belong to no scope
         for eqn in program.equations:
+            if not given.isdisjoint(eqn.inputs):
+                given.update(eqn.outputs)
             b.source = eqn.source
             prim = watching(eqn, scope_of(eqn, around))
             ys = b.emit(prim, tuple([env.get(x, x) for x in eqn.inputs]))
             for v, y in zip(eqn.outputs, ys, strict=True):
                 left = scopes_left(scope_of(eqn, around), readers.get(v, ()))
-                env[v] = watched(b, y, left) if left and can_be_watched(y) else y
+                env[v] = watched(b, y, left) if left and v in given and can_be_watched(y) else y
         b.source = None
         return b.build([env.get(y, y) for y in program.outputs])
 

@@ -157,13 +157,12 @@ def test_second_order(name):
     np.testing.assert_allclose(g, expected, rtol=1e-4)
     np.testing.assert_allclose(seen["value"], of_values(in_plain_python(plain, X, W)[0]), rtol=1e-5)
     first = ft.debug.taps(ft.grad(marked))(X)[1]["cotangent"]
-    np.testing.assert_allclose(seen["cotangent"][0] if isinstance(seen["cotangent"], tuple) else first, first, rtol=1e-5)
-    _, of_tap = ft.debug.taps(ft.grad(marked))(X)
+    both = seen["cotangent"]  # the inner gradient's, and the outer one's where it comes by
+    np.testing.assert_allclose(both[0] if isinstance(both, tuple) else both, first, rtol=1e-5)
     slope = ft.grad(lambda x: fnp.sum(ft.debug.taps(ft.grad(marked))(x)[1]["cotangent"]))(X)
     e = 1e-2
     numeric = [np.sum(ft.debug.taps(ft.grad(marked))(np.float32(X + s))[1]["cotangent"]) for s in (e, -e)]
     np.testing.assert_allclose(slope, (numeric[0] - numeric[1]) / (2 * e), rtol=2e-2, atol=1e-2)
-    assert set(of_tap) == {"value", "cotangent"}
 
 
 def test_names():
@@ -228,8 +227,8 @@ def test_custom_rules():
     f.defvjp(lambda x: (ft.tap(x * x, "rule"), x), lambda x, ct: (ft.tap(2 * x * ct, "ct"),))
     assert ft.debug.taps(f)(3.0) == (9.0, {"function": 9.0})
     assert ft.debug.taps(ft.grad(f))(3.0) == (6.0, {"rule": 9.0, "ct": 6.0})
-    slope, value = ft.grad(lambda x: ft.debug.taps(f)(x)[0])(3.0), ft.grad(lambda x: ft.debug.taps(f)(x)[1]["function"])(3.0)
-    assert (slope, value) == (6.0, 6.0)
+    assert ft.grad(lambda x: ft.debug.taps(f)(x)[0])(3.0) == 6.0
+    assert ft.grad(lambda x: ft.debug.taps(f)(x)[1]["function"])(3.0) == 6.0
 
     @ft.custom_jvp
     def g(x):
@@ -346,8 +345,9 @@ def test_hook_that_is_not_linear_in_loops():
     """Reverse mode asks for no transpose of it, wherever it stands."""
     clip = lambda h: ft.on_backward(h, lambda ct: fnp.clip(ct, -1.0, 1.0))
     expected = jax.grad(lambda x: last_of_loop(jnp, JAX_CLIP, x, 3.0))(X)
-    for ours in (in_while, lambda np_, mark, x, w: ft.lax.fori_loop(0, 3, lambda _, h: mark(step(np_, h, w)), x)):
-        np.testing.assert_allclose(ft.grad(lambda x: ours(fnp, clip, x, 3.0))(X), expected, rtol=1e-4)
+    np.testing.assert_allclose(ft.grad(lambda x: in_while(fnp, clip, x, 3.0))(X), expected, rtol=1e-4)
+    counted = lambda x: ft.lax.fori_loop(0, 3, lambda _, h: clip(step(fnp, h, 3.0)), x)
+    np.testing.assert_allclose(ft.grad(counted)(X), expected, rtol=1e-4)
 
 
 @jax.custom_vjp
