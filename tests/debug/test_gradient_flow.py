@@ -240,7 +240,7 @@ HEALTHY = {
     "6 residual blocks": (residual, residual_params(6, 1.0), X),
     "residual blocks that begin at zero": (residual, residual_params(2, 0.0), X),
     "transformer block": (
-        attention, {"table": normal(30, WIDTH, scale=0.3), **{name: dense(WIDTH, WIDTH) for name in (*"qkvo", "in", "out")}},
+        attention, {"table": normal(30, WIDTH, scale=0.3), **{k: dense(WIDTH, WIDTH) for k in (*"qkvo", "in", "out")}},
         TOKENS,
     ),
     "convolutions": (
