@@ -51,3 +51,11 @@ class BudgetInfeasible(FunctraceError, MemoryError):
     def __init__(self, message: str, smallest: int):
         super().__init__(message)
         self.smallest = smallest
+
+
+class FileError(FunctraceError, ValueError):
+    """A file is damaged, cut short, or not what it should be; the message names it."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no such file."""

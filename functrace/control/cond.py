@@ -18,7 +18,7 @@ from jax import lax
 from functrace.control.call import uses_axis
 from functrace.control.groups import cut, narrowed, needed_inputs, reads
 from functrace.control.scan import Scan
-from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
@@ -187,6 +187,9 @@ class Cond(Primitive):
         branches, names = collected(self.branches[0], self.branches)
         ys, values = cut(replace(self, branches=branches)(*xs), len(self.branches[0].outputs))
         return ys, list(zip(names, values, strict=True))
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(max(self.branches, key=lambda p: p.work.total)),)
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

@@ -11,7 +11,7 @@ import numpy as np
 from functrace.control.call import Call, collected_beside, forced, uses_axis
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Sample, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -101,6 +101,9 @@ class CustomJvp(Primitive):
 
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return collected_beside(self, xs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.rule, name)

@@ -17,7 +17,7 @@ from functrace.control.call import Call, collected_beside, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -135,6 +135,9 @@ class CustomVjp(Primitive):
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return collected_beside(self, xs)
 
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
+
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
 
@@ -209,6 +212,9 @@ class CustomLinear(Primitive):
 
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return self(*xs), []  # the pullback is not carried out
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.pushforward()),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

@@ -14,7 +14,7 @@ import numpy as np
 from functrace.control.call import forced, uses_axis
 from functrace.control.custom_vjp import CustomLinear, CustomVjp
 from functrace.control.groups import cut
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Sample, Var, Work, primitive
 from functrace.ir.primitive import Primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, zeros
@@ -31,6 +31,7 @@ class OnBackward(Primitive):
 
     name = "on_backward"
     multiple_results = True
+    work_each = Work(0)
     backward: Program
     captures: int
     label: str

@@ -28,7 +28,7 @@ from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, typed
 from functrace.control.while_loop import SLOTS, While, divided, mapped, observing, sample_loop, settled
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -147,6 +147,9 @@ class WhileSaved(Primitive):
         carry, values, kept, slots, _ = cut(saving(loop)(*xs, *last), n, m, KEPT, n)
         return [*carry, *kept, *slots], list(zip(names, values, strict=True))
 
+    def runs(self) -> tuple[Run, ...]:
+        return self.loop.runs()
+
     def uses_axis(self, name: Any) -> bool:
         return self.loop.uses_axis(name)
 
@@ -232,6 +235,9 @@ class Walk(Primitive):
 
     def shape(self, *xs: Aval) -> Any:
         return self.along.out_avals
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.body, None), Run(self.along, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name) or uses_axis(self.along, name)

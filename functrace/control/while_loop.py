@@ -20,7 +20,7 @@ from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import fill_carry, grown, moved_to_front, typed
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -165,6 +165,9 @@ class While(Primitive):
         last = [not_there(v.aval) for v in loop.body.outputs[n:]]
         ys, values = cut(loop(*xs, *last), n)
         return ys, list(zip(names, values, strict=True))
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.predicate, None), Run(self.body, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.predicate, name) or uses_axis(self.body, name)

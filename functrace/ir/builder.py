@@ -144,9 +144,12 @@ class Builder:
             for v, x in zip(program.inputs, inputs, strict=True)
         ])  # fmt: skip
         outer = self.source
+        is_backward = outer is not None and outer.backward
         try:
             for eqn in program.equations:
                 self.source = eqn.source or outer
+                if is_backward and eqn.source is not None:
+                    self.source = eqn.source.in_backward()
                 operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
                 if as_is:
                     outputs = self._append(eqn.primitive, operands, eqn.outputs)

@@ -10,6 +10,7 @@ out, `x` is convolved with `w` and transposed as products are:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Sample, primitive
+from functrace.ir import Atom, Aval, Sample, Work, primitive
 from functrace.primitives.contraction import (
     BF16,
     Bilinear,
@@ -56,6 +57,25 @@ def extents(
     """For each spatial axis the lengths of input, window and result, gaps counted, and the low padding."""
     lengths = dilated_shape(x, x_dilation), dilated_shape(window, dilation), dilated_shape(y, strides)
     return list(zip(*lengths, [low for low, _ in padding], strict=True))
+
+
+def meeting(n: int, window: int, m: int, stride: int, padding: tuple[int, int], x_dilation: int, dilation: int) -> int:
+    """How often, along one axis, an element of a window meets one of the input: not padding, and no gap.
+
+    Element k of window i does where `i * stride - first` is one of 0, x_dilation, ... (n - 1) * x_dilation; such i
+    follow each other by `period`.
+    """
+    shared = math.gcd(stride, x_dilation)
+    period = x_dilation // shared
+    inverse = pow(stride // shared, -1, period)
+    count = 0
+    for k in range(window):
+        first = padding[0] - k * dilation
+        if first % shared == 0:
+            low, high = max(0, -(-first // stride)), min(m - 1, (first + (n - 1) * x_dilation) // stride)
+            place = first // shared * inverse % period
+            count += max(0, (high - place) // period - (low - 1 - place) // period)
+    return count
 
 
 def padding_in_input(*dims: Any) -> Padding:
@@ -185,9 +205,16 @@ class ConvGeneralDilated(Bilinear):
         dtype = x.dtype if dtype is None else dtype
         return Aval(tuple(shape), dtype, x.weak_type and w.weak_type)
 
-    def work(self, *xs: Aval) -> int:
-        _, w = xs
-        return 2 * self.shape(*xs).size * (w.size // max(w.shape[self.dimension_numbers[1][0]], 1))
+    def work(self, *xs: Aval) -> Work:
+        x, w = xs
+        of_x, of_w, of_y = self.dimension_numbers
+        y = self.shape(*xs)
+        geometry = zip(
+            at(x.shape, of_x[2:]), at(w.shape, of_w[2:]), at(y.shape, of_y[2:]), self.window_strides, self.padding,
+            self.lhs_dilation, self.rhs_dilation, strict=True,
+        )  # fmt: skip
+        meetings = math.prod([meeting(*along) for along in geometry])
+        return Work(2 * y.shape[of_y[0]] * y.shape[of_y[1]] * w.shape[of_w[1]] * meetings)
 
     def lower(self, x: Any, w: Any) -> Any:
         return lax.conv_general_dilated(

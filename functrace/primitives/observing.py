@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Aval, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.elementwise import F32, I32
 
 
@@ -16,6 +16,7 @@ class Tap(Primitive):
     name = "tap"
     has_effects = True
     observed = True
+    work_each = Work(0)
     label: str
 
     def samples(self) -> Iterator[Sample]:
