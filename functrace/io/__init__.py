@@ -1,8 +1,8 @@
 """Files and data: pytrees saved and loaded, data sets read, batches of an epoch.
 
-`save` writes any pytree whole or not at all, `load` gives back the same bits; `batches` has an order that follows from a
-seed, and begins wherever a run has stopped; `prefetch` reads ahead. No trainer: a loop stays the user's own twenty lines,
-and all that it must remember is one pytree: parameters, the optimizer's state, a key, a position.
+`save` writes any pytree whole or not at all, and `load` gives back the same bits; `batches` has an order that follows
+from a seed, and begins wherever a run has stopped; `prefetch` reads ahead. No trainer: a loop stays the user's own
+twenty lines, and all that it must remember is one pytree: parameters, the optimizer's state, a key, a position.
 """
 
 from functrace.io.batching import batches, prefetch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.core
 import numpy as np
@@ -18,7 +18,7 @@ from functrace.nn.dense import dense
 from functrace.nn.dropout import dropout
 from functrace.nn.embedding import rotary
 from functrace.nn.initializers import Initializer
-from functrace.nn.layer import SequenceLayer
+from functrace.nn.layer import Layer, SequenceLayer
 from functrace.nn.scoping import scoped, unscoped
 from functrace.tracing import Tracer
 from functrace.tracing.lift import known_value
@@ -129,7 +129,7 @@ def multi_head_attention(
         y = output(attend(q, k, v, seen, drop).reshape(x.shape))
         return y if state is None else (fnp.where(fits, y, math.nan), state)
 
-    inner = unscoped(combine(parts, forward, name=name))
+    inner = unscoped(cast(Layer, combine(parts, forward, name=name)))
     weights_dropout = dropout(dropout_rate)
 
     def apply(
