@@ -33,7 +33,9 @@ from functrace.transforms import (
     linear_transpose,
     linearize,
     make_program,
+    on_backward,
     stop_gradient,
+    tap,
     value_and_grad,
     vjp,
     vmap,
@@ -47,6 +49,6 @@ __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
     "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian", "io",
     "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "testing", "tree",
-    "value_and_grad", "vjp", "vmap",
+    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
+    "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from functrace.control.custom_vjp import CustomVjp
 from functrace.control.custom_vmap import CustomVmap
 from functrace.control.linear_pair import LinearPair
 from functrace.control.linear_solve import LinearSolve
+from functrace.control.on_backward import OnBackward
 from functrace.control.recur import Recur
 from functrace.control.reversal import LinearWhile, ReversedWhile, WhileSaved
 from functrace.control.root import Root
@@ -20,5 +21,5 @@ from functrace.control.while_loop import While
 
 __all__ = [
     "Budgeted", "Call", "Checkpoint", "Cond", "CustomJvp", "CustomVjp", "CustomVmap", "LinearPair",
-    "LinearSolve", "LinearWhile", "Recur", "ReversedWhile", "Root", "Scan", "While", "WhileSaved",
+    "LinearSolve", "LinearWhile", "OnBackward", "Recur", "ReversedWhile", "Root", "Scan", "While", "WhileSaved",
 ]  # fmt: skip

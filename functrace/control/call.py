@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import jax
 import numpy as np
 
+from functrace.control.groups import cut
 from functrace.control.masked import given, with_masks
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, jvp, linearize, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, linearize, memoised, transpose
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.transpose import presence, transposed
@@ -119,6 +120,14 @@ class Call(Primitive):
         program, flags = batch(self.program, size, tuple(batched), name)
         return self.of(program)(*xs), flags
 
+    def with_programs(self, change: Callable[[Program], Program]) -> Self:
+        return self.of(change(self.program))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        program, names = collect(self.program)
+        ys, values = cut(self.of(program)(*xs), len(self.program.outputs))
+        return ys, list(zip(names, values, strict=True))
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 
@@ -156,3 +165,18 @@ def forced(program: Program, size: int, batched: tuple[bool, ...], name: Any) ->
     return batch(program, size, batched, name, True)[0]
 
 
+@memoised
+def observations(program: Program) -> Program:
+    """What is observed in a Program, without its outputs."""
+    found, _ = collect(program)
+    return Program(found.inputs, found.equations, found.outputs[len(program.outputs) :])
+
+
+def collected_beside(prim: Any, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+    """A primitive with rules of its own as it stands, and beside it what is observed in `prim.program`.
+
+    The rules say nothing of what is observed, so that is computed apart; XLA finds what is computed twice.
+    """
+    _, names = collect(prim.program)
+    values = Call(observations(prim.program), prim.label)(*xs)
+    return prim(*xs), list(zip(names, values, strict=True))

@@ -12,7 +12,7 @@ automatic differentiation" (1992); Chen et al., "Training deep nets with subline
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ from functrace.primitives.elementwise import mul
 from functrace.primitives.naming import Name
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import jvp, memoised
+from functrace.rewrites.collect import acts, unobserved
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 
@@ -120,23 +121,32 @@ def divided(program: Program, policy: Policy, known: tuple[bool, ...]) -> Halves
         else:
             second.append(eqn)
             late.update(eqn.outputs)
+    same: dict[Any, Any] = {}  # what is observed is so the first time; then it is what it was
+    for e in early:
+        if e.primitive.observed:
+            same[e.outputs[0]] = same.get(e.inputs[0], e.inputs[0])
     # A value that is kept under a name need not be computed again without it.
-    named = {e.inputs[0]: e.outputs[0] for e in early if isinstance(e.primitive, Name) and keeps(policy, e)}
+    labelled = [e for e in early if isinstance(e.primitive, Name) and keeps(policy, e)]
+    named: dict[Any, Any] = {same.get(e.inputs[0], e.inputs[0]): e.outputs[0] for e in labelled}
+    read: Callable[[Any], Any] = lambda x: named.get(same.get(x, x), same.get(x, x))
     rest = select(tuple([not k for k in flags]), program.outputs)
-    needed = {named.get(x, x) for eqn in second for x in eqn.inputs} | set(rest)
+    needed = {read(x) for eqn in second for x in eqn.inputs} | set(rest)
     kept: list[Var] = []
     repeated: list[Equation] = []
     for eqn in reversed(early):
         wanted = [v for v in eqn.outputs if v in needed]
-        if wanted and (eqn.primitive.has_effects or keeps(policy, eqn)):
+        if wanted and (acts(eqn.primitive) or keeps(policy, eqn)):
             kept += wanted
         elif wanted:
             repeated.append(eqn)
-            needed.update([named.get(x, x) for x in eqn.inputs])
+            needed.update([read(x) for x in eqn.inputs])
     kept += [h for h in named.values() if h in needed and h not in kept]  # read before they get their name
     again = [
-        Equation(e.primitive, tuple([named.get(x, x) for x in e.inputs]), e.outputs, e.source)
-        for e in (*reversed(repeated), *second)
+        Equation(prim, tuple([read(x) for x in e.inputs]), e.outputs, e.source)
+        for prim, e in [
+            *[(e.primitive.with_programs(unobserved), e) for e in reversed(repeated)],
+            *[(e.primitive, e) for e in second],
+        ]
     ]
     first = Program(program.inputs, tuple(early), (*select(flags, program.outputs), *kept))
     read_first = needed_inputs(first, (True,) * len(first.outputs))

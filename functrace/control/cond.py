@@ -6,7 +6,8 @@ the second reads of each branch stands in slots that the branches share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from functrace.control.call import uses_axis
-from functrace.control.groups import narrowed, needed_inputs, reads
+from functrace.control.groups import cut, narrowed, needed_inputs, reads
 from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
@@ -23,10 +24,12 @@ from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import mul
+from functrace.primitives.observing import Tap
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, zeros
+from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, not_there, zeros
 from functrace.primitives.unary import cos, sin
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, memoised, transpose
+from functrace.rewrites.collect import is_observed
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.transpose import presence, transposed
@@ -169,6 +172,8 @@ class Cond(Primitive):
         flags = tuple(batched[1:])
         if batched[0] and self.batched == "map" and not self.uses_axis(name):
             return self._mapped(size, xs, batched)
+        if batched[0] and is_observed(self):
+            return self._observed_apart(name, size, xs, batched)
         out_flags = tuple(map(any, zip(*[batch(p, size, flags, name)[1] for p in self.branches], strict=True)))
         branches = tuple(batch(p, size, flags, name, out_flags)[0] for p in self.branches)
         if not batched[0]:
@@ -183,6 +188,15 @@ class Cond(Primitive):
             outputs.append(y)
         return outputs, (True,) * len(outputs)
 
+    def _observed_apart(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
+        """With what is observed in the branches selected row by row, as the results are, and observed then."""
+        branches, names = collected(self.branches[0], self.branches)
+        outputs, flags = replace(self, branches=branches).batch_axis(name, size, xs, batched)
+        n = len(self.branches[0].outputs)
+        for label, value in zip(names, outputs[n:], strict=True):
+            Tap(label)(value)
+        return outputs[:n], flags[:n]
+
     def _mapped(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         """A scan over the rows, each with its own branch."""
         rows = tuple(batched)
@@ -194,6 +208,14 @@ class Cond(Primitive):
         scan = Scan(body, len(consts), 0, size)
         fixed = [x for x, f in zip(xs, rows, strict=True) if not f]
         return scan(*fixed, *[x for x, f in zip(xs, rows, strict=True) if f]), (True,) * len(self.branches[0].outputs)
+
+    def with_programs(self, change: Callable[[Program], Program]) -> Cond:
+        return replace(self, branches=tuple([change(p) for p in self.branches]))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        branches, names = collected(self.branches[0], self.branches)
+        ys, values = cut(replace(self, branches=branches)(*xs), len(self.branches[0].outputs))
+        return ys, list(zip(names, values, strict=True))
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(max(self.branches, key=lambda p: p.work.total)),)
@@ -313,3 +335,31 @@ def presence_filled(branch: Program, how: Any, types: tuple[Any, ...]) -> Progra
             if of is not None:
                 masks.append(broadcast_to(mask, of[0]))
         return b.build(masks)
+
+
+@memoised
+def collected(_: Program, branches: tuple[Program, ...]) -> tuple[tuple[Program, ...], tuple[str, ...]]:
+    """Branches with what is observed in any of them, and the names.
+
+    Values of one name and type share a place, which holds that of the branch taken; those of the others are not there.
+    """
+    slots: list[tuple[str, Aval]] = []
+    places: list[list[int]] = []
+    found = [collect(p) for p in branches]
+    for (program, names), branch in zip(found, branches, strict=True):
+        mine: list[int] = []
+        for name, v in zip(names, program.outputs[len(branch.outputs) :], strict=True):
+            key = (name, v.aval.strong())
+            free = [i for i, slot in enumerate(slots) if slot == key and i not in mine]
+            if not free:
+                free = [len(slots)]
+                slots.append(key)
+            mine.append(free[0])
+        places.append(mine)
+    programs = []
+    for (observing, _names), mine, branch in zip(found, places, branches, strict=True):
+        with Builder() as b:
+            ys, values = cut(b.inline(observing, [copy_input(b, v) for v in observing.inputs]), len(branch.outputs))
+            given = dict(zip(mine, values, strict=True))
+            programs.append(b.build([*ys, *[given.get(i) or not_there(a) for i, (_, a) in enumerate(slots)]]))
+    return tuple(programs), tuple([name for name, _ in slots])

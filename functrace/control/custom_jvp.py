@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Call, collected_beside, forced, uses_axis
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Run, Sample, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -44,6 +44,10 @@ class CustomJvp(Primitive):
             x, dx = b.input(aval), b.input(aval)
             rule = b.build([sin(x), mul(cos(x), dx)])
         yield Sample(CustomJvp(program, rule, 0, "sample"), (aval,))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.program.has_effects
 
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
@@ -94,6 +98,9 @@ class CustomJvp(Primitive):
         rule = forced(self.rule, size, flags + inexact, name)
         batched_self = CustomJvp(program, rule, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return collected_beside(self, xs)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.program),)

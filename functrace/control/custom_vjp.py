@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Call, collected_beside, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -55,6 +55,10 @@ class CustomVjp(Primitive):
             r, ct = b.input(aval), b.input(aval)
             backward = b.build([mul(r, ct)])
         yield Sample(CustomVjp(program, forward, backward, 0, "sample"), (aval,))
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.program.has_effects
 
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
@@ -128,6 +132,9 @@ class CustomVjp(Primitive):
         batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return collected_beside(self, xs)
+
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.program),)
 
@@ -162,9 +169,9 @@ class CustomLinear(Primitive):
             return transposed(self.backward, linear)
         except NotImplementedError as error:
             raise RuleError(
-                f"{self.label}: forward mode needs the transpose of this custom_vjp's backward "
-                f"function, and it is not linear in the cotangent ({error}). Reverse mode works; for "
-                "forward mode define the function with custom_jvp."
+                f"{self.label}: forward mode needs the transpose of its backward function, which is not linear in the "
+                f"cotangent ({error}). Reverse mode works; for forward mode make that function linear, or define a "
+                "function with custom_jvp."
             ) from error
 
     def expand(self, xs: Sequence[Any]) -> list[Any]:
@@ -209,6 +216,9 @@ class CustomLinear(Primitive):
         in_flags = flags[: self.residuals] + (True,) * cts
         backward = batch_pullback(self.backward, size, in_flags, flags[self.residuals :], name)
         return CustomLinear(backward, self.residuals, self.label)(*xs), (True,) * cts
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return self(*xs), []  # the pullback is not carried out
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.pushforward()),)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from functrace.control.call import Call, uses_axis
+from functrace.control.call import Call, collected_beside, uses_axis
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.primitives.elementwise import mul
@@ -137,6 +137,9 @@ class CustomVmap(Primitive):
         back = self.of(whole_transpose(self.program, linear, with_ct), Transposed(self.rule, linear, with_ct))
         fixed = [x for x in xs if not isinstance(x, Undefined)]
         return scatter(linear, back(*fixed, *select(with_ct, ct)))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        return collected_beside(self, xs)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

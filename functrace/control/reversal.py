@@ -15,7 +15,8 @@ the state keeps states anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +27,18 @@ from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, typed
-from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled
-from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
+from functrace.control.while_loop import SLOTS, While, divided, mapped, observing, sample_loop, settled
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
+from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, not_there, zeros
 from functrace.primitives.structural import iota
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, memoised, transpose
+from functrace.rewrites.collect import unobserved
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import split
 from functrace.rewrites.transpose import divide, instantiate
@@ -64,6 +66,10 @@ class WhileSaved(Primitive):
     def loop(self) -> While:
         """The loop without the states."""
         return While(self.predicate, self.body, self.consts, self.slots)
+
+    @property
+    def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.loop.has_effects
 
     def shape(self, *xs: Aval) -> Any:
         carry = self.body.out_avals
@@ -104,7 +110,7 @@ class WhileSaved(Primitive):
         loop, along, flags = found
         pick = lambda keep: [x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k is keep]
         finals, kept = cut(saving(loop)(*pick(True)), sum(flags))
-        walk = LinearWhile(loop.body, along, loop.consts, self.slots)
+        walk = LinearWhile(unobserved(loop.body), unobserved(along), loop.consts, self.slots)
         now, later, slots = iter(finals), iter(walk(*kept, *pick(True), *pick(False))), iter(kept[KEPT:])
         whole = self(*xs)[len(flags) + KEPT :]  # slots of what is not known, which a walk keeps anew
         outputs = [
@@ -131,6 +137,16 @@ class WhileSaved(Primitive):
         (steps, *finals), kept, slots = cut(saving(loop)(*xs[: self.consts], *inits), len(carry), KEPT)
         slots = [move_axis(x, 1, 0) if f else x for x, f in zip(slots, carry, strict=True)]
         return [*finals, steps, *kept[1:], *slots[1:]], [*carry[1:], carry[0], False, False, *carry[1:]]
+
+    def with_programs(self, change: Callable[[Program], Program]) -> WhileSaved:
+        return saving(self.loop.with_programs(change))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        loop, names = observing(self.body, self.loop)
+        n, m = len(self.body.outputs), len(names)
+        last = [not_there(v.aval) for v in loop.body.outputs[n:]]
+        carry, values, kept, slots, _ = cut(saving(loop)(*xs, *last), n, m, KEPT, n)
+        return [*carry, *kept, *slots], list(zip(names, values, strict=True))
 
     def runs(self) -> tuple[Run, ...]:
         return self.loop.runs()
@@ -389,11 +405,11 @@ class Moving(NamedTuple):
     l: tuple[bool, ...]
 
 
-def moving_of(walk: Walk, flags: tuple[bool, ...]) -> Moving:
+def moving_of(walk: Walk, flags: tuple[bool, ...], rule: str) -> Moving:
     """From those of c, s and l that have one at the start."""
     n, m = walk.consts, walk.carry
-    states = grown(walk.body, n, m, flags[: n + m])
-    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :])
+    states = grown(walk.body, n, m, flags[: n + m], rule)
+    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :], rule)
     return Moving(states[:n], states[n:], walked[n + m :])
 
 
@@ -429,12 +445,21 @@ class ReversedWhile(Walk):
         step = lambda s: typed(evaluate(self.body, [*c, *s]), states)
         return run_backward(step, read, undo, steps, stride, used, slots, typed(l, types))
 
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        """What is observed on the way back is carried along, so that what is left is of the loop's first step."""
+        along, names = collect(self.along)
+        n = len(self.along.outputs)
+        last = [Var(v.aval) for v in along.outputs[n:]]
+        walk = replace(self, along=Program((*along.inputs, *last), along.equations, along.outputs))
+        ls, values = cut(walk(*xs, *[not_there(v.aval) for v in last]), n)
+        return ls, list(zip(names, values, strict=True))
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, l = self.groups(xs)
         _, d_c, d_s, d_l = self.groups(dxs)
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self(*xs), self(*kept, *c, *s, *filled((True,) * len(l), l, d_l))
-        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)), "jvp")
         program, _ = jvp(self.body, moving.c + moving.s, "jvp", moving.s)
         body = arranged(program, (self.consts,), moving.c + moving.s, (), moving.s)
         program, _ = jvp(self.along, moving.c + moving.s + moving.l, "jvp", moving.l)
@@ -450,7 +475,7 @@ class ReversedWhile(Walk):
         if not any(dx is not None for dx in (*d_c, *d_s)):
             return self.jvp(xs, dxs)
         kept, c, s, l = self.groups(xs)
-        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)))
+        moving = moving_of(self, tuple(dx is not None for dx in (*d_c, *d_s, *d_l)), "linearize")
         step = tangents(self.body, moving.c + moving.s, moving.s)
         back = tangents(self.along, moving.c + moving.s + moving.l, moving.l)
         pair = tangent_walk(self.body, self.along, step, back, self.consts, self.slots)

@@ -9,7 +9,8 @@ runs it from the other end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ from functrace.primitives.indexing import DynamicSlice
 from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, jvp, memoised
+from functrace.rewrites import batch, collect, jvp, memoised
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.transpose import cleaned, presence, transposed
@@ -135,7 +136,7 @@ class Scan(Primitive):
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "linearize")
-        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs), "linearize")
         known = beside(self.sizes, moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = pushed.separate(operands, known)
         return apart((self.carry,), moved, outputs)
@@ -146,7 +147,7 @@ class Scan(Primitive):
 
     def _pushed(self, xs: Sequence[Any], dxs: Sequence[Any], rule: str) -> tuple[Scan, list[Any], tuple[bool, ...]]:
         """The pushforward, its operands, and which results have a tangent."""
-        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs))
+        moving = grown(self.body, self.consts, self.carry, tuple(dx is not None for dx in dxs), rule)
         carry = cut(moving, *self.sizes)[1]
         program, moved = jvp(self.body, moving, rule, fill_carry(self.body, carry))
         body = arranged(program, self.sizes, moving, (self.carry,), moved)
@@ -250,6 +251,15 @@ class Scan(Primitive):
         finals, ys = cut(mapped(*c, *s, *x), self.carry)
         return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
 
+    def with_programs(self, change: Callable[[Program], Program]) -> Scan:
+        return replace(self, body=change(self.body))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        """What is observed in a step is one more y, and so stacked."""
+        body, names = collect(self.body)
+        ys, values = cut(replace(self, body=body)(*xs), len(self.body.outputs))
+        return ys, list(zip(names, values, strict=True))
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name)
 
@@ -302,10 +312,12 @@ def fill_carry(body: Program, carry: Sequence[bool]) -> tuple[bool, ...]:
 
 
 @memoised
-def grown(body: Program, consts: int, carry: int, moving: tuple[bool, ...]) -> tuple[bool, ...]:
+def grown(
+    body: Program, consts: int, carry: int, moving: tuple[bool, ...], rule: str = "jvp"
+) -> tuple[bool, ...]:
     """Which operands have a tangent, when those flagged have one at the start."""
     while True:
-        _, moved = jvp(body, moving)
+        _, moved = jvp(body, moving, rule)
         more = tuple(
             m or (consts <= i < consts + carry and moved[i - consts]) for i, m in enumerate(moving)
         )

@@ -7,7 +7,8 @@ Its pushforward is a while with one more carry. Reverse mode is in `reversal`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,16 +20,17 @@ from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import fill_carry, grown, moved_to_front, typed
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
 from functrace.primitives.reductions import ReduceOr
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
+from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, jvp, memoised
+from functrace.rewrites import batch, collect, jvp, memoised
+from functrace.rewrites.collect import acts, unobserved
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
 
@@ -106,22 +108,22 @@ class While(Primitive):
         pushed, operands, moved = self.pushed(xs, dxs)
         return apart((), moved, pushed(*operands))
 
-    def moving(self, dxs: Sequence[Any]) -> tuple[bool, ...]:
+    def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
-        return grown(self.body, self.consts, len(self.body.outputs), tuple(dx is not None for dx in dxs))
+        return grown(self.body, self.consts, len(self.body.outputs), tuple(dx is not None for dx in dxs), rule)
 
     def pushed(
         self, xs: Sequence[Any], dxs: Sequence[Any], rule: str = "jvp"
     ) -> tuple[While, list[Any], tuple[bool, ...]]:
         """The pushforward, its operands, and which results have a tangent."""
-        moving = self.moving(dxs)
+        moving = self.moving(dxs, rule)
         loop, moved = pushforward(self.body, self, moving, rule)
         tangents = [zeros(x.aval) if dx is None else dx for x, dx, m in zip(xs, dxs, moving, strict=True) if m]
         return loop, beside((self.consts,), moving, [*xs, *tangents]), moved
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         loop, operands, moved = self.pushed(xs, dxs, "linearize")
-        moving = self.moving(dxs)
+        moving = self.moving(dxs, "linearize")
         known = beside((self.consts,), moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = loop.separate(operands, known)
         return apart((), moved, outputs)
@@ -133,11 +135,11 @@ class While(Primitive):
         if found is None:
             return super().separate(xs, known)
         loop, along, flags = found
-        if self.has_effects:
+        if acts(self):
             raise repeats_effect(self)
         pick = lambda keep: [x for x, k in zip(xs, (*known[: self.consts], *flags), strict=True) if k is keep]
         finals, kept = cut(saving(loop)(*pick(True)), sum(flags))
-        walk = LinearWhile(loop.body, along, loop.consts, self.slots)
+        walk = LinearWhile(unobserved(loop.body), unobserved(along), loop.consts, self.slots)
         now, later = iter(finals), iter(walk(*kept, *pick(True), *pick(False)))
         assert len(kept) == KEPT + sum(flags)
         return [next(now) if k else next(later) for k in flags], flags
@@ -153,6 +155,17 @@ class While(Primitive):
             for x, g, f in zip(xs[self.consts :], given, carry, strict=True)
         ]  # fmt: skip
         return loop(*xs[: self.consts], *inits), carry
+
+    def with_programs(self, change: Callable[[Program], Program]) -> While:
+        return replace(self, predicate=change(self.predicate), body=change(self.body))
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        """What is observed in a step is carried along, so that the last step's is left."""
+        loop, names = observing(self.body, self)
+        n = len(self.body.outputs)
+        last = [not_there(v.aval) for v in loop.body.outputs[n:]]
+        ys, values = cut(loop(*xs, *last), n)
+        return ys, list(zip(names, values, strict=True))
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))
@@ -190,6 +203,20 @@ def pushforward(
 
 
 @memoised
+def observing(_: Program, loop: While) -> tuple[While, tuple[str, ...]]:
+    """The loop that also carries what is observed in its step, and the names. Its predicate is asked once more than
+    its step runs, so nothing is observed there."""
+    body, names = collect(loop.body)
+    predicate = unobserved(loop.predicate)
+    last = tuple([Var(v.aval) for v in body.outputs[len(loop.body.outputs) :]])
+    return replace(
+        loop,
+        predicate=Program((*predicate.inputs, *last), predicate.equations, predicate.outputs),
+        body=Program((*body.inputs, *[Var(v.aval) for v in last]), body.equations, body.outputs),
+    ), names
+
+
+@memoised
 def settled(program: Program, known: tuple[bool, ...], carry: int) -> tuple[Program, tuple[bool, ...]]:
     """A step of which no equation is known in part, and which inputs are known at every turn, the last `carry` of
     them being handed on."""
@@ -223,7 +250,7 @@ def divided(
 def repeats_effect(loop: While) -> RuleError:
     """The error for reverse mode of a loop with an effect."""
     equations = (*loop.body.equations, *loop.predicate.equations)
-    eqn = next(eqn for eqn in equations if eqn.primitive.has_effects)
+    eqn = next(eqn for eqn in equations if acts(eqn.primitive))
     where = f"  ({eqn.source}, in {eqn.source.function})" if eqn.source else ""
     return RuleError(
         f"while_loop: the loop has an effect ({eqn.primitive.name}), and reverse mode and linearize compute steps "

@@ -4,6 +4,13 @@ Nothing here is needed to differentiate; everything here reads or rewrites Progr
 """
 
 from functrace.debug.cost import Cost, cost
+from functrace.debug.explain_zero import ZeroReport, ZeroRow, explain_zero
+from functrace.debug.flow_stats import FlowStats, flow_stats, gradient_flow
+from functrace.debug.gradient_report import FlowRow, GradientFlow
+from functrace.debug.taps import taps
 from functrace.debug.view import view
 
-__all__ = ["Cost", "cost", "view"]
+__all__ = [
+    "Cost", "FlowRow", "FlowStats", "GradientFlow", "ZeroReport", "ZeroRow", "cost", "explain_zero", "flow_stats",
+    "gradient_flow", "taps", "view",
+]  # fmt: skip

@@ -14,7 +14,7 @@ Rules compute with atoms (`Var`, `Literal`) and emit into the ambient Builder by
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
@@ -98,6 +98,7 @@ class Primitive:
     name: str
     multiple_results: ClassVar[bool] = False
     has_effects: bool = False
+    observed: ClassVar[bool] = False  # whether its one effect is that `rewrites.collect` sees its operand
     commutative: bool = False
     readable_text: ClassVar[bool] = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
@@ -234,6 +235,19 @@ class Primitive:
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""
         return False
+
+    def with_programs(self, change: Callable[[Program], Program]) -> Primitive:
+        """The same with `change` made to the Programs that it applies to its operands and differentiates."""
+        return self
+
+    def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
+        """The results, and the values observed in here, by name. Asked only where there are some."""
+        source = ambient().source
+        where = f"  ({source}, in {source.function})" if source else ""
+        raise RuleError(
+            f"{self.name}: values tapped inside one cannot be collected; tap what goes into it or what comes out."
+            f"{where}"
+        )
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:

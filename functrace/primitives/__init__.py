@@ -19,6 +19,7 @@ from functrace.primitives import (
     indexing,
     naming,
     norms,
+    observing,
     reductions,
     selection,
     sorting,
@@ -34,6 +35,6 @@ from functrace.primitives.selection import select_n, where
 __all__ = [
     "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
     "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg", "norms",
-    "reductions", "select_n", "selection", "sorting", "space", "special", "structural", "sub", "unary", "where",
-    "windows",
+    "observing", "reductions", "select_n", "selection", "sorting", "space", "special", "structural", "sub", "unary",
+    "where", "windows",
 ]  # fmt: skip

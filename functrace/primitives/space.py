@@ -248,6 +248,11 @@ def zeros(aval: Aval) -> Atom:
     return full(aval, 0)
 
 
+def not_there(aval: Aval) -> Atom:
+    """In the place of a value that was not computed: NaN, or zero where the dtype has none."""
+    return full(aval, np.nan if aval.is_inexact else 0)
+
+
 def broadcast_to(x: Atom, shape: tuple[int, ...]) -> Atom:
     """`x` (a scalar, or of the rank of `shape`) repeated to fill `shape`."""
     if x.aval.shape == shape:

@@ -5,12 +5,14 @@
     separate   (a, b) -> y                           no equation mixes what depends on b with what does not
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
     batch      [n] x -> [n] y                        the batch axis first
+    collect    x -> (y, observed)                    what is observed inside comes out
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
 Results are memoised on the Program, so a layer that is called 48 times is rewritten once.
 """
 
 from functrace.rewrites.batch import batch
+from functrace.rewrites.collect import collect
 from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
@@ -19,6 +21,6 @@ from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
-    "Linearized", "batch", "gradient", "jvp", "linearize", "memoised", "separate", "separated", "split",
+    "Linearized", "batch", "collect", "gradient", "jvp", "linearize", "memoised", "separate", "separated", "split",
     "transpose", "vjp",
 ]  # fmt: skip

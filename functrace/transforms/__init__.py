@@ -12,6 +12,7 @@ from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.custom_vmap import custom_vmap
 from functrace.transforms.grad import grad, value_and_grad
+from functrace.transforms.hooks import on_backward, tap
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
 from functrace.transforms.jvp import jvp
@@ -24,5 +25,5 @@ from functrace.transforms.vmap import vmap
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
     "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "stop_gradient", "value_and_grad", "vjp", "vmap",
+    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

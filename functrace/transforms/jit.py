@@ -16,7 +16,7 @@ from jax import tree_util
 from functrace.control.call import Call
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
-from functrace.ir.source import caller_source
+from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import evaluate
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
@@ -96,7 +96,7 @@ def jit(
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         avals = tuple(aval_of(x) for x in leaves)
         x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-        key = (tree, avals, x64, static_values(args, kwargs, numbers, names), AXES.bound)
+        key = (tree, avals, x64, static_values(args, kwargs, numbers, names), AXES.bound, SCOPE.path)
         traced = shared.get(key)
         if traced is None:
             borrowed = AXES.borrowed
