@@ -17,10 +17,28 @@ from functrace.primitives.unary import cos
 from functrace.rewrites import batch, jvp, linearize, memoised, transpose
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.thread import Thread, threads_call
+
+
+class Applies(Primitive):
+    """What applies a Program to its operands, whatever its derivative is."""
+
+    multiple_results = True
+    program: Program
+
+    def applied(self) -> Program:
+        """The Program that is applied."""
+        return self.program
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.applied(),)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(Call(at.into(), self.name), at, state, xs)
 
 
 @primitive
-class Call(Primitive):
+class Call(Applies):
     """`program(*operands)`: what a `jit` inside a trace becomes. Lowered once for all its calls."""
 
     name = "call"
@@ -99,6 +117,9 @@ class Call(Primitive):
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
         program, flags = batch(self.program, size, tuple(batched), name)
         return self.of(program)(*xs), flags
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(self.of(at.into()), at, state, xs)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

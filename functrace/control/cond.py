@@ -27,6 +27,7 @@ from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.thread import Thread, threads_call
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
@@ -165,6 +166,14 @@ class Cond(Primitive):
         scan = Scan(body, len(consts), 0, size)
         fixed = [x for x, f in zip(xs, rows, strict=True) if not f]
         return scan(*fixed, *[x for x, f in zip(xs, rows, strict=True) if f]), (True,) * len(self.branches[0].outputs)
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return self.branches
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        index, *operands = xs
+        chosen = Cond(tuple([at.into(i) for i in range(len(self.branches))]), self.batched)
+        return threads_call(chosen, at, state, operands, index)
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

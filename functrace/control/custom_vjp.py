@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Applies, Call, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
-from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, reduce_sum, zeros
@@ -29,7 +28,7 @@ from functrace.rewrites.transpose import instantiate
 
 
 @primitive
-class CustomVjp(Primitive):
+class CustomVjp(Applies):
     """`program(*operands)`, differentiated by `forward` and `backward`.
 
     forward: (c, x) -> (y, r); backward: (r, ct_y) -> ct_x, with a cotangent for each inexact output
@@ -133,7 +132,7 @@ class CustomVjp(Primitive):
 
 
 @primitive
-class CustomLinear(Primitive):
+class CustomLinear(Applies):
     """`transpose(backward)(residuals, dx) -> dy`: a pullback's transpose, not yet carried out."""
 
     name = "custom_linear"
@@ -199,6 +198,9 @@ class CustomLinear(Primitive):
         in_flags = flags[: self.residuals] + (True,) * cts
         backward = batch_pullback(self.backward, size, in_flags, flags[self.residuals :], name)
         return CustomLinear(backward, self.residuals, self.label)(*xs), (True,) * cts
+
+    def applied(self) -> Program:
+        return self.pushforward()
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Applies, Call, forced, uses_axis
 from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.ir.program import held_programs
@@ -22,7 +22,7 @@ from functrace.rewrites import memoised
 
 
 @primitive
-class Recur(Primitive):
+class Recur(Applies):
     """The primitive whose rule this stands in, `depth` rules further out; its value is `program`'s."""
 
     name = "recur"

@@ -25,18 +25,19 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
-from functrace.control.scan import grown, reversed_body, typed
-from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled
+from functrace.control.scan import grown, reversed_body, stepping, typed
+from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled, stepping_loop
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
-from functrace.primitives.elementwise import add, mul, where
+from functrace.primitives.elementwise import add, mul, neg, where
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, zeros
 from functrace.primitives.structural import iota
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import instantiate
 
 I32 = Aval((), np.dtype(np.int32))
@@ -129,6 +130,16 @@ class WhileSaved(Primitive):
         (steps, *finals), kept, slots = cut(saving(loop)(*xs[: self.consts], *inits), len(carry), KEPT)
         slots = [move_axis(x, 1, 0) if f else x for x, f in zip(slots, carry, strict=True)]
         return [*finals, steps, *kept[1:], *slots[1:]], [*carry[1:], carry[0], False, False, *carry[1:]]
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.body,)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        loop = saving(stepping_loop(self.body, self.loop, at))
+        c, s = cut(xs, self.consts)
+        outputs = loop(*at.place, *c, zeros(I32), *state, *s)
+        (_, *finals), kept, slots = cut(outputs, 1 + at.size + len(s), KEPT)
+        return finals[: at.size], [*finals[at.size :], *kept, *slots[1 + at.size :]]
 
     def uses_axis(self, name: Any) -> bool:
         return self.loop.uses_axis(name)
@@ -347,6 +358,12 @@ class LinearWhile(Walk):
     def lower(self, *xs: Any) -> Any:
         return run_expanded(self, xs)
 
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (expansion(self.body, self, xs),)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(Call(at.into(), self.name), at, state, xs)
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         return expanded(self, xs).jvp(xs, dxs)
 
@@ -412,6 +429,25 @@ class ReversedWhile(Walk):
             lambda s, l: typed(evaluate(self.along, [*c, *s, *l]), types),
             steps, stride, used, slots, typed(l, types),
         )  # fmt: skip
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.along,)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        kept, c, s, l = self.groups(xs)
+        body, along = self._stepping(at)
+        walk = ReversedWhile(body, along, len(at.place) + self.consts, self.slots)
+        outputs = walk(*kept, *at.place, *c, *s, neg(kept[0]), *state, *l)
+        return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
+    def _stepping(self, at: Thread) -> tuple[Program, Program]:
+        """The steps of the states, which do not read the place, and of what is walked, which carries a state."""
+        place, fixed = len(at.place), self.consts + self.carry
+        with Builder() as b:
+            for _ in at.place:
+                b.input(I32)
+            body = b.build(b.inline(self.body, [copy_input(b, v) for v in self.body.inputs]))
+        return body, stepping(at.into(0, deeper=True), place, at.size, fixed)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, l = self.groups(xs)

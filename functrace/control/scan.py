@@ -30,9 +30,11 @@ from functrace.primitives.unary import sin
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.thread import Thread
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
+I32_SCALAR = Aval((), I32)
 
 
 @primitive
@@ -219,8 +221,31 @@ class Scan(Primitive):
         finals, ys = cut(mapped(*c, *s, *x), self.carry)
         return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
 
+    # A state.
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.body,)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        c, s, x = cut(xs, *self.sizes)
+        body = stepping(at.into(0, deeper=True), len(at.place), at.size, self.consts)
+        consts, carry = len(at.place) + self.consts, 1 + at.size + self.carry
+        scan = Scan(body, consts, carry, self.length, self.reverse, self.unroll)
+        first = literal(-self.length if self.reverse else 0, I32_SCALAR)
+        outputs = scan(*at.place, *c, first, *state, *s, *x)
+        return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name)
+
+
+@memoised
+def stepping(program: Program, place: int, state: int, consts: int) -> Program:
+    """A threaded body as a loop has it: `(place, c; step, state, s; x) -> (step + 1, state, s, y)`."""
+    leading, (step,), states, c, rest = cut(program.inputs, place, 1, state, consts)
+    with Builder() as b:
+        at, c, step, states, rest = ([copy_input(b, v) for v in group] for group in (leading, c, [step], states, rest))
+        return b.build([add(step[0], 1), *b.inline(program, [*at, *step, *states, *c, *rest])])
 
 
 def run(scan: Scan, xs: Sequence[Any]) -> list[Any]:

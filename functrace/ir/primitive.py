@@ -23,7 +23,8 @@ from functrace.ir.aval import Aval
 
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
-    from functrace.ir.program import Atom
+    from functrace.ir.program import Atom, Program
+    from functrace.rewrites.thread import Thread
 
 
 class Undefined(NamedTuple):
@@ -148,6 +149,14 @@ class Primitive:
         """About how many operations it takes: one an entry of the results, if it does not say."""
         ys = self.shape(*xs)
         return sum(y.size for y in (ys if self.multiple_results else (ys,)))
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        """The Programs that run when it does, for operands of these types: those that `thread` is about."""
+        return ()
+
+    def thread(self, at: Thread, state: Sequence[Atom], xs: Sequence[Atom]) -> tuple[Sequence[Atom], Sequence[Atom]]:
+        """The next state, and the results, a state being carried through its `inner` Programs; see rewrites.thread."""
+        raise RuleError(f"{self.name} holds no Program to carry a state through")
 
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""

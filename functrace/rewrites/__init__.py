@@ -5,6 +5,7 @@
     separate   (a, b) -> y                           no equation mixes what depends on b with what does not
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
     batch      [n] x -> [n] y                        the batch axis first
+    thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
 Results are memoised on the Program, so a layer that is called 48 times is rewritten once.
@@ -15,10 +16,11 @@ from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
+from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
-    "Linearized", "batch", "gradient", "jvp", "linearize", "memoised", "separate", "separated", "split",
-    "transpose", "vjp",
+    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "gradient", "jvp", "linearize", "memoised",
+    "separate", "separated", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip
