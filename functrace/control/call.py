@@ -9,7 +9,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -103,20 +103,14 @@ class Call(Primitive):
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 
-    def work(self, *xs: Aval) -> int:
-        return work_of(self.program)
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
 
 @memoised
 def uses_axis(program: Program, name: Any) -> bool:
     """Whether a collective over `name` is in a Program."""
     return any(eqn.primitive.uses_axis(name) for eqn in program.equations)
-
-
-@memoised
-def work_of(program: Program) -> int:
-    """About how many operations a Program takes."""
-    return sum(eqn.primitive.work(*[x.aval for x in eqn.inputs]) for eqn in program.equations)
 
 
 @memoised

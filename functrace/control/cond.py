@@ -17,7 +17,7 @@ from jax import lax
 from functrace.control.call import uses_axis
 from functrace.control.groups import narrowed, needed_inputs, reads
 from functrace.control.scan import Scan
-from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
@@ -165,6 +165,9 @@ class Cond(Primitive):
         scan = Scan(body, len(consts), 0, size)
         fixed = [x for x, f in zip(xs, rows, strict=True) if not f]
         return scan(*fixed, *[x for x, f in zip(xs, rows, strict=True) if f]), (True,) * len(self.branches[0].outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(max(self.branches, key=lambda p: p.work.total)),)
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

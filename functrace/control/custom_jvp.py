@@ -11,7 +11,7 @@ import numpy as np
 from functrace.control.call import Call, forced, uses_axis
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -94,6 +94,9 @@ class CustomJvp(Primitive):
         rule = forced(self.rule, size, flags + inexact, name)
         batched_self = CustomJvp(program, rule, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.rule, name)

@@ -17,7 +17,7 @@ from functrace.control.call import Call, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -128,6 +128,9 @@ class CustomVjp(Primitive):
         batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
+
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
 
@@ -199,6 +202,9 @@ class CustomLinear(Primitive):
         in_flags = flags[: self.residuals] + (True,) * cts
         backward = batch_pullback(self.backward, size, in_flags, flags[self.residuals :], name)
         return CustomLinear(backward, self.residuals, self.label)(*xs), (True,) * cts
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.pushforward()),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

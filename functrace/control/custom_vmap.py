@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from functrace.control.call import Call, uses_axis, work_of
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, ambient, primitive
+from functrace.control.call import Call, uses_axis
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, move_axis
@@ -141,8 +141,8 @@ class CustomVmap(Primitive):
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 
-    def work(self, *xs: Aval) -> int:
-        return work_of(self.program)
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
 
 @dataclass(frozen=True)

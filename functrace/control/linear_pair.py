@@ -9,7 +9,7 @@ import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
 from functrace.control.groups import cut
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -83,6 +83,9 @@ class LinearPair(Primitive):
         rows = [batched_operand(v, f, size) for v, f in zip(x, others, strict=True)]
         outputs = LinearPair(programs[0], programs[1], self.fixed)(*c, *rows)
         return outputs, (True,) * len(outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.transposed, name)

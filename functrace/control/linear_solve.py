@@ -19,7 +19,7 @@ from jax import lax
 from functrace.control.call import forced, uses_axis
 from functrace.control.groups import cut
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import div, mul, sub
@@ -119,6 +119,9 @@ class LinearSolve(Primitive):
         matvec, solve = forced(self.matvec, size, flags, name), forced(self.solve, size, flags, name)
         solved = LinearSolve(matvec, solve, self.consts, mapped(self.vecmat), mapped(self.transpose_solve))
         return solved(*consts, *b), (True,) * len(solve.outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.solve),)
 
     def uses_axis(self, name: Any) -> bool:
         held = (self.matvec, self.solve, self.vecmat, self.transpose_solve)

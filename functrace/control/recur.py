@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from functrace.control.call import Call, forced, uses_axis
-from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
+from functrace.ir import Aval, Builder, Equation, Program, Run, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.ir.program import held_programs
 from functrace.primitives.space import batched_operand
@@ -52,6 +52,9 @@ class Recur(Primitive):
         operands = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         program = forced(self.program, size, (True,) * len(xs), name)
         return Recur(program, self.label, self.depth)(*operands), (True,) * len(program.outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

@@ -13,7 +13,7 @@ import numpy as np
 from functrace.control.call import forced, uses_axis
 from functrace.control.custom_jvp import with_jax_rule
 from functrace.control.groups import cut
-from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.primitives.elementwise import add, div, mul, neg, sub
 from functrace.primitives.space import batched_operand
@@ -96,6 +96,9 @@ class Root(Primitive):
         f, solve = (forced(p, size, (*flags, *x), name) for p in (self.f, self.solve))
         tangent_solve = forced(self.tangent_solve, size, (*flags, *x, *x), name)
         return Root(f, solve, tangent_solve, self.consts)(*consts, *guess), (True,) * len(solve.outputs)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.solve),)
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.f, self.solve, self.tangent_solve))

@@ -19,7 +19,7 @@ from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import fill_carry, grown, moved_to_front, typed
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -152,6 +152,9 @@ class While(Primitive):
             for x, g, f in zip(xs[self.consts :], given, carry, strict=True)
         ]  # fmt: skip
         return loop(*xs[: self.consts], *inits), carry
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.predicate, None), Run(self.body, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.predicate, name) or uses_axis(self.body, name)
