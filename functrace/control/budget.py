@@ -117,7 +117,7 @@ class Segments:
         self.needs = needs(program, moving)
         self.born = {v: i for i, eqn in enumerate(self.equations) for v in eqn.outputs}
         self.last: dict[Any, int] = {x: i for i, eqn in enumerate(self.equations) for x in eqn.inputs if x in self.born}
-        self.works = [eqn.primitive.work(*[x.aval for x in eqn.inputs]) for eqn in self.equations]
+        self.works = [eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in self.equations]
         self.cuts = self._cuts()
         self.ends = set(self.cuts)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -29,6 +29,9 @@ class Applies(Primitive):
     def applied(self) -> Program:
         """The Program that is applied."""
         return self.program
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.applied()),)
 
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.applied(),)
@@ -124,20 +127,11 @@ class Call(Applies):
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 
-    def work(self, *xs: Aval) -> int:
-        return work_of(self.program)
-
 
 @memoised
 def uses_axis(program: Program, name: Any) -> bool:
     """Whether a collective over `name` is in a Program."""
     return any(eqn.primitive.uses_axis(name) for eqn in program.equations)
-
-
-@memoised
-def work_of(program: Program) -> int:
-    """About how many operations a Program takes."""
-    return sum(eqn.primitive.work(*[x.aval for x in eqn.inputs]) for eqn in program.equations)
 
 
 @memoised

@@ -17,7 +17,7 @@ from jax import lax
 from functrace.control.call import uses_axis
 from functrace.control.groups import narrowed, needed_inputs, reads
 from functrace.control.scan import Scan
-from functrace.ir import Atom, Aval, Builder, Literal, Program, Sample, Undefined, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
@@ -174,6 +174,9 @@ class Cond(Primitive):
         index, *operands = xs
         chosen = Cond(tuple([at.into(i) for i in range(len(self.branches))]), self.batched)
         return threads_call(chosen, at, state, operands, index)
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(max(self.branches, key=lambda p: p.work.total)),)
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from functrace.control.call import Applies, Call, uses_axis, work_of
+from functrace.control.call import Applies, Call, uses_axis
 from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, ambient, primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, move_axis
@@ -139,9 +139,6 @@ class CustomVmap(Applies):
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
-
-    def work(self, *xs: Aval) -> int:
-        return work_of(self.program)
 
 
 @dataclass(frozen=True)

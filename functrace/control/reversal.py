@@ -27,7 +27,7 @@ from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.scan import grown, reversed_body, stepping, typed
 from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled, stepping_loop
-from functrace.ir import Aval, Builder, Program, Sample, Undefined, Var, primitive
+from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -141,6 +141,9 @@ class WhileSaved(Primitive):
         (_, *finals), kept, slots = cut(outputs, 1 + at.size + len(s), KEPT)
         return finals[: at.size], [*finals[at.size :], *kept, *slots[1 + at.size :]]
 
+    def runs(self) -> tuple[Run, ...]:
+        return self.loop.runs()
+
     def uses_axis(self, name: Any) -> bool:
         return self.loop.uses_axis(name)
 
@@ -226,6 +229,9 @@ class Walk(Primitive):
 
     def shape(self, *xs: Aval) -> Any:
         return self.along.out_avals
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.body, None), Run(self.along, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name) or uses_axis(self.along, name)

@@ -17,9 +17,22 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import uses_axis, work_of
+from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
-from functrace.ir import Atom, Aval, Builder, Equation, Literal, Program, Sample, Undefined, Var, ambient, primitive
+from functrace.ir import (
+    Atom,
+    Aval,
+    Builder,
+    Equation,
+    Literal,
+    Program,
+    Run,
+    Sample,
+    Undefined,
+    Var,
+    ambient,
+    primitive,
+)
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import add, convert_element_type, mul, sub
@@ -197,8 +210,8 @@ class Scan(Primitive):
         )
         return [c if flag else None for c, flag in zip(found, linear, strict=True)]
 
-    def work(self, *xs: Aval) -> int:
-        return self.length * work_of(self.body)
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.body, self.length),)
 
     # Batching.
 

@@ -19,7 +19,7 @@ from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -163,6 +163,9 @@ class While(Primitive):
         c, s = cut(xs, self.consts)
         outputs = loop(*at.place, *c, literal(0, I32_SCALAR), *state, *s)
         return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.predicate, None), Run(self.body, None))
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.predicate, name) or uses_axis(self.body, name)

@@ -19,7 +19,8 @@ from functrace.control import Checkpoint, Cond, LinearSolve, Scan, While
 from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Undefined, Var, ambient
+from functrace.foreign.factorizations import FLOPS
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
 from functrace.primitives.constant import constant as written_out
 
 # Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
@@ -219,6 +220,14 @@ class Foreign(Primitive):
         params = self.jax_primitive.get_bind_params(self.jax_params)
         outputs = self.jax_primitive.bind(*xs, **params)
         return outputs if self.jax_primitive.multiple_results else [outputs]
+
+    def runs(self) -> tuple[Run, ...]:
+        jaxpr = self.jax_params.get("call_jaxpr")  # that of a function with a custom derivative
+        return () if jaxpr is None else (Run(closed(import_jaxpr(jaxpr))),)
+
+    def work(self, *xs: Aval) -> Work:
+        count = FLOPS.get(self.name)
+        return super().work(*xs) if count is None else Work(count(self.jax_params, xs))
 
     def _imported(self, key: Any, f: Callable[..., Any], avals: Sequence[Aval]) -> Program:
         """The Program of the JAX function `f` at `avals`, kept under `key`."""

@@ -146,7 +146,7 @@ class Builder:
         outer = self.source
         try:
             for eqn in program.equations:
-                self.source = eqn.source or outer
+                self.source = eqn.source.within(outer) if eqn.source is not None else outer
                 operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
                 if as_is:
                     outputs = self._append(eqn.primitive, operands, eqn.outputs)

@@ -51,6 +51,33 @@ class Sample(NamedTuple):
     order: int = 2
 
 
+@dataclass(frozen=True)
+class Work:
+    """How many operations something takes: arithmetic ones, and transcendental ones (exp, sqrt, sin), which XLA
+    counts apart."""
+
+    flops: int
+    transcendentals: int = 0
+
+    @property
+    def total(self) -> int:
+        """Operations of both kinds."""
+        return self.flops + self.transcendentals
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.transcendentals + other.transcendentals)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.flops * times, self.transcendentals * times)
+
+
+class Run(NamedTuple):
+    """A Program that a primitive runs, and how often; None where only running it tells."""
+
+    program: Program
+    times: int | None = 1
+
+
 class Primitive:
     """One primitive operation, applied to its parameters."""
 
@@ -61,6 +88,7 @@ class Primitive:
     readable_text: ClassVar[bool] = True  # whether its text reads back
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
+    work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
 
     def __call__(self, *operands: Atom) -> Any:
@@ -145,10 +173,17 @@ class Primitive:
         """As `batch`, for a primitive that `uses_axis(name)`, where the batch axis has that name."""
         return self.batch(size, xs, batched)
 
-    def work(self, *xs: Aval) -> int:
-        """About how many operations it takes: one an entry of the results, if it does not say."""
+    def runs(self) -> tuple[Run, ...]:
+        """The Programs that applying it runs; of several to choose from, the one that takes most."""
+        return ()
+
+    def work(self, *xs: Aval) -> Work:
+        """The operations it takes: those of the Programs it runs, with one turn for a number that is not known;
+        without any, `work_each` for each entry of the results."""
+        if held := self.runs():
+            return sum([p.work * (1 if n is None else n) for p, n in held], Work(0))
         ys = self.shape(*xs)
-        return sum(y.size for y in (ys if self.multiple_results else (ys,)))
+        return self.work_each * sum(y.size for y in (ys if self.multiple_results else (ys,)))
 
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         """The Programs that run when it does, for operands of these types: those that `thread` is about."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from functrace.ir.aval import Aval
-from functrace.ir.primitive import Primitive
+from functrace.ir.primitive import Primitive, Work
 from functrace.ir.source import Source
 
 
@@ -130,6 +130,15 @@ class Program:
         if found is None:
             found = any(eqn.primitive.has_effects for eqn in self.equations)
             self.memo["has_effects"] = found
+        return found
+
+    @property
+    def work(self) -> Work:
+        """The operations that it takes to run."""
+        found = self.memo.get("work")
+        if found is None:
+            found = sum([eqn.primitive.work(*[x.aval for x in eqn.inputs]) for eqn in self.equations], Work(0))
+            self.memo["work"] = found
         return found
 
     def _structure(self) -> tuple[Any, ...]:

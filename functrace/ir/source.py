@@ -16,7 +16,8 @@ from functrace.errors import ArgumentError
 class Source(NamedTuple):
     """One line of the user's code and, when a transform made the equation, which rewrite did.
 
-    `scope` is the path of the `named_scope`s around the line: `encoder/layer_0`.
+    `scope` is the path of the `named_scope`s around the line: `encoder/layer_0`. `backward` says that a
+    transpose made the equation, or what it was made from: `rewrite` tells of the last rewrite only.
     """
 
     file: str
@@ -24,6 +25,7 @@ class Source(NamedTuple):
     function: str
     rewrite: str = ""
     scope: str = ""
+    backward: bool = False
 
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line}"
@@ -34,8 +36,13 @@ class Source(NamedTuple):
         if found is None:
             if len(_rewritten) > 100_000:
                 _rewritten.clear()
-            found = _rewritten[self, rewrite, name] = self._replace(rewrite=f"{rewrite} of {name}")
+            found = self._replace(rewrite=f"{rewrite} of {name}", backward=self.backward or rewrite == "transpose")
+            _rewritten[self, rewrite, name] = found
         return found
+
+    def within(self, outer: Source | None) -> Source:
+        """The same line where it is written in the place of an equation of `outer`."""
+        return self._replace(backward=True) if outer is not None and outer.backward and not self.backward else self
 
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

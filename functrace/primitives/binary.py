@@ -89,6 +89,7 @@ pow_ = _Power(
     domain="positive",
     dtypes=(F32, C64, BF16),
     edges=[_pair((0.0, 2.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.5), (-2.0, 2.0), (-2.0, 3.0))],
+    takes=(0, 1),
 )
 
 
@@ -123,6 +124,7 @@ atan2 = binary(
     lambda x, y, z: div(y, add(square(x), square(y))),
     lambda x, y, z: neg(div(x, add(square(x), square(y)))),
     edges=[_pair((0.0, 1.0), (1.0, 0.0), (0.0, -1.0))],
+    takes=(0, 1),
 )
 
 

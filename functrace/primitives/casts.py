@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample
+from functrace.ir import Atom, Aval, Primitive, Sample, Work
 from functrace.ir.primitive import primitive
 from functrace.primitives.elementwise import F32, I32, Elementwise, Formula, unary
 
@@ -43,6 +43,7 @@ class BitcastConvertType(Primitive):
     """The bits read as another dtype; a trailing axis takes up the difference of widths."""
 
     name = "bitcast_convert_type"
+    work_each = Work(0)
     jax_names = ("bitcast_convert_type",)
     new_dtype: Any
 
@@ -92,7 +93,7 @@ def reduce_precision(x: Atom, exponent_bits: int, mantissa_bits: int) -> Atom:
     return ReducePrecision(exponent_bits, mantissa_bits)(x)
 
 
-copy = unary("copy", lambda x: lax.copy_p.bind(jnp.asarray(x)), None, linear_in=(0,), dtypes=(F32, I32))
+copy = unary("copy", lambda x: lax.copy_p.bind(jnp.asarray(x)), None, linear_in=(0,), dtypes=(F32, I32), takes=(0, 0))
 
 
 class _StopGradient(Formula):
@@ -102,7 +103,9 @@ class _StopGradient(Formula):
         return self(*xs), None
 
 
-stop_gradient = _StopGradient("stop_gradient", lax.stop_gradient, (None,), differentiable=False, dtypes=(F32, I32))
+stop_gradient = _StopGradient(
+    "stop_gradient", lax.stop_gradient, (None,), differentiable=False, dtypes=(F32, I32), takes=(0, 0)
+)
 
 __all__ = [
     "BitcastConvertType", "ReducePrecision", "bitcast_convert_type", "copy", "reduce_precision",

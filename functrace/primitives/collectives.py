@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import C64, F32, I32, convert_element_type, div, mul
 from functrace.primitives.families import Linear, literal
@@ -176,6 +176,7 @@ class AxisIndex(Collective):
     """The index along a named axis."""
 
     name = "axis_index"
+    work_each = Work(0)
     jax_names = ("axis_index",)
     axis: Any
 

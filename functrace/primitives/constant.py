@@ -9,7 +9,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.elementwise import BOOL, C64, F32
 
 
@@ -18,6 +18,7 @@ class Constant(Primitive):
     """The array whose bytes, row by row and in little-endian order, are `data` in hexadecimal."""
 
     name = "constant"
+    work_each = Work(0)
     dtype: Any
     new_shape: tuple[int, ...]
     data: str

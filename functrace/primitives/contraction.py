@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, is_complex, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, Work, is_complex, primitive
 from functrace.primitives.complex import real
 from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type
 from functrace.primitives.space import move_axis, transpose
@@ -159,10 +159,10 @@ class DotGeneral(Bilinear):
         shape = (*[x.shape[i] for i in axes], *[y.shape[i] for i in free_axes(y, yc, yb)])
         return Aval(shape, dtype, x.weak_type and y.weak_type)
 
-    def work(self, *xs: Aval) -> int:
+    def work(self, *xs: Aval) -> Work:
         x, y = xs
         (_, yc), (_, yb) = self.dimension_numbers
-        return 2 * x.size * math.prod([y.shape[i] for i in free_axes(y, yc, yb)])
+        return Work(2 * x.size * math.prod([y.shape[i] for i in free_axes(y, yc, yb)]))
 
     def lower(self, x: Any, y: Any) -> Any:
         return lax.dot_general(

@@ -10,6 +10,7 @@ out, `x` is convolved with `w` and transposed as products are:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Sample, primitive
+from functrace.ir import Atom, Aval, Sample, Work, primitive
 from functrace.primitives.contraction import (
     BF16,
     Bilinear,
@@ -56,6 +57,12 @@ def extents(
     """For each spatial axis the lengths of input, window and result, gaps counted, and the low padding."""
     lengths = dilated_shape(x, x_dilation), dilated_shape(window, dilation), dilated_shape(y, strides)
     return list(zip(*lengths, [low for low, _ in padding], strict=True))
+
+
+def meeting(n: int, window: int, m: int, stride: int, padding: tuple[int, int], x_dilation: int, dilation: int) -> int:
+    """How often, along one axis, an element of a window meets one of the input: not padding, and no gap."""
+    places = [i * stride + k * dilation - padding[0] for i in range(m) for k in range(window)]
+    return sum([p >= 0 and p % x_dilation == 0 and p // x_dilation < n for p in places])
 
 
 def padding_in_input(*dims: Any) -> Padding:
@@ -185,9 +192,16 @@ class ConvGeneralDilated(Bilinear):
         dtype = x.dtype if dtype is None else dtype
         return Aval(tuple(shape), dtype, x.weak_type and w.weak_type)
 
-    def work(self, *xs: Aval) -> int:
-        _, w = xs
-        return 2 * self.shape(*xs).size * (w.size // max(w.shape[self.dimension_numbers[1][0]], 1))
+    def work(self, *xs: Aval) -> Work:
+        x, w = xs
+        of_x, of_w, of_y = self.dimension_numbers
+        y = self.shape(*xs)
+        geometry = zip(
+            at(x.shape, of_x[2:]), at(w.shape, of_w[2:]), at(y.shape, of_y[2:]), self.window_strides, self.padding,
+            self.lhs_dilation, self.rhs_dilation, strict=True,
+        )  # fmt: skip
+        meetings = math.prod([meeting(*along) for along in geometry])
+        return Work(2 * y.shape[of_y[0]] * y.shape[of_y[1]] * w.shape[of_w[1]] * meetings)
 
     def lower(self, x: Any, w: Any) -> Any:
         return lax.conv_general_dilated(

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.binary import max_, min_
 from functrace.primitives.comparison import eq, is_finite, logical_and, logical_not
 from functrace.primitives.elementwise import C64, F32, I32, Elementwise, binary, mul, sub, where
@@ -42,6 +42,7 @@ logaddexp = binary(
     # Where one operand is inf, JAX's derivative in the other is not zero.
     edges=[(np.array([-np.inf, np.inf, 1.0], np.float32), np.array([0.0, np.inf, 1.0], np.float32))],
     in_jax=False,
+    takes=(8, 2),
 )
 
 Pair = Sequence[Atom]
@@ -134,6 +135,7 @@ class CumSum(Linear, Cumulative):
     """Running sum; its transpose is the running sum from the other end."""
 
     name = "cumsum"
+    work_each = Work(1)
     jax_names = ("cumsum",)
     scan = lax.cumsum
 
@@ -190,6 +192,7 @@ class CumLogSumExp(Cumulative):
     name = "cumlogsumexp"
     jax_names = ("cumlogsumexp",)
     scan = lax.cumlogsumexp
+    work_each = logaddexp.work_each
     combine = logaddexp
 
     def samples(self) -> Iterator[Sample]:

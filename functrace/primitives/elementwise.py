@@ -29,6 +29,7 @@ from functrace.ir import (
     Sample,
     Undefined,
     Var,
+    Work,
     ambient,
 )
 from functrace.ir.aval import is_complex
@@ -153,6 +154,7 @@ class Formula(Elementwise):
         fixed: tuple[int, ...] = (),
         order: int = 2,
         in_jax: bool = True,
+        takes: tuple[int, int] = (1, 0),
     ):
         """
         Args:
@@ -161,6 +163,7 @@ class Formula(Elementwise):
           fixed: operands without a derivative; their partials raise.
           order: 1 where JAX has no second derivative to compare with.
           in_jax: whether JAX has a primitive of this name.
+          takes: operations for one entry, arithmetic and transcendental ones.
         """
         self.name = name
         self.arity = len(partials)
@@ -179,6 +182,7 @@ class Formula(Elementwise):
         if out_dtype is not None:
             self.out_dtype = out_dtype
         self._simplify = simplify
+        self.work_each = Work(*takes)  # pyright: ignore[reportAttributeAccessIssue]
         self.jax_names = (name,) if in_jax else ()  # pyright: ignore[reportAttributeAccessIssue]
         Primitive.named[name] = self
 
@@ -355,6 +359,11 @@ class IntegerPow(Elementwise):
 
     def lower(self, x: Any) -> Any:
         return lax.integer_pow(x, self.exponent)
+
+    def work(self, *xs: Aval) -> Work:
+        n = abs(self.exponent)  # one multiplication to square, one for each further bit that is set
+        each = max(n.bit_length() - 1, 0) + max(n.bit_count() - 1, 0) + (self.exponent < 0)
+        return Work(each) * xs[0].size
 
     def fold(self, *xs: Any) -> Any:
         (x,) = xs

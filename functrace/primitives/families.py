@@ -11,11 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrace.errors import ShapeError
-from functrace.ir import Aval, Literal, Primitive
+from functrace.ir import Aval, Literal, Primitive, Work
 
 
 class Linear(Primitive):
-    """y = A x with A fixed by the parameters: linear in its operands jointly."""
+    """y = A x with A fixed by the parameters: linear in its operands jointly.
+
+    Most only move entries; one that adds them says what that takes.
+    """
+
+    work_each = Work(0)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """The map itself, applied to the tangents. Operands beyond the first are not linear."""

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Sample, Undefined, primitive
+from functrace.ir import Atom, Aval, Sample, Undefined, Work, primitive
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub, where
 from functrace.primitives.families import Linear
@@ -263,6 +263,7 @@ class ScatterFamily(JointlyLinear):
     mode: str
 
     combine: ClassVar[Callable[..., Any]]  # what computes it
+    work_each: ClassVar[Work] = Work(1)
 
     def fixed(self, i: int) -> bool:
         return i == 1
@@ -287,6 +288,9 @@ class ScatterFamily(JointlyLinear):
                 f"{self.name}: {x}, indices {indices}, updates {updates} do not fit {self!r}"
             )
         return x
+
+    def work(self, *xs: Aval) -> Work:
+        return self.work_each * xs[2].size
 
     def lower(self, x: Any, indices: Any, updates: Any) -> Any:
         numbers = lax.ScatterDimensionNumbers(
@@ -409,6 +413,7 @@ class Scatter(ScatterFamily):
     """Replaces each window; where updates meet one wins, and it is not said which."""
 
     name = "scatter"
+    work_each = Work(0)
     jax_names = ("scatter",)
     combine = staticmethod(lax.scatter)
 

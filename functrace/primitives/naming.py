@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.ad_checkpoint import checkpoint_name
 
-from functrace.ir import Aval, Primitive, Sample, primitive
+from functrace.ir import Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.elementwise import F32, I32
 
 
@@ -16,6 +16,7 @@ class Name(Primitive):
     """The identity. Its tangent has no name: a policy that keeps the value does not keep that too."""
 
     name = "name"
+    work_each = Work(0)
     jax_names = ("name",)
     label: str
 

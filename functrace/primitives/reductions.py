@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import (
     BOOL,
@@ -51,6 +51,9 @@ class Reduction(Primitive):
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return None if self.axes else x
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size - self.shape(*xs).size if xs[0].size else 0)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         (x,) = xs
@@ -200,6 +203,9 @@ class ArgExtremum(Primitive):
 
     def lower(self, x: Any) -> Any:
         return type(self).finder(x, self.axis, self.index_dtype)
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size - self.shape(*xs).size)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         return self(*xs), None

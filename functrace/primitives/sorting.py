@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.elementwise import F32, I32
 from functrace.primitives.gather_scatter import Gather
 from functrace.primitives.space import batched_operand, reshape
@@ -54,6 +54,9 @@ class Sort(Primitive):
             )
         return xs
 
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size * (xs[0].shape[self.dimension] - 1).bit_length())  # comparisons, by merging
+
     def lower(self, *xs: Any) -> Any:
         return lax.sort(xs, self.dimension, self.is_stable, self.num_keys)
 
@@ -95,6 +98,9 @@ class TopK(Primitive):
             raise ShapeError(f"top_k: {x} has fewer than {self.k} elements along axis {self.axis}")
         shape = with_size(x.shape, self.axis, self.k)
         return x.with_shape(shape), Aval(shape, I32)
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size * (xs[0].shape[self.axis] - 1).bit_length())
 
     def lower(self, x: Any) -> Any:
         return lax.top_k(x, self.k, axis=self.axis)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Sample, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Sample, Work, ambient, primitive
 from functrace.primitives.families import Linear, literal
 
 F32 = np.dtype(np.float32)
@@ -185,6 +185,9 @@ class ReduceSum(Linear):
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if not self.axes else None
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size - self.shape(*xs).size if xs[0].size else 0)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         kept = tuple(i for i in range(x.aval.ndim) if i not in self.axes)

@@ -2,6 +2,8 @@
 
 JAX has no derivative of polygamma in its order, of the incomplete beta function in its shape
 parameters, nor of zeta and igamma_grad_a; asking for one is a RuleError.
+
+`takes` is what XLA writes for them, one turn of each loop in it.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ def missing(name: str, operand: str) -> Callable[..., Any]:
     return refuse
 
 
-erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(square(x))), 2 / ROOT_PI))
-erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(square(x))), -2 / ROOT_PI))
-erf_inv = unary("erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit")
+erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(square(x))), 2 / ROOT_PI), takes=(0, 1))
+erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(square(x))), -2 / ROOT_PI), takes=(60, 1))
+erf_inv = unary("erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit", takes=(37, 2))
 
-lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive")
-digamma = unary("digamma", lax.digamma, lambda x, y: polygamma(1.0, x), domain="positive")
+lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive", takes=(52, 4))
+digamma = unary("digamma", lax.digamma, lambda x, y: polygamma(1.0, x), domain="positive", takes=(73, 3))
 polygamma = binary(
     "polygamma",
     lax.polygamma,
@@ -63,8 +65,11 @@ polygamma = binary(
     samples=(np.array([1, 2, 3], np.float32), VECTOR),
     domain="positive",
     fixed=(0,),
+    takes=(254, 19),
 )
-zeta = binary("zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", fixed=(0, 1))
+zeta = binary(
+    "zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", fixed=(0, 1), takes=(122, 11)
+)
 
 
 def _igamma_slope(a: Atom, x: Atom) -> Atom:
@@ -74,6 +79,7 @@ def _igamma_slope(a: Atom, x: Atom) -> Atom:
 igamma_grad_a = binary(
     "igamma_grad_a", lax.igamma_grad_a, missing("igamma_grad_a", "a"), missing("igamma_grad_a", "x"),
     samples=(VECTOR, VECTOR), domain="positive", fixed=(0, 1),
+    takes=(539, 11),
 )  # fmt: skip
 igamma = binary(
     "igamma",
@@ -82,6 +88,7 @@ igamma = binary(
     lambda a, x, y: _igamma_slope(a, x),
     domain="positive",
     order=1,
+    takes=(268, 6),
 )
 igammac = binary(
     "igammac",
@@ -90,6 +97,7 @@ igammac = binary(
     lambda a, x, y: neg(_igamma_slope(a, x)),
     domain="positive",
     order=1,
+    takes=(268, 6),
 )
 
 
@@ -106,9 +114,10 @@ regularized_incomplete_beta = Formula(
     samples=(VECTOR, VECTOR, np.array([0.2, 0.5, 0.7], np.float32)),
     domain="positive",
     fixed=(0, 1),
+    takes=(258, 16),
 )
 
-bessel_i0e = unary("bessel_i0e", lax.bessel_i0e, lambda x, y: sub(bessel_i1e(x), mul(sign(x), y)))
+bessel_i0e = unary("bessel_i0e", lax.bessel_i0e, lambda x, y: sub(bessel_i1e(x), mul(sign(x), y)), takes=(83, 1))
 
 
 def _bessel_i1e_slope(x: Atom, y: Atom) -> Atom:
@@ -120,4 +129,4 @@ def _bessel_i1e_slope(x: Atom, y: Atom) -> Atom:
     return where(is_far, slope, full(slope.aval, 0.5))
 
 
-bessel_i1e = unary("bessel_i1e", lax.bessel_i1e, _bessel_i1e_slope, edges=[(np.zeros(2, np.float32),)])
+bessel_i1e = unary("bessel_i1e", lax.bessel_i1e, _bessel_i1e_slope, edges=[(np.zeros(2, np.float32),)], takes=(83, 1))

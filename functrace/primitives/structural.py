@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, Work, primitive
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, select_n
 from functrace.primitives.families import Linear, literal
 from functrace.primitives.space import (
@@ -29,7 +29,12 @@ BF16 = Aval((), "bfloat16").dtype
 
 
 class JointlyLinear(Primitive):
-    """Linear in all operands jointly but the `fixed` ones; a missing tangent becomes zeros."""
+    """Linear in all operands jointly but the `fixed` ones; a missing tangent becomes zeros.
+
+    Most only move entries, as `Linear` says.
+    """
+
+    work_each = Work(0)
 
     def fixed(self, i: int) -> bool:
         """Whether operand i is an index, in which nothing is linear."""
@@ -302,6 +307,7 @@ class Iota(Primitive):
     """An array whose elements are their index along one axis."""
 
     name = "iota"
+    work_each = Work(0)
     jax_names = ("iota",)
     dtype: Any
     new_shape: tuple[int, ...]
@@ -483,6 +489,7 @@ class _OptimizationBarrier(Primitive):
     """
 
     name = "optimization_barrier"
+    work_each = Work(0)
     jax_names = ("optimization_barrier",)
     multiple_results = True
 

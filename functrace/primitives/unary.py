@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -34,6 +35,8 @@ from functrace.primitives.elementwise import (
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 BOTH = (F32, C64)
+# XLA counts each of these as one; for others, `takes` is what it writes in their place.
+transcendental = partial(unary, takes=(0, 1))
 
 
 def edge(*values: float) -> tuple[np.ndarray]:
@@ -49,39 +52,46 @@ one_minus_square = unary(
     lambda x: jnp.add(x, 1) * jnp.subtract(1, x),
     lambda x, y: mul(x, -2.0),
     dtypes=BOTH,
+    takes=(3, 0),
 )
-exp = unary("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
-exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH)
-expm1 = unary("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
-log = unary("log", lax.log, lambda x, y: reciprocal(x), domain="positive", dtypes=BOTH)
+exp = transcendental("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
+exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH, takes=(1, 1))
+expm1 = transcendental("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
+log = transcendental("log", lax.log, lambda x, y: reciprocal(x), domain="positive", dtypes=BOTH)
 log2 = unary(
     "log2",
     lambda x: lax.log(x) * (1 / math.log(2)),
     lambda x, y: mul(reciprocal(x), 1 / math.log(2)),
     domain="positive",
     dtypes=BOTH,
+    takes=(1, 1),
 )
-log1p = unary("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH)
-sqrt = unary("sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)])
-rsqrt = unary("rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH)
-cbrt = unary("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
+log1p = transcendental("log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), domain="positive", dtypes=BOTH)
+sqrt = transcendental(
+    "sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)]
+)
+rsqrt = transcendental("rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), domain="positive", dtypes=BOTH)
+cbrt = transcendental("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
 
-sin = unary("sin", lax.sin, lambda x, y: cos(x), dtypes=BOTH)
-cos = unary("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=BOTH)
-tan = unary("tan", lax.tan, lambda x, y: add(square(y), 1.0), domain="unit", dtypes=BOTH)
-asin = unary("asin", lax.asin, lambda x, y: rsqrt(one_minus_square(x)), domain="unit", dtypes=BOTH)
-acos = unary("acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH)
-atan = unary("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH)
-sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH)
-cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH)
-asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH)
+sin = transcendental("sin", lax.sin, lambda x, y: cos(x), dtypes=BOTH)
+cos = transcendental("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=BOTH)
+tan = transcendental("tan", lax.tan, lambda x, y: add(square(y), 1.0), domain="unit", dtypes=BOTH)
+asin = unary("asin", lax.asin, lambda x, y: rsqrt(one_minus_square(x)), domain="unit", dtypes=BOTH, takes=(3, 2))
+acos = unary("acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH, takes=(3, 2))
+atan = transcendental("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH)
+sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH, takes=(10, 3))
+cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH, takes=(3, 2))
+asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH, takes=(11, 3))
 acosh = unary(
-    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), domain="above_one", dtypes=BOTH
+    "acosh", lax.acosh, lambda x, y: mul(rsqrt(sub(x, 1.0)), rsqrt(add(x, 1.0))), domain="above_one", dtypes=BOTH,
+    takes=(7, 4),
+)  # fmt: skip
+atanh = unary(
+    "atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH, takes=(6, 2)
 )
-atanh = unary("atanh", lax.atanh, lambda x, y: reciprocal(one_minus_square(x)), domain="unit", dtypes=BOTH)
 
-tanh = unary("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
-logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16))
+tanh = transcendental("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
+logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16), takes=(3, 1))
 
 floor = unary("floor", lax.floor, None, fold=np.floor)
 ceil = unary("ceil", lax.ceil, None, fold=np.ceil)

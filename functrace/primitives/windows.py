@@ -11,6 +11,7 @@ the greatest, "le" the least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Work, primitive
 from functrace.primitives.convolution import (
     Dims,
     Padding,
@@ -92,6 +93,9 @@ class Window(Primitive):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         operands = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return self.with_axis()(*operands), True
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(self.shape(*xs).size * max(math.prod(self.window_dimensions) - 1, 0))
 
     @property
     def jax_window(self) -> dict[str, Any]:
@@ -318,6 +322,9 @@ class SelectAndScatterAdd(Picking):
         return SelectAndGatherAdd(
             self.window_dimensions, self.window_strides, self.padding, ones, ones, self.select
         )
+
+    def work(self, *xs: Aval) -> Work:
+        return Work(xs[0].size * math.prod(self.window_dimensions))  # of which one is the addition
 
     def lower(self, s: Any, x: Any) -> Any:
         return lax.select_and_scatter_add_p.bind(

@@ -114,7 +114,8 @@ def threaded(program: Program, watch: Watch, depth: int, before: int = 0) -> Pro
             numbers = sum(extent(p, watch) for p in held)
             if numbers:
                 at = Thread(watch, add(first, inside), tuple(steps), held)
-                state, ys = eqn.primitive.thread(at, state, operands)
+                carried, ys = eqn.primitive.thread(at, state, operands)
+                state = list(carried)
             else:
                 ys = b.emit(eqn.primitive, operands)
             inside += numbers

@@ -8,7 +8,7 @@ import pytest
 
 import functrace as ft
 from functrace import numpy as fnp
-from functrace.control import ReversedWhile, Scan
+from functrace.control import Scan
 from functrace.ir import Aval
 from functrace.lower import execute
 from functrace.primitives.binary import max_
@@ -21,6 +21,7 @@ from tests.against_jax import Case, Library, compute
 from tests.control.table import OUR_FUNCTIONS, ROWS
 
 NEVER = -(2**30)
+LOOPS = ("scan", "while", "while_saved", "linear_while", "reversed_while")
 
 
 class Counting(NamedTuple):
@@ -63,13 +64,14 @@ def watched(f, *xs):
 @pytest.mark.parametrize("check", ["vjp", "grad of grad", "vmap of grad"])
 def test_results_are_those_of_the_program(row, check):
     case = Case(row, "float32")
-    f = case.function(Library(ft, fnp, OUR_FUNCTIONS), row.names[0])
-    run = lambda *xs: jax.tree.leaves(compute(check, Library(ft, fnp, OUR_FUNCTIONS), f, case, xs, case.dxs, case.batch))
+    ours = Library(ft, fnp, OUR_FUNCTIONS)
+    f = case.function(ours, row.names[0])
+    run = lambda *xs: jax.tree.leaves(compute(check, ours, f, case, xs, case.dxs, case.batch))
     expected, found, counted = watched(run, *case.xs)
     for y, z in zip(expected, found, strict=True):
         np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
     for path, count, last in counted:
-        loops = [eqn.primitive for eqn in path[:-1] if eqn.primitive.name in ("scan", "while", "linear_while", "while_saved", "reversed_while")]
+        loops = [eqn.primitive for eqn in path[:-1] if eqn.primitive.name in LOOPS]
         if all(isinstance(p, Scan) for p in loops) and not any(eqn.primitive.name == "cond" for eqn in path):
             assert count == np.prod([p.length for p in loops], initial=1)
             if loops and count:
