@@ -134,6 +134,10 @@ class WhileSaved(Primitive):
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.body,)
 
+    @property
+    def turns(self) -> range:
+        return self.loop.turns
+
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         loop = saving(stepping_loop(self.body, self.loop, at))
         c, s = cut(xs, self.consts)
@@ -438,6 +442,10 @@ class ReversedWhile(Walk):
 
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.along,)
+
+    @property
+    def turns(self) -> range:
+        return range(self.consts + self.carry, len(self.along.inputs))
 
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, l = self.groups(xs)

@@ -239,6 +239,10 @@ class Scan(Primitive):
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.body,)
 
+    @property
+    def turns(self) -> range:
+        return range(self.consts, self.consts + self.carry)
+
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         c, s, x = cut(xs, *self.sizes)
         body = stepping(at.into(0, deeper=True), len(at.place), at.size, self.consts)

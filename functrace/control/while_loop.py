@@ -158,6 +158,10 @@ class While(Primitive):
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.body,)
 
+    @property
+    def turns(self) -> range:
+        return range(self.consts, len(self.body.inputs))
+
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         loop = stepping_loop(self.body, self, at)
         c, s = cut(xs, self.consts)

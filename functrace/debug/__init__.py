@@ -2,3 +2,8 @@
 
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
+
+from functrace.debug.nonfinite import find_nonfinite
+from functrace.debug.report import Report
+
+__all__ = ["Report", "find_nonfinite"]

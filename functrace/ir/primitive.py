@@ -85,6 +85,7 @@ class Primitive:
     multiple_results: ClassVar[bool] = False
     has_effects: bool = False
     commutative: bool = False
+    keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
     readable_text: ClassVar[bool] = True  # whether its text reads back
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
@@ -188,6 +189,11 @@ class Primitive:
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         """The Programs that run when it does, for operands of these types: those that `thread` is about."""
         return ()
+
+    @property
+    def turns(self) -> range | None:
+        """Of a loop: which inputs of its `inner` Program hold what that gave, first among its outputs, the turn before."""
+        return None
 
     def thread(self, at: Thread, state: Sequence[Atom], xs: Sequence[Atom]) -> tuple[Sequence[Atom], Sequence[Atom]]:
         """The next state, and the results, a state being carried through its `inner` Programs; see rewrites.thread."""

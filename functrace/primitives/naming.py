@@ -16,6 +16,7 @@ class Name(Primitive):
     """The identity. Its tangent has no name: a policy that keeps the value does not keep that too."""
 
     name = "name"
+    keeps_values = True
     work_each = Work(0)
     jax_names = ("name",)
     label: str

@@ -23,6 +23,7 @@ class Reshape(Linear):
     """The same elements, row by row, in another shape. Its transpose reshapes back."""
 
     name = "reshape"
+    keeps_values = True
     jax_names = ("reshape", "squeeze", "expand_dims")
     new_shape: tuple[int, ...]
 
@@ -68,6 +69,7 @@ class Transpose(Linear):
     """Axes in another order. Its transpose is the inverse permutation."""
 
     name = "transpose"
+    keeps_values = True
     jax_names = ("transpose",)
     permutation: tuple[int, ...]
 
@@ -108,6 +110,7 @@ class BroadcastInDim(Linear):
     """Operand axis i becomes axis `dimensions[i]` of `new_shape`; its transpose sums what was repeated."""
 
     name = "broadcast_in_dim"
+    keeps_values = True
     jax_names = ("broadcast_in_dim",)
     new_shape: tuple[int, ...]
     dimensions: tuple[int, ...]

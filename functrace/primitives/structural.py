@@ -264,6 +264,7 @@ class Rev(Linear):
     """Elements in reverse order along axes; its own transpose and its own inverse."""
 
     name = "rev"
+    keeps_values = True
     jax_names = ("rev",)
     dimensions: tuple[int, ...]
 

@@ -76,6 +76,7 @@ def trace(
     avals: Sequence[Any] | None = None,
     result: str = "the output",
     names: Sequence[str] = (),
+    own_lines: bool = False,
 ) -> Traced:
     """Run `fun(*args, **kwargs)` on tracers.
 
@@ -88,6 +89,7 @@ def trace(
       avals: types to trace with, one a leaf of `args`, where they are not those of the leaves.
       result: what the output is called in messages.
       names: names of the positional arguments, where they are not the function's own.
+      own_lines: whether the Program must have the lines of this function, and not of one that was equal to it.
     Raises:
       DtypeError: an output is not an array.
     """
@@ -125,7 +127,7 @@ def trace(
         finally:
             builder.is_open = False
     captures = tuple(value for _, value in builder.captures.values())
-    if concrete and AMBIENT.builder is None:
+    if concrete and AMBIENT.builder is None and not own_lines:
         program = known(program)
     return Traced(program, captures, out_tree)
 

@@ -1,0 +1,171 @@
+"""Watching for NaN and Inf: two states that `rewrites.thread` carries through a Program.
+
+Finiteness   for each equation, when its result was first not finite, and when it was first NaN: one reduction a result
+Capture      operands and results of some equations, at one turn of the loops around each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from functrace.ir import Atom, Aval, Equation, Program, is_complex
+from functrace.primitives.binary import max_
+from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not, ne
+from functrace.primitives.complex import abs_, imag, real
+from functrace.primitives.elementwise import F32, I32, add, convert_element_type, select_n, where
+from functrace.primitives.families import literal
+from functrace.primitives.indexing import dynamic_slice, dynamic_update_slice
+from functrace.primitives.reductions import ReduceMax
+from functrace.primitives.space import broadcast_in_dim, full, reshape
+from functrace.primitives.structural import concatenate, iota
+from functrace.rewrites import Place, Seen, memoised
+from functrace.rewrites.thread import held_by
+
+F64 = np.dtype(np.float64)
+INT = Aval((), I32)
+NEVER = np.iinfo(np.int32).min
+IN_PARTS = 8192  # elements from which a reduction goes axis by axis, which XLA's CPU backend vectorizes
+
+
+def sees(eqn: Equation) -> bool:
+    """Whether an equation can make a value that is not finite from values that are, or stop one."""
+    return not eqn.primitive.keeps_values and not held_by(eqn) and any(map(is_number, eqn.outputs))
+
+
+def is_number(x: Any) -> bool:
+    """Whether a value has elements that may be NaN or Inf."""
+    return x.aval.is_inexact and x.aval.size > 0
+
+
+class Finiteness(NamedTuple):
+    """The state: i32[equation, 2, loop], the steps at which a result was first not finite, and first NaN."""
+
+    equations: int
+    loops: int
+
+    @property
+    def state(self) -> tuple[Aval, ...]:
+        return (Aval((self.equations, 2, max(self.loops, 1)), I32),)
+
+    def initial(self) -> list[Any]:
+        """Nothing has happened."""
+        return [np.full(a.shape, NEVER, np.int32) for a in self.state]
+
+    def sees(self, equation: Equation) -> bool:
+        return sees(equation)
+
+    def __call__(self, place: Place, state: list[Atom], seen: list[Seen]) -> Sequence[Atom]:
+        (first,) = state
+        shape = (len(seen), *first.aval.shape[1:])
+        largest = in_a_row([magnitude(s.results) for s in seen])
+        kinds = add(as_int(logical_not(is_finite(largest))), as_int(ne(largest, largest)))
+        happens = ge(broadcast_in_dim(kinds, shape, (0,)), add(iota(I32, shape, 1), 1))
+        start = (place.number, literal(0, INT), literal(0, INT))
+        before = dynamic_slice(first, start, shape)
+        now = logical_and(happens, eq(before, full(Aval(shape, I32), NEVER)))
+        steps = [*place.steps, *[literal(0, INT)] * (shape[2] - len(place.steps))]
+        steps = concatenate([broadcast_in_dim(s, (1,), ()) for s in steps], 0)
+        return [dynamic_update_slice(first, where(now, broadcast_in_dim(steps, shape, (2,)), before), *start)]
+
+
+def magnitude(results: Sequence[Atom]) -> Atom:
+    """The largest absolute value of some arrays: Inf if one has an Inf, NaN if one has a NaN."""
+    parts = []
+    for y in filter(is_number, results):
+        sides = [real(y), imag(y)] if is_complex(y.aval.dtype) else [y]
+        parts += [reduced(abs_(side)) for side in sides]
+    wide = F64 if any([p.aval.dtype == F64 for p in parts]) else F32
+    largest = convert_element_type(parts[0], wide)
+    for part in parts[1:]:
+        largest = max_(largest, convert_element_type(part, wide))
+    return largest
+
+
+def reduced(x: Atom) -> Atom:
+    """The largest element."""
+    if x.aval.ndim > 1 and x.aval.size > IN_PARTS:
+        x = ReduceMax((0,))(x)
+    return ReduceMax(tuple(range(x.aval.ndim)))(x) if x.aval.ndim else x
+
+
+def in_a_row(scalars: Sequence[Atom]) -> Atom:
+    """Scalars as one array, of the widest dtype among them."""
+    wide = F64 if any([x.aval.dtype == F64 for x in scalars]) else F32
+    return concatenate([reshape(convert_element_type(x, wide), (1,)) for x in scalars], 0)
+
+
+def as_int(x: Atom) -> Atom:
+    """A boolean as 0 or 1."""
+    return convert_element_type(x, I32)
+
+
+@memoised
+def loops_in(program: Program) -> int:
+    """How many loops are around the equation that has most around it."""
+    return max(
+        [loops_in(p) + (eqn.primitive.turns is not None) for eqn in program.equations for p in held_by(eqn)], default=0
+    )
+
+
+class Target(NamedTuple):
+    """An equation with its number, and the steps of the loops around it."""
+
+    equation: Equation
+    number: int
+    steps: tuple[int, ...]
+
+    @property
+    def avals(self) -> list[Aval]:
+        """Types of what is captured of it: operands that are arrays of numbers and no literals, and results."""
+        return [x.aval for x in self.atoms]
+
+    @property
+    def atoms(self) -> list[Atom]:
+        """What is captured, as the equation has it."""
+        return [x for x in (*self.equation.inputs, *self.equation.outputs) if has_value(x)]
+
+
+def has_value(x: Any) -> bool:
+    """Whether a value can be kept as an array: a random key cannot."""
+    return x.aval.is_inexact or x.aval.dtype.kind in "iub"
+
+
+class Capture(NamedTuple):
+    """The state: what each target read and made."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def state(self) -> tuple[Aval, ...]:
+        return tuple([a.strong() for target in self.targets for a in target.avals])
+
+    def initial(self) -> list[Any]:
+        """Zeros."""
+        return [np.zeros(a.shape, a.dtype) for a in self.state]
+
+    def sees(self, equation: Equation) -> bool:
+        return sees(equation)
+
+    def __call__(self, place: Place, state: list[Atom], seen: list[Seen]) -> Sequence[Atom]:
+        rest = iter(state)
+        kept: list[Atom] = []
+        for target in self.targets:
+            old = [next(rest) for _ in target.avals]
+            for i, (equation, operands, results) in enumerate(seen):
+                if equation is target.equation and len(place.steps) == len(target.steps):
+                    here = self.is_at(target, add(place.number, i) if i else place.number, place.steps)
+                    values = [x for x in (*operands, *results) if has_value(x)]
+                    old = [select_n(here, x, convert_element_type(y, x.aval.dtype))
+                           for x, y in zip(old, values, strict=True)]  # fmt: skip
+            kept += old
+        return kept
+
+    def is_at(self, target: Target, number: Atom, steps: Sequence[Atom]) -> Atom:
+        """Whether the equation that is seen is the target."""
+        here: Atom = eq(number, literal(target.number, INT))
+        for step, wanted in zip(steps, target.steps, strict=True):
+            here = logical_and(here, eq(step, literal(wanted, INT)))
+        return here
