@@ -3,7 +3,8 @@
 Nothing here is needed to differentiate; everything here reads or rewrites Programs that the layers below made.
 """
 
+from functrace.debug.checking import debug_nonfinite
 from functrace.debug.nonfinite import find_nonfinite
 from functrace.debug.report import Report
 
-__all__ = ["Report", "find_nonfinite"]
+__all__ = ["Report", "debug_nonfinite", "find_nonfinite"]

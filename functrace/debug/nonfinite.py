@@ -21,11 +21,10 @@ from functrace.debug.report import Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
 from functrace.ir.primitive import AMBIENT
-from functrace.ir.program import held_programs
 from functrace.ir.source import caller_source
 from functrace.lower.execute import run_compiled
 from functrace.rewrites.memo import copy_input, memoised
-from functrace.rewrites.thread import extent, thread
+from functrace.rewrites.thread import extent, held_by, thread
 from functrace.tracing import aval_of, trace
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable
@@ -111,7 +110,7 @@ def differentiates(program: Program) -> bool:
     """Whether equations of a Program belong to a derivative."""
     return any(
         (eqn.source is not None and eqn.source.is_derivative)
-        or any(differentiates(p) for value in eqn.params.values() for p in held_programs(value))
+        or any(map(differentiates, held_by(eqn)))
         for eqn in program.equations
     )
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jax import tree_util
 
+from functrace.config import config
 from functrace.errors import DtypeError, FunctraceError
 from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
@@ -127,7 +128,7 @@ def trace(
         finally:
             builder.is_open = False
     captures = tuple(value for _, value in builder.captures.values())
-    if concrete and AMBIENT.builder is None and not own_lines:
+    if concrete and AMBIENT.builder is None and not own_lines and not config.is_checking:
         program = known(program)
     return Traced(program, captures, out_tree)
 

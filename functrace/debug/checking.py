@@ -1,0 +1,88 @@
+"""debug_nonfinite: results that are not finite raise, with the report on where that came from.
+
+A check is one look at the outputs. Only where they are not finite is the function, which is pure, run again to find
+out why; so a healthy step takes hardly longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.core
+from jax import numpy as jnp, tree_util
+
+from functrace.config import config
+from functrace.debug.nonfinite import examine, find_nonfinite
+from functrace.debug.report import Report
+from functrace.errors import NonfiniteError
+from functrace.ir import Program, is_inexact
+from functrace.ir.source import caller_source
+from functrace.tracing.tracer import at
+
+
+@contextmanager
+def debug_nonfinite(on: bool = True) -> Iterator[None]:
+    """Within it, a jitted function or an un-jitted transform whose result has a NaN or an Inf raises, and says why.
+
+    A context manager, and a decorator; `functrace.config.debug_nonfinite = True` does the same from there on. It holds for
+    all threads. Each call waits for its result, and memory that was to be donated is kept.
+
+    Args:
+      on: False to switch it off within.
+    Raises:
+      NonfiniteError: from the call whose result is not finite; `.report` is the Report.
+
+    >>> import functrace as ft
+    >>> from functrace import numpy as fnp
+    >>> with ft.debug.debug_nonfinite():
+    ...     try:
+    ...         ft.jit(lambda x: fnp.log(x - 1.0))(1.0)
+    ...     except ft.errors.NonfiniteError as error:
+    ...         print(error.report.primitive, error.report.phase)
+    log forward
+    """
+    before = config.debug_nonfinite
+    config.debug_nonfinite = on
+    try:
+        yield
+    finally:
+        config.debug_nonfinite = before
+
+
+def check_call(result: Any, fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Raise if `fun(*args, **kwargs)` gave `result`, which is not finite."""
+    if is_suspect(tree_util.tree_leaves(result)):
+        refuse(find_nonfinite(fun, grad=False)(*args, **kwargs))
+
+
+def check_program(results: Sequence[Any], program: Program, values: Sequence[Any]) -> None:
+    """Raise if a Program gave `results`, which are not finite."""
+    if is_suspect(results):
+        refuse(examine(program, values))
+
+
+def is_suspect(arrays: Sequence[Any]) -> bool:
+    """Whether some values are known and not all finite."""
+    numbers = [x for x in arrays if is_inexact(getattr(x, "dtype", None))]
+    if any([isinstance(x, jax.core.Tracer) for x in numbers]):
+        return False
+    return not bool(all_finite(numbers))
+
+
+@jax.jit
+def all_finite(arrays: Sequence[Any]) -> Any:
+    """Whether all elements are finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in arrays])) if arrays else jnp.bool_(True)
+
+
+def refuse(report: Report) -> None:
+    """Raise what the report says; nothing where all infinities were meant."""
+    if report.found:
+        raise NonfiniteError(f"{report}{at(caller_source())}", report)
+
+
+config.check_call = check_call
+config.check_program = check_program
