@@ -46,7 +46,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian", "io",
+    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
+    "io",
     "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
     "numpy", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "testing", "tree",
     "value_and_grad", "vjp", "vmap",

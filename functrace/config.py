@@ -16,7 +16,7 @@ from functrace.errors import DtypeError
 class Config:
     """The settings; `functrace.config` is the only one of its kind.
 
-    debug_nonfinite: whether what runs is checked for NaN and Inf, by jitted functions and by un-jitted transforms alike;
+    debug_nonfinite: whether the results of jitted functions and of un-jitted transforms are checked for NaN and Inf;
       see `functrace.debug.debug_nonfinite`.
     """
 

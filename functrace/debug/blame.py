@@ -172,7 +172,7 @@ class Record:
         return earliest(found)
 
     def blame(self, outputs: Iterable[tuple[Any, int]]) -> Cause | None:
-        """The first cause of what is not finite among outputs, given with their kinds; None where all of it is meant."""
+        """The first cause of what is not finite among outputs and their kinds; None where all of it is meant."""
         causes = [c for x, kind in outputs for c in self.causes([(self.root, x)], kind)]
         return min(causes, key=lambda c: () if c.event is None else c.event.order, default=None)
 

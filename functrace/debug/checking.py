@@ -20,15 +20,14 @@ from functrace.debug.report import Report
 from functrace.errors import NonfiniteError
 from functrace.ir import Program, is_inexact
 from functrace.ir.source import caller_source
-from functrace.tracing.tracer import at
 
 
 @contextmanager
 def debug_nonfinite(on: bool = True) -> Iterator[None]:
     """Within it, a jitted function or an un-jitted transform whose result has a NaN or an Inf raises, and says why.
 
-    A context manager, and a decorator; `functrace.config.debug_nonfinite = True` does the same from there on. It holds for
-    all threads. Each call waits for its result, and memory that was to be donated is kept.
+    A context manager, and a decorator; `functrace.config.debug_nonfinite = True` does the same from there on. It holds
+    for all threads. Each call waits for its result, and memory that was to be donated is kept.
 
     Args:
       on: False to switch it off within.
@@ -81,7 +80,9 @@ def all_finite(arrays: Sequence[Any]) -> Any:
 def refuse(report: Report) -> None:
     """Raise what the report says; nothing where all infinities were meant."""
     if report.found:
-        raise NonfiniteError(f"{report}{at(caller_source())}", report)
+        called = caller_source()
+        where = "" if called is None else f"\n  {'called at':<10}{called}, in {called.function}"
+        raise NonfiniteError(f"debug_nonfinite: {report}{where}", report)
 
 
 config.check_call = check_call

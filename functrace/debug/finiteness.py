@@ -119,13 +119,8 @@ class Target(NamedTuple):
 
     @property
     def avals(self) -> list[Aval]:
-        """Types of what is captured of it: operands that are arrays of numbers and no literals, and results."""
-        return [x.aval for x in self.atoms]
-
-    @property
-    def atoms(self) -> list[Atom]:
-        """What is captured, as the equation has it."""
-        return [x for x in (*self.equation.inputs, *self.equation.outputs) if has_value(x)]
+        """Types of what is captured of it: operands and results."""
+        return [x.aval for x in (*self.equation.inputs, *self.equation.outputs) if has_value(x)]
 
 
 def has_value(x: Any) -> bool:

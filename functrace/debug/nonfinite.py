@@ -15,7 +15,7 @@ from jax import tree_util
 
 from functrace import rewrites
 from functrace.debug.blame import BAD, NAN, Cause, Event, Frame, Record
-from functrace.debug.finiteness import Capture, Finiteness, loops_in
+from functrace.debug.finiteness import Capture, Finiteness, has_value, loops_in
 from functrace.debug.remedies import TRAP, Made, Remedy, remedy, zero
 from functrace.debug.report import Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
@@ -36,10 +36,10 @@ NEAR = 12  # equations from a product back to the `where` that masked its factor
 def find_nonfinite(fun: Callable[..., Any], grad: bool | None = None) -> Callable[..., Report]:
     """A function that runs `fun` and reports where its first NaN or Inf comes from.
 
-    The outputs decide: if they are finite, nothing is reported, whatever was masked on the way. If not, the report names
-    the first equation that made a NaN or an Inf from finite operands and that an output depends on; and where only
-    infinities are to blame that the user wrote or passed, the equation that made NaN of them. The Program of `fun` runs
-    compiled, once, with one reduction an equation added; a step of training takes less than twice its time.
+    The outputs decide: if they are finite, nothing is reported, whatever was masked on the way. If not, the report
+    names the first equation that made a NaN or an Inf from finite operands and that an output depends on; and where
+    only infinities are to blame that the user wrote or passed, the equation that made NaN of them. The Program of `fun`
+    runs compiled, once, with one reduction an equation added; a step of training takes less than twice its time.
 
     Args:
       fun: a pure function of pytrees of arrays: a loss, a gradient, a jitted step of training.
@@ -129,7 +129,7 @@ def examine(program: Program, values: Sequence[Any], names: Sequence[str] = ()) 
     cause = record.blame(bad)
     if cause is None:
         return Report(False)
-    reached = tuple([names[i] if i < len(names) else f"output {i}" for i, kind in enumerate(kinds) if kind is not None])
+    reached = tuple([name for name, kind in zip(names, kinds, strict=False) if kind is not None])
     if cause.argument is not None:
         return of_argument(cause.argument, reached)
     return described(program, values, cause, reached)
@@ -164,7 +164,7 @@ def described(program: Program, values: Sequence[Any], cause: Cause, reached: tu
     text = line_of(source.file, source.line) if source else ""
     result = next((y for y in results if not np.isfinite(np.asarray(y)).all()), results[0])
     steps = tuple([~s if s < 0 else s for s in event.steps])
-    path, inputs = way_back(event)
+    path, inputs = way_back(event, suspect(event.equation, operands))
     trap = next((found for e, (xs, _) in zip(events, captured, strict=True) if (found := masked_factor(e, xs))), None)
     found = remedy(made_of(event.equation, derivative, operands, result))
     if trap is not None:
@@ -190,7 +190,7 @@ def made_of(eqn: Equation, is_derivative: bool, operands: Sequence[Any], result:
 
 
 def capture(program: Program, values: Sequence[Any], events: Sequence[Event]) -> list[tuple[list[Any], list[Any]]]:
-    """Operands, literals among them, and results of each event."""
+    """The operands and the results of each event, but for random keys."""
     watch = Capture(tuple([e.target for e in events]))
     threaded = thread(program, watch)
     count = len(watch.state)
@@ -200,20 +200,24 @@ def capture(program: Program, values: Sequence[Any], events: Sequence[Event]) ->
     kept = iter(run_compiled(needed, [*watch.initial(), *values]))
     found = []
     for target in watch.targets:
-        arrays = dict(zip(range(len(target.atoms)), kept, strict=False))
-        there = iter(arrays.values())
-        n = len(target.equation.inputs)
-        atoms = [next(there) if x in target.atoms else None for x in (*target.equation.inputs, *target.equation.outputs)]
-        found.append(([x for x in atoms[:n] if x is not None], [x for x in atoms[n:] if x is not None]))
+        operands = [next(kept) for x in target.equation.inputs if has_value(x)]
+        found.append((operands, [next(kept) for x in target.equation.outputs if has_value(x)]))
     return found
 
 
-def way_back(event: Event) -> tuple[tuple[Step, ...], tuple[str, ...]]:
-    """Equations from an event's operands back to an input of the Program, and the name of that input."""
-    frame, eqn = event.frame, event.equation
+def suspect(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
+    """The operands that have a 0 or something negative, if some do and some do not; all of them else."""
+    read = [x for x in eqn.inputs if has_value(x)]
+    low = [x for x, value in zip(read, operands, strict=True) if type(x) is Var and np.any(np.real(value) <= 0)]
+    return low if len(low) == 1 else list(eqn.inputs)
+
+
+def way_back(event: Event, operands: Sequence[Any]) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """Equations from some operands of an event back to an input of the Program, and the name of that input."""
+    frame = event.frame
     steps: list[Step] = []
     for _ in range(FAR):
-        x = latest(frame, eqn.inputs)
+        x = latest(frame, operands)
         while x in frame.position and frame.around is not None:
             frame, x = frame.around, frame.outer(frame.position[x])
         if type(x) is not Var:
@@ -221,7 +225,6 @@ def way_back(event: Event) -> tuple[tuple[Step, ...], tuple[str, ...]]:
         if x in frame.position:
             return tuple(steps), (x.name or "a value that the function closes over",)
         i, j = frame.definitions[x]
-        eqn = frame.program.equations[i]
         inside = frame.inside(i)
         while inside and j < len(inside[0].program.outputs):
             y = inside[0].program.outputs[j]
@@ -229,7 +232,8 @@ def way_back(event: Event) -> tuple[tuple[Step, ...], tuple[str, ...]]:
                 break
             frame = inside[0]
             i, j = frame.definitions[y]
-            eqn, inside = frame.program.equations[i], frame.inside(i)
+            inside = frame.inside(i)
+        eqn, operands = frame.program.equations[i], frame.program.equations[i].inputs
         source = Event(frame, i, ()).source
         step = Step(eqn.primitive.name, source.file if source else None, source.line if source else None)
         if not eqn.primitive.keeps_values and (not steps or str(steps[-1]) != str(step)):
@@ -247,8 +251,8 @@ def latest(frame: Frame, xs: Sequence[Any]) -> Any:
 
 
 def masked_factor(event: Event, operands: Sequence[Any]) -> Equation | None:
-    """The `where` whose branch not taken an event spoiled: the select behind a factor that is 0 where the other is Inf,
-    or that is divided by 0."""
+    """The `where` whose branch not taken an event spoiled: the select behind a factor that is 0 where the other one is
+    Inf, or where it is divided by 0."""
     eqn = event.equation
     if eqn.primitive.name not in ("mul", "div") or len(operands) != 2:
         return None

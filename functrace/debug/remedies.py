@@ -84,8 +84,8 @@ def some(test: Callable[[Any], Any]) -> Callable[[Made], bool]:
 TRAP = Remedy(
     lambda m: True,
     "the branch of a `where` that was not taken: its cotangent is 0, its derivative Inf, and 0 * Inf is NaN",
-    "guard the argument as well: `safe = where(mask, x, 1.0)`, then `where(mask, f(safe), other)`; a `where` around the "
-    "result alone does not stop the derivative of the branch not taken",
+    "guard the argument as well: `safe = where(mask, x, 1.0)`, then `where(mask, f(safe), other)`; a `where` around "
+    "the result alone does not stop the derivative of the branch not taken",
 )
 
 TABLE = [
@@ -105,21 +105,24 @@ TABLE = [
     Remedy(both(is_("log"), operand(0, negative)), "log of a negative number is NaN",
            "keep the argument positive: `log(maximum(x, eps))`"),
     Remedy(is_("log"), "log of 0 is -Inf",
-           "keep the argument above 0: `log(x + eps)` or `log(maximum(x, eps))`; for probabilities `log_softmax` of the "
-           "logits; for x * log(x), `scipy.special.xlogy`"),
-    Remedy(is_("log1p"), "log1p of -1 is -Inf, and of less NaN", "keep the argument above -1: `log1p(maximum(x, -1 + eps))`"),
+           "keep the argument above 0: `log(x + eps)` or `log(maximum(x, eps))`; for probabilities `log_softmax` of "
+           "the logits; for x * log(x), `scipy.special.xlogy`"),
+    Remedy(is_("log1p"), "log1p of -1 is -Inf, and of less NaN",
+           "keep the argument above -1: `log1p(maximum(x, -1 + eps))`"),
     Remedy(both(is_("sqrt", "rsqrt"), operand(0, negative)), "the square root of a negative number is NaN",
-           "keep the argument at 0 or above: `sqrt(maximum(x, 0.0))`; a variance computed as E[x^2] - E[x]^2 can fall below 0: "
-           "use `var`"),
+           "keep the argument at 0 or above: `sqrt(maximum(x, 0.0))`; a variance computed as E[x^2] - E[x]^2 can fall "
+           "below 0: use `var`"),
     Remedy(both(is_("div"), operand(0, zero), operand(1, zero)), "0 / 0 is NaN",
            "keep the divisor away from 0: `x / maximum(y, eps)`, or `where(y == 0, 0.0, x / where(y == 0, 1.0, y))`"),
     Remedy(both(is_("div"), operand(1, zero)), "a division by 0",
            "keep the divisor away from 0: `x / maximum(y, eps)`, or guard it: `where(y == 0, 1.0, y)`"),
     Remedy(both(is_("div"), operand(0, infinite), operand(1, infinite)), "Inf / Inf is NaN",
            "find out why both are infinite; a softmax subtracts its largest logit first (`nn.softmax`)"),
-    Remedy(both(is_("integer_pow", "rsqrt", "pow"), operand(0, zero)), "a negative power of 0, which is a division by 0",
+    Remedy(both(is_("integer_pow", "rsqrt", "pow"), operand(0, zero)),
+           "a negative power of 0, which is a division by 0",
            "keep the base away from 0: `1 / maximum(x, eps)`"),
-    Remedy(both(is_("pow"), operand(0, negative)), "a power of a negative number with an exponent that is no integer is NaN",
+    Remedy(both(is_("pow"), operand(0, negative)),
+           "a power of a negative number with an exponent that is no integer is NaN",
            "take the power of `abs(x)`, or write an integer exponent"),
     Remedy(is_("exp", "exp2", "expm1", "sinh", "cosh"), "exp overflows",
            "subtract the largest exponent first, as `logsumexp`, `softmax` and `log_softmax` do, or clip the argument "
@@ -131,17 +134,17 @@ TABLE = [
            "(-1e9, or `finfo(dtype).min`), or leave such rows out"),
     Remedy(is_("asin", "acos", "atanh", "acosh"), "an argument outside of the function's domain",
            "clip the argument to the domain"),
-    Remedy(is_("gather", "dynamic_slice", "take"), "an index out of range, which reads NaN", "check the index, or pass mode='clip'"),
+    Remedy(is_("gather"), "an index out of range, which reads NaN", "check the index, or pass mode='clip'"),
     Remedy(is_("cholesky", "lu", "eigh", "triangular_solve"), "the matrix is singular, or not positive definite",
            "add a little to its diagonal: `a + eps * eye(n)`"),
-    Remedy(is_("mul", "add", "sub", "dot_general", "reduce_sum", "integer_pow", "square", "conv_general_dilated", "cumsum",
-               "reduce_prod", "cumprod", "add_any", "scatter-add", "scatter_add"),
+    Remedy(is_("mul", "add", "sub", "div", "dot_general", "reduce_sum", "integer_pow", "pow", "square", "cumsum",
+               "conv_general_dilated", "reduce_prod", "cumprod", "scatter_add"),
            "the result is larger than its dtype holds",
            "scale down (smaller weights or learning rate, clip the gradient, normalise), or use a wider dtype"),
-    Remedy(is_("convert_element_type"), "a number larger than the new dtype holds",
+    Remedy(is_("convert_element_type"), "a number is larger than the new dtype holds",
            "scale down before the cast, or cast to bfloat16, which has float32's range"),
 ]  # fmt: skip
-OTHERWISE = Remedy(lambda m: True, "its operands are finite and its result is not", "look at the ranges of its operands")
+OTHERWISE = Remedy(lambda m: True, "its operands are finite and its result is not", "look at the operands' ranges")
 
 
 def remedy(made: Made) -> Remedy:

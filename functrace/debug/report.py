@@ -107,7 +107,7 @@ class Report:
 
     def _details(self) -> list[tuple[str, str]]:
         turns = ", ".join(map(str, self.iterations))
-        path = " <- ".join([*map(str, self.path), *[f"argument {', '.join(map(repr, self.inputs))}"][: len(self.inputs)]])
+        path = " <- ".join([*map(str, self.path), *[f"argument {name!r}" for name in self.inputs]])
         return [
             ("made by", self.rewrite),
             ("scope", self.scope),

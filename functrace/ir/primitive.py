@@ -192,7 +192,7 @@ class Primitive:
 
     @property
     def turns(self) -> range | None:
-        """Of a loop: which inputs of its `inner` Program hold what that gave, first among its outputs, the turn before."""
+        """Of a loop: which inputs of its `inner` Program hold the first outputs that it gave the turn before."""
         return None
 
     def thread(self, at: Thread, state: Sequence[Atom], xs: Sequence[Atom]) -> tuple[Sequence[Atom], Sequence[Atom]]:
