@@ -16,7 +16,7 @@ the state keeps states anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax import numpy as jnp
@@ -25,7 +25,8 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
-from functrace.control.scan import grown, reversed_body, stepping, typed
+from functrace.control.moving import filled, moving_of, tangents, total, unknown_part
+from functrace.control.scan import reversed_body, stepping, typed
 from functrace.control.while_loop import SLOTS, While, divided, mapped, sample_loop, settled, stepping_loop
 from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
@@ -37,8 +38,9 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, move_a
 from functrace.primitives.structural import iota
 from functrace.rewrites import batch, jvp, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.separate import split
 from functrace.rewrites.thread import Thread, threads_call
-from functrace.rewrites.transpose import instantiate
+from functrace.rewrites.transpose import divide, instantiate
 
 I32 = Aval((), np.dtype(np.int32))
 KEPT = 3  # steps, stride, used: what stands before the slots
@@ -400,27 +402,6 @@ class LinearWhile(Walk):
         return [None] * (len(xs) - len(rest)) + assign(last)
 
 
-class Moving(NamedTuple):
-    """Which constants, states and walked values have a tangent, once all that must have one do."""
-
-    c: tuple[bool, ...]
-    s: tuple[bool, ...]
-    l: tuple[bool, ...]
-
-
-def moving_of(walk: Walk, flags: tuple[bool, ...]) -> Moving:
-    """From those of c, s and l that have one at the start."""
-    n, m = walk.consts, walk.carry
-    states = grown(walk.body, n, m, flags[: n + m])
-    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :])
-    return Moving(states[:n], states[n:], walked[n + m :])
-
-
-def filled(flags: Sequence[bool], xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
-    """Tangents at the set flags, zeros where there is none."""
-    return [zeros(x.aval) if dx is None else dx for x, dx, f in zip(xs, dxs, flags, strict=True) if f]
-
-
 @primitive
 class ReversedWhile(Walk):
     """`l = along(c, s, l)` for the states of `s = body(c, s)`, the last one first: operands `kept, c, s, l`."""
@@ -434,11 +415,19 @@ class ReversedWhile(Walk):
     def lower(self, *xs: Any) -> Any:
         (steps, stride, used, *slots), c, _, l = self.groups(xs)
         states, types = self.body.out_avals, self.along.out_avals
-        return run_backward(
-            lambda s: typed(evaluate(self.body, [*c, *s]), states),
-            lambda s, l: typed(evaluate(self.along, [*c, *s, *l]), types),
-            steps, stride, used, slots, typed(l, types),
-        )  # fmt: skip
+        first, second, fixed = halves(self.along, self.consts, self.carry)
+        invariant = select(fixed, evaluate(first, [*c, *[x[0] for x in slots]]))
+
+        def read(s: list[Any]) -> list[Any]:
+            notes = zip(typed(evaluate(first, [*c, *s]), first.out_avals), fixed, strict=True)
+            return [x for x, f in notes if not f]
+
+        def undo(notes: list[Any], l: list[Any]) -> list[Any]:
+            given, known = iter(notes), iter(invariant)
+            return typed(evaluate(second, [*[next(known) if f else next(given) for f in fixed], *l]), types)
+
+        step = lambda s: typed(evaluate(self.body, [*c, *s]), states)
+        return run_backward(step, read, undo, steps, stride, used, slots, typed(l, types))
 
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.along,)
@@ -520,19 +509,14 @@ class ReversedWhile(Walk):
         return [None] * (len(xs) - len(rest)) + assign(last)
 
 
-def unknown_part(program: Program, known: tuple[bool, ...], outputs: Sequence[bool]) -> Program:
-    """`(known, unknown) -> unknown` of a settled step."""
-    late = tuple([not k for k in known])
-    inputs = (*select(known, program.inputs), *select(late, program.inputs))
-    results = [y for y, k in zip(program.outputs, outputs, strict=True) if not k]
-    return Program(inputs, program.equations, tuple(results))
-
-
 @memoised
-def tangents(program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...]) -> Program:
-    """The pushforward without the values: `(x, dx) -> dy`."""
-    pushed, _ = jvp(program, moving, "linearize", fill)
-    return Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
+def halves(along: Program, consts: int, carry: int) -> tuple[Program, Program, tuple[bool, ...]]:
+    """`(c, s, l) -> l` cut in two, `(c, s) -> r` and `(r, l) -> l`, and which of r depend on c alone."""
+    known = consts + carry
+    flags = tuple([i < known for i in range(len(along.inputs))])
+    first, second, _ = split(along, flags, 0)
+    moving = divide(first.equations, first.inputs[consts:])[2]
+    return first, second, tuple([r not in moving for r in first.outputs])
 
 
 @memoised
@@ -596,12 +580,3 @@ def tangent_walk(body: Program, along: Program, step: Program, back: Program, co
         ct_s, ct_c = cut(last, n_l, n_ds)[1:]
         transposed = b.build([*ct_c, *ct_s, *finals[n_s:]])
     return LinearPair(forward, transposed, 1 + n_c + n_s + n_l)
-
-
-def total(like: Any, terms: Sequence[Any]) -> Any:
-    """The sum of the terms that are there."""
-    there = [t for t in terms if t is not None]
-    result = there[0] if there else zeros(like.aval)
-    for t in there[1:]:
-        result = add(result, t)
-    return result

@@ -211,9 +211,13 @@ def adaptive_clip(
         dtype = norm.root.dtype
         ratio, floor = hyper.cast("clipping", dtype), hyper.cast("eps", dtype)
         root, peak = weight.root.astype(dtype), weight.peak.astype(dtype)
-        # Both sides in smaller units where either could overflow.
-        unit = fnp.where(fnp.maximum(norm.peak, peak) > 1e30, 2.0**-16, 1).astype(dtype)
-        threshold = ratio * fnp.maximum(root * (peak * unit), floor * unit)
+
+        def limit(unit: Any) -> Array:
+            return fnp.maximum(ratio * root * (peak * unit), ratio * floor * unit)
+
+        # Both sides in smaller units where the limit could overflow.
+        unit = fnp.where(limit(2.0**-16) > 1e25, 2.0**-16, 1).astype(dtype)
+        threshold = limit(unit)
         update, shrunk = shrink(g, Norm(norm.peak * unit, norm.root), threshold)
         return update, fnp.max(norm.value, initial=0), _fraction(shrunk)
 

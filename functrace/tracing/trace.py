@@ -113,7 +113,7 @@ def trace(
             traced_args, traced_kwargs = tree_util.tree_unflatten(in_tree, tracers)
             try:
                 out = fun(*traced_args, **traced_kwargs)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, IndexError) as error:
                 if not isinstance(error, FunctraceError) and (clearer := handed_to_jax(error)):
                     raise clearer from error
                 raise

@@ -11,7 +11,7 @@ import jax
 import jax.core
 import numpy as np
 
-from functrace.errors import ConcretizationError, LeakedTracerError
+from functrace.errors import ConcretizationError, FunctraceError, IndexingError, LeakedTracerError
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source, is_internal
@@ -218,7 +218,7 @@ def run(builder: Builder, atom: Any, known: dict[Any, Any]) -> None:
     known.update(zip(made, outputs, strict=True))
 
 
-def handed_to_jax(error: Exception) -> ConcretizationError | None:
+def handed_to_jax(error: Exception) -> FunctraceError | None:
     """The error for a tracer that was handed to a jax function, if that is what `error` says."""
     if "Tracer<" not in str(error) and Tracer.__module__ not in str(error):
         return None
@@ -229,6 +229,12 @@ def handed_to_jax(error: Exception) -> ConcretizationError | None:
             source = Source(code.co_filename, entry.tb_lineno, code.co_name)
             called = jax_function_on(source, entry.tb_frame)
         entry = entry.tb_next
+    if isinstance(error, IndexError):
+        return IndexingError(
+            "a functrace tracer is the index of a jax array that the function closes over, which cannot record it; use "
+            "functrace.numpy.take(array, index, axis=0), or pass the array to the function as an argument, and index "
+            f"that.{at(source)}"
+        )
     what, instead = "a jax function", "the function of the same name in functrace.numpy, functrace.lax, or functrace.nn"
     if called is not None:
         what, instead = called, called.replace("jax", "functrace", 1)

@@ -95,6 +95,8 @@ UPDATES = {name: ft.jit(make(1.0).update) for name, (make, _) in CLIPPERS.items(
 @given(extreme_cases())
 @example(("clip_by_global_norm", 1.0, F32, [1e25, 1, 0, 0, 0, 0], ONES))
 @example(("adaptive_clip", 1.0, F32, [3e38] * 6, [2e38, 3e38, 0, 0, 3e38, 0]))
+@example(("adaptive_clip", 3.9e-34, F32, [-1, 0, 0, 0, -3e38, -3e38], [3e38, -3e38, 0, 3e38, 1, 1]))
+@example(("adaptive_clip", 1e-9, F32, [-3.4e38] * 6, [-3.4e38] * 6))
 @example(("clip_by_norm", 1e-37, F32, [3e38] * 6, ONES))
 @example(("clip_by_norm", 1e30, F32, [3e38, 3e38, 1, 3e38, 3e38, 1e-20], ONES))
 @example(("clip_by_norm", 1e-3, F32, [1e37, 1e36, 1e-3, 1, 1, 1], ONES))

@@ -140,6 +140,10 @@ ROWS = {
         lambda: ft.grad(lambda x: jnp.sin(x))(1.0),
         TypeError, r"handed to jax.numpy.sin, which .* use functrace.numpy.sin, or wrap .*test_errors.py:\d+",
     ),
+    "tracer that indexes a closed-over array": (
+        lambda: ft.vmap(lambda i: jnp.arange(3.0)[i])(np.arange(2)),
+        IndexError, r"index of a jax array .* functrace.numpy.take\(array, index, axis=0\).*test_errors.py:\d+",
+    ),
     "tracer handed to jax.numpy by another name": (
         lambda: ft.grad(lambda x: (lambda f: f(x))(jnp.sin))(1.0),
         TypeError, r"handed to a jax function.*functrace.numpy.*test_errors.py:\d+",
