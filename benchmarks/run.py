@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 from timing import table
 
-NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing"]
+NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing", "nonfinite"]
 HEAD = """# Benchmarks
 
 Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import jax
-import jax.core
-from jax import numpy as jnp, tree_util
+from jax import tree_util
 
 from functrace.config import config
+from functrace.debug.finiteness import is_suspect
 from functrace.debug.nonfinite import examine, find_nonfinite
 from functrace.debug.report import Report
 from functrace.errors import NonfiniteError
-from functrace.ir import Program, is_inexact
+from functrace.ir import Program
 from functrace.ir.source import caller_source
 
 
@@ -61,20 +60,6 @@ def check_program(results: Sequence[Any], program: Program, values: Sequence[Any
     """Raise if a Program gave `results`, which are not finite."""
     if is_suspect(results):
         refuse(examine(program, values))
-
-
-def is_suspect(arrays: Sequence[Any]) -> bool:
-    """Whether some values are known and not all finite."""
-    numbers = [x for x in arrays if is_inexact(getattr(x, "dtype", None))]
-    if any([isinstance(x, jax.core.Tracer) for x in numbers]):
-        return False
-    return not bool(all_finite(numbers))
-
-
-@jax.jit
-def all_finite(arrays: Sequence[Any]) -> Any:
-    """Whether all elements are finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in arrays])) if arrays else jnp.bool_(True)
 
 
 def refuse(report: Report) -> None:

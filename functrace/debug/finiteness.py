@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.core
 import numpy as np
+from jax import numpy as jnp
 
-from functrace.ir import Atom, Aval, Equation, Program, is_complex
+from functrace.ir import Atom, Aval, Equation, Program, is_complex, is_inexact
 from functrace.primitives.binary import max_
 from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not, ne
 from functrace.primitives.complex import abs_, imag, real
@@ -164,3 +167,17 @@ class Capture(NamedTuple):
         for step, wanted in zip(steps, target.steps, strict=True):
             here = logical_and(here, eq(step, literal(wanted, INT)))
         return here
+
+
+def is_suspect(arrays: Sequence[Any]) -> bool:
+    """Whether some values are known and not all finite."""
+    numbers = [x for x in arrays if is_inexact(getattr(x, "dtype", None))]
+    if any([isinstance(x, jax.core.Tracer) for x in numbers]):
+        return False
+    return not bool(all_finite(numbers))
+
+
+@jax.jit
+def all_finite(arrays: Sequence[Any]) -> Any:
+    """Whether all elements are finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in arrays])) if arrays else jnp.bool_(True)

@@ -15,14 +15,14 @@ from jax import tree_util
 
 from functrace import rewrites
 from functrace.debug.blame import BAD, NAN, Cause, Event, Frame, Record
-from functrace.debug.finiteness import Capture, Finiteness, has_value, loops_in
+from functrace.debug.finiteness import Capture, Finiteness, has_value, is_suspect, loops_in
 from functrace.debug.remedies import TRAP, Made, Remedy, remedy, zero
 from functrace.debug.report import Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lower.execute import run_compiled
+from functrace.lower.execute import known, run_compiled
 from functrace.rewrites.memo import copy_input, memoised
 from functrace.rewrites.thread import extent, held_by, thread
 from functrace.tracing import aval_of, trace
@@ -118,11 +118,11 @@ def differentiates(program: Program) -> bool:
 def examine(program: Program, values: Sequence[Any], names: Sequence[str] = ()) -> Report:
     """The report on a Program at these values; `names` are those of its outputs."""
     watch = Finiteness(extent(program, Finiteness(0, 0)), loops_in(program))
-    first, *ys = run_compiled(thread(program, watch), [*watch.initial(), *values])
+    first, *ys = run_compiled(thread(known(program), watch), [*watch.initial(), *values])
+    if not is_suspect(ys):
+        return Report(False)
     kinds = [kind_of(y) for y in ys]
     bad = [(x, kind) for x, kind in zip(program.outputs, kinds, strict=True) if kind is not None]
-    if not bad:
-        return Report(False)
     inputs = [kind_of(x) for x in values]
     root = Frame(program, watch)
     record = Record(root, np.asarray(first), [(kind is not None, kind == NAN) for kind in inputs])
