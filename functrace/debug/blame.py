@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from functrace.debug.finiteness import NEVER, Target, sees
+from functrace.debug.finiteness import NEVER, Target, sees, together
 from functrace.ir import Equation, Literal, Program, Source, Var
 from functrace.rewrites.thread import Watch, extent, held_by
 
@@ -32,6 +32,8 @@ class Frame:
         self.position = {v: i for i, v in enumerate(program.inputs)}
         seen = [i for i, eqn in enumerate(program.equations) if sees(eqn)]
         self.numbers = {i: first + n for n, i in enumerate(seen)}
+        order = [i for group in together([program.equations[i] for i in seen]) for i in group]
+        self.rows = {seen[i]: first + n for n, i in enumerate(order)}  # those of the record
         self.after = first + len(seen)  # the number from which those of the Programs held here go on
         self.children: dict[int, list[Frame]] = {}
         self.depth: int = 0 if around is None else around.depth + (self.holder.primitive.turns is not None)
@@ -152,7 +154,7 @@ class Record:
         i, j = frame.definitions[x]
         eqn = frame.program.equations[i]
         if i in frame.numbers:
-            steps = tuple(map(int, self.first[frame.numbers[i], kind]))
+            steps = tuple(map(int, self.first[frame.rows[i], kind]))
             return None if steps[0] == NEVER else steps[: frame.depth]
         if inside := frame.inside(i):
             found = [self.when(f, y, kind) for f in inside for y in results(f, j)]

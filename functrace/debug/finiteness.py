@@ -23,14 +23,14 @@ from functrace.primitives.families import literal
 from functrace.primitives.indexing import dynamic_slice, dynamic_update_slice
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.space import broadcast_in_dim, full, reshape
-from functrace.primitives.structural import concatenate, iota
+from functrace.primitives.structural import concatenate, iota, stack
 from functrace.rewrites import Place, Seen, memoised
 from functrace.rewrites.thread import held_by
 
 F64 = np.dtype(np.float64)
 INT = Aval((), I32)
 NEVER = np.iinfo(np.int32).min
-IN_PARTS = 8192  # elements from which a reduction goes axis by axis, which XLA's CPU backend vectorizes
+LARGE = 8192  # elements from which a result is looked at alone, and axis by axis, which XLA for CPU vectorizes
 
 
 def sees(eqn: Equation) -> bool:
@@ -44,7 +44,10 @@ def is_number(x: Any) -> bool:
 
 
 class Finiteness(NamedTuple):
-    """The state: i32[equation, 2, loop], the steps at which a result was first not finite, and first NaN."""
+    """The state: i32[equation, 2, loop], the steps at which a result was first not finite, and first NaN.
+
+    The equations of a Program stand there in the order of `together`.
+    """
 
     equations: int
     loops: int
@@ -63,7 +66,7 @@ class Finiteness(NamedTuple):
     def __call__(self, place: Place, state: list[Atom], seen: list[Seen]) -> Sequence[Atom]:
         (first,) = state
         shape = (len(seen), *first.aval.shape[1:])
-        largest = in_a_row([magnitude(s.results) for s in seen])
+        largest = in_a_row([magnitudes([seen[i].results for i in group]) for group in together(seen)])
         kinds = add(as_int(logical_not(is_finite(largest))), as_int(ne(largest, largest)))
         happens = ge(broadcast_in_dim(kinds, shape, (0,)), add(iota(I32, shape, 1), 1))
         start = (place.number, literal(0, INT), literal(0, INT))
@@ -74,30 +77,50 @@ class Finiteness(NamedTuple):
         return [dynamic_update_slice(first, where(now, broadcast_in_dim(steps, shape, (2,)), before), *start)]
 
 
-def magnitude(results: Sequence[Atom]) -> Atom:
-    """The largest absolute value of some arrays: Inf if one has an Inf, NaN if one has a NaN."""
-    parts = []
-    for y in filter(is_number, results):
-        sides = [real(y), imag(y)] if is_complex(y.aval.dtype) else [y]
-        parts += [reduced(abs_(side)) for side in sides]
-    wide = F64 if any([p.aval.dtype == F64 for p in parts]) else F32
-    largest = convert_element_type(parts[0], wide)
-    for part in parts[1:]:
-        largest = max_(largest, convert_element_type(part, wide))
-    return largest
+def together(equations: Sequence[Any]) -> list[list[int]]:
+    """The equations whose results are looked at together, as what is small costs a call each: by their place."""
+    groups: dict[Any, list[int]] = {}
+    for i, eqn in enumerate(equations):
+        results = eqn.outputs if isinstance(eqn, Equation) else eqn.results
+        is_small = len(results) == 1 and results[0].aval.size <= LARGE
+        groups.setdefault(results[0].aval.strong() if is_small else i, []).append(i)
+    return list(groups.values())
 
 
-def reduced(x: Atom) -> Atom:
-    """The largest element."""
-    if x.aval.ndim > 1 and x.aval.size > IN_PARTS:
+def magnitudes(results: Sequence[Sequence[Atom]]) -> Atom:
+    """The largest absolute value among each equation's results: Inf if one has an Inf, NaN if one has a NaN."""
+    if len(results) > 1:
+        sides = parts(stack([y for (y,) in results], 0))
+        largest = [reduced(side, 1) for side in sides]
+    else:
+        largest = [reshape(reduced(side), (1,)) for y in results[0] if is_number(y) for side in parts(y)]
+    most = largest[0]
+    for other in largest[1:]:
+        most = max_(*[convert_element_type(x, widest((most, other))) for x in (most, other)])
+    return most
+
+
+def parts(y: Atom) -> list[Atom]:
+    """The absolute values of the elements, or of their real and imaginary parts."""
+    return [abs_(real(y)), abs_(imag(y))] if is_complex(y.aval.dtype) else [abs_(y)]
+
+
+def reduced(x: Atom, first: int = 0) -> Atom:
+    """The largest element along the axes from `first` on."""
+    if not first and x.aval.ndim > 1 and x.aval.size > LARGE:
         x = ReduceMax((0,))(x)
-    return ReduceMax(tuple(range(x.aval.ndim)))(x) if x.aval.ndim else x
+    axes = tuple(range(first, x.aval.ndim))
+    return ReduceMax(axes)(x) if axes else x
 
 
-def in_a_row(scalars: Sequence[Atom]) -> Atom:
-    """Scalars as one array, of the widest dtype among them."""
-    wide = F64 if any([x.aval.dtype == F64 for x in scalars]) else F32
-    return concatenate([reshape(convert_element_type(x, wide), (1,)) for x in scalars], 0)
+def in_a_row(vectors: Sequence[Atom]) -> Atom:
+    """Vectors one after the other, in a dtype that holds all their numbers."""
+    return concatenate([convert_element_type(x, widest(vectors)) for x in vectors], 0)
+
+
+def widest(xs: Sequence[Atom]) -> Any:
+    """float64 if one of them has it, else float32."""
+    return F64 if any([x.aval.dtype == F64 for x in xs]) else F32
 
 
 def as_int(x: Atom) -> Atom:

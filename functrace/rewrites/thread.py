@@ -84,6 +84,7 @@ class Thread(NamedTuple):
         return len(self.watch.state)
 
 
+@memoised
 def thread(program: Program, watch: Watch) -> Program:
     """`(*state, *x) -> (*state, *y)`, watched from number 0 on.
 
