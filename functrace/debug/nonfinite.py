@@ -16,7 +16,7 @@ from jax import tree_util
 from functrace import rewrites
 from functrace.debug.blame import BAD, NAN, Cause, Event, Frame, Record
 from functrace.debug.finiteness import Capture, Finiteness, has_value, is_suspect, loops_in
-from functrace.debug.remedies import TRAP, Made, Remedy, remedy, zero
+from functrace.debug.remedies import TRAP, Made, remedy, zero
 from functrace.debug.report import Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
@@ -156,37 +156,51 @@ def described(program: Program, values: Sequence[Any], cause: Cause, reached: tu
     """The report on an equation: its values are captured, and the way back to the inputs is followed."""
     event = cause.event
     assert event is not None
+    eqn, source = event.equation, event.source
     events = [event] if cause.spoiled is None else [event, cause.spoiled]
     captured = capture(program, values, events)
     operands, results = captured[0]
-    source = event.source
-    derivative = event.is_derivative
-    text = line_of(source.file, source.line) if source else ""
-    result = next((y for y in results if not np.isfinite(np.asarray(y)).all()), results[0])
+    result = next((y for y in results if not np.isfinite(y).all()), results[0])
+    rewrite = eqn.source.rewrite if eqn.source else ""
     steps = tuple([~s if s < 0 else s for s in event.steps])
-    path, inputs = way_back(event, suspect(event.equation, operands))
-    trap = next((found for e, (xs, _) in zip(events, captured, strict=True) if (found := masked_factor(e, xs))), None)
-    found = remedy(made_of(event.equation, derivative, operands, result))
-    if trap is not None:
-        line = f" (the `where` at {trap.source})" if trap.source is not None and trap.source.file else ""
-        found = Remedy(TRAP.applies, TRAP.cause + line, TRAP.fix)
-    elif cause.spoiled is not None and cause.spoiled.source is not None:
-        more = f"; it became NaN in {cause.spoiled.equation.primitive.name} at {cause.spoiled.source}"
-        found = Remedy(found.applies, found.cause + more, found.fix)
-    rewrite = event.equation.source.rewrite if event.equation.source else ""
+    path, inputs = way_back(event, suspect(eqn, operands))
+    happened, fix = explained(cause, captured, rewrite)
     return Report(
-        True, "backward" if derivative else "forward", source and source.file, source and source.line,
-        source and source.function, source.scope if source else "", text, event.equation.primitive.name, rewrite,
-        steps[-1] if steps else None, steps, row_of(rewrite, np.asarray(result)),
-        tuple([Range.of(x) for x in operands]), Range.of(result), path, inputs, found.cause, found.fix, None, reached,
-    )  # fmt: skip
+        found=True,
+        phase="backward" if event.is_derivative else "forward",
+        file=source.file if source else None,
+        line=source.line if source else None,
+        function=source.function if source else None,
+        scope=source.scope if source else "",
+        text=line_of(source.file, source.line) if source else "",
+        primitive=eqn.primitive.name,
+        rewrite=rewrite,
+        iteration=steps[-1] if steps else None,
+        iterations=steps,
+        row=row_of(rewrite, result),
+        operands=tuple([Range.of(x) for x in operands]),
+        result=Range.of(result),
+        path=path,
+        inputs=inputs,
+        cause=happened,
+        fix=fix,
+        outputs=reached,
+    )
 
 
-def made_of(eqn: Equation, is_derivative: bool, operands: Sequence[Any], result: Any) -> Made:
-    """What a remedy is chosen by."""
-    origin = eqn.source.rewrite.rpartition(" of ")[2] if eqn.source else ""
-    numbers = [np.asarray(x) for x in operands]
-    return Made(eqn.primitive.name, origin, is_derivative, numbers, np.asarray(result))
+def explained(cause: Cause, captured: Sequence[tuple[list[Any], list[Any]]], rewrite: str) -> tuple[str, str]:
+    """What happened, and what helps."""
+    event, spoiled = cause.event, cause.spoiled
+    assert event is not None
+    numbers = [[as_numbers(x) for x in operands] for operands, _ in captured]
+    for e, operands in zip((event, spoiled), numbers, strict=False):
+        if e is not None and (masking := masked_factor(e, operands)) is not None:
+            where = masking.source
+            return TRAP.cause + (f" (the `where` at {where})" if where is not None and where.file else ""), TRAP.fix
+    row = remedy(Made(event.equation.primitive.name, rewrite.rpartition(" of ")[2], event.is_derivative, numbers[0]))
+    if spoiled is None or spoiled.source is None:
+        return row.cause, row.fix
+    return f"{row.cause}; it became NaN in {spoiled.equation.primitive.name} at {spoiled.source}", row.fix
 
 
 def capture(program: Program, values: Sequence[Any], events: Sequence[Event]) -> list[tuple[list[Any], list[Any]]]:
@@ -197,12 +211,18 @@ def capture(program: Program, values: Sequence[Any], events: Sequence[Event]) ->
     with Builder() as b:  # only what the captured values need
         outputs = b.inline(threaded, [copy_input(b, v) for v in threaded.inputs])
         needed = b.build(outputs[:count])
-    kept = iter(run_compiled(needed, [*watch.initial(), *values]))
+    kept = iter([np.asarray(x) for x in run_compiled(needed, [*watch.initial(), *values])])
     found = []
     for target in watch.targets:
         operands = [next(kept) for x in target.equation.inputs if has_value(x)]
         found.append((operands, [next(kept) for x in target.equation.outputs if has_value(x)]))
     return found
+
+
+def as_numbers(x: Any) -> np.ndarray[Any, Any]:
+    """An array that NumPy computes with: its dtype, or float32 for narrower ones that it does not know."""
+    x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
 def suspect(eqn: Equation, operands: Sequence[Any]) -> list[Any]:
@@ -256,7 +276,7 @@ def masked_factor(event: Event, operands: Sequence[Any]) -> Equation | None:
     eqn = event.equation
     if eqn.primitive.name not in ("mul", "div") or len(operands) != 2:
         return None
-    x, y = (np.asarray(v) for v in operands)
+    x, y = operands
     if x.dtype.kind not in "fc" or y.dtype.kind not in "fc":
         return None
     for i, (factor, other) in enumerate(((x, y), (y, x))):

@@ -9,23 +9,17 @@ import numpy as np
 
 
 class Made(NamedTuple):
-    """An equation with the values of its operands and its result; `of` is the primitive that the user wrote, where a
-    derivative made the equation."""
+    """An equation with the values of its operands; `of` is the primitive that the user wrote, where a derivative made
+    the equation."""
 
     primitive: str
     of: str
     is_derivative: bool
     operands: Sequence[np.ndarray[Any, Any]]
-    result: np.ndarray[Any, Any]
 
     def has(self, i: int, test: Callable[[Any], Any]) -> bool:
         """Whether an element of operand i passes."""
         return i < len(self.operands) and bool(np.any(test(self.operands[i])))
-
-    @property
-    def limit(self) -> str:
-        """The largest number of the result's dtype."""
-        return f"{float(np.finfo(np.result_type(self.result.dtype)).max):.4g}" if is_numpy_float(self.result) else ""
 
 
 class Remedy(NamedTuple):
@@ -36,11 +30,6 @@ class Remedy(NamedTuple):
     fix: str
 
 
-def is_numpy_float(x: np.ndarray[Any, Any]) -> bool:
-    """Whether NumPy itself knows the dtype's limits."""
-    return x.dtype.kind in "fc"
-
-
 def zero(x: Any) -> Any:
     """Elements that are 0."""
     return x == 0
@@ -48,12 +37,12 @@ def zero(x: Any) -> Any:
 
 def negative(x: Any) -> Any:
     """Elements below 0."""
-    return x < 0 if np.asarray(x).dtype.kind != "c" else False
+    return x < 0 if x.dtype.kind != "c" else False
 
 
 def infinite(x: Any) -> Any:
     """Elements that are Inf."""
-    return np.isinf(x) if np.asarray(x).dtype.kind in "fcV" else False
+    return np.isinf(x) if x.dtype.kind in "fc" else False
 
 
 def is_(*names: str) -> Callable[[Made], bool]:

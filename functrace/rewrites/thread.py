@@ -16,7 +16,7 @@ A threaded Program is there to be run: its derivative is that of what it compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -141,15 +141,6 @@ def extent(program: Program, watch: Watch) -> int:
     """How many numbers the equations seen in a Program have, with those in the Programs that it holds."""
     own = sum(watch.sees(eqn) for eqn in program.equations)
     return own + sum(extent(p, watch) for eqn in program.equations for p in held_by(eqn))
-
-
-def numbered(program: Program, watch: Watch) -> Iterator[tuple[Equation, ...]]:
-    """For each number, the equation that has it, and before it those that hold it, the outermost first."""
-    yield from [(eqn,) for eqn in program.equations if watch.sees(eqn)]
-    for eqn in program.equations:
-        for held in held_by(eqn):
-            for path in numbered(held, watch):
-                yield (eqn, *path)
 
 
 def threads_call(

@@ -142,6 +142,19 @@ def test_double_precision():
         assert report.primitive == "mul" and "larger than its dtype holds" in report.cause
 
 
+def test_narrow_types():
+    x = np.array([0.0, 3.0], jax.numpy.bfloat16)
+
+    def f(x):
+        masked = fnp.where(x > 0, fnp.ones_like(x), fnp.zeros_like(x))
+        return (masked / x) * x.dtype.type(2)
+
+    report = find_nonfinite(f)(x)
+    assert report.primitive == "div" and "the branch of a `where` that was not taken" in report.cause
+    assert [str(r) for r in report.operands] == ["bf16[2] from 0 to 1", "bf16[2] from 0 to 3"]
+    assert str(report.result) == "bf16[2] 0.334, 1 NaN"
+
+
 REFUSED = [
     (lambda: find_nonfinite(3), errors.DtypeError, "find_nonfinite: expected a function, got int"),
     (lambda: find_nonfinite(fnp.sin, grad=True)(ZERO), errors.DtypeError, "a function to a real scalar.*gives f32"),

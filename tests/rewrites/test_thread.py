@@ -15,7 +15,7 @@ from functrace.primitives.binary import max_
 from functrace.primitives.elementwise import I32, add
 from functrace.primitives.indexing import dynamic_slice, dynamic_update_slice
 from functrace.primitives.space import broadcast_to, reshape
-from functrace.rewrites.thread import extent, numbered, thread
+from functrace.rewrites.thread import extent, held_by, thread
 from functrace.tracing import trace
 from tests.against_jax import Case, Library, compute
 from tests.control.table import OUR_FUNCTIONS, ROWS
@@ -44,6 +44,14 @@ class Counting(NamedTuple):
             before = dynamic_slice(last, [place.number], (len(seen),))
             last = dynamic_update_slice(last, max_(before, step), place.number)
         return counts, last
+
+
+def numbered(program, watch):
+    """For each number, the equation that has it, and before it those that hold it, the outermost first."""
+    yield from [(eqn,) for eqn in program.equations if watch.sees(eqn)]
+    for eqn in program.equations:
+        for held in held_by(eqn):
+            yield from [(eqn, *path) for path in numbered(held, watch)]
 
 
 def watched(f, *xs):
