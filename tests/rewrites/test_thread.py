@@ -8,9 +8,9 @@ import pytest
 
 import functrace as ft
 from functrace import numpy as fnp
-from functrace.control import Scan
+from functrace.control import Scan, WhileSaved
 from functrace.ir import Aval
-from functrace.lower import execute
+from functrace.lower import evaluate, execute
 from functrace.primitives.binary import max_
 from functrace.primitives.elementwise import I32, add
 from functrace.primitives.indexing import dynamic_slice, dynamic_update_slice
@@ -19,6 +19,7 @@ from functrace.rewrites.thread import extent, held_by, thread
 from functrace.tracing import trace
 from tests.against_jax import Case, Library, compute
 from tests.control.table import OUR_FUNCTIONS, ROWS
+from tests.primitives.samples import all_samples, case
 
 NEVER = -(2**30)
 
@@ -32,8 +33,11 @@ class Counting(NamedTuple):
     def state(self):
         return (Aval((self.size,), I32),) * 2
 
+    def initial(self):
+        return [np.zeros(self.size, np.int32), np.full(self.size, NEVER, np.int32)]
+
     def sees(self, equation):
-        return equation.primitive.name != "mul"
+        return equation.primitive.name != "add"
 
     def __call__(self, place, state, seen):
         counts, last = state
@@ -60,11 +64,25 @@ def watched(f, *xs):
     program, values = traced.program, [*traced.captures, *jax.tree.leaves(xs)]
     watch = Counting(extent(program, Counting(0)))
     threaded = thread(program, watch).verify()
-    state = [np.zeros(watch.size, np.int32), np.full(watch.size, NEVER, np.int32)]
-    counts, last, *ys = execute(threaded, [*state, *values])
+    counts, last, *ys = execute(threaded, [*watch.initial(), *values])
     paths = list(numbered(program, watch))
     assert len(paths) == watch.size
     return execute(program, values), ys, list(zip(paths, np.asarray(counts), np.asarray(last), strict=True))
+
+
+HOLDING = [c for c in map(case, all_samples()) if c.primitive.inner(*c.avals)]
+
+
+@pytest.mark.parametrize("c", HOLDING, ids=[c.name for c in HOLDING])
+def test_every_primitive_that_holds_programs_carries_the_state(c):
+    watch = Counting(extent(c.program, Counting(0)))
+    threaded = thread(c.program, watch).verify()
+    _, _, *ys = execute(threaded, [*watch.initial(), *c.values()])
+    # Which states a loop keeps for the way back depends on how large they are.
+    meant = len(c.primitive.body.outputs) + 1 if isinstance(c.primitive, WhileSaved) else len(ys)
+    for y, z in zip(ys[:meant], evaluate(c.program, c.values())[:meant], strict=True):
+        np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)
+    assert watch.size > 1
 
 
 CHECKS = ("vjp", "grad of grad", "vmap of grad")
