@@ -144,6 +144,7 @@ class Builder:
             for v, x in zip(program.inputs, inputs, strict=True)
         ])  # fmt: skip
         outer = self.source
+        is_backward = outer is not None and outer.backward
         try:
             for eqn in program.equations:
                 self.source = eqn.source.within(outer) if eqn.source is not None else outer

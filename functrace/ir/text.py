@@ -42,7 +42,7 @@ def show(program: Program) -> str:
 
 def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None:
     """Append the lines of a Program; the first one follows `prefix`."""
-    names = _Names()
+    names = Names()
     inputs = ", ".join(f"{names.bind(v)}: {v.aval!r}" for v in program.inputs)
     lines.append(f"{prefix}program({inputs}) {{")
     for eqn in program.equations:
@@ -50,7 +50,7 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
         outputs = ", ".join([f"{names.bind(v)}: {v.aval!r}" for v in eqn.outputs])
         start = len(lines)
         line = f"{indent}  {outputs} = {_name(eqn.primitive)}"
-        params = _told(eqn.primitive)
+        params = told(eqn.primitive)
         if params:
             line += "["
             for i, (key, value) in enumerate(params.items()):
@@ -72,14 +72,14 @@ def _write_value(value: Any, indent: str, lines: list[str], line: str) -> str:
         _write(value, indent, lines, line)
         return lines.pop()
     if not held_programs(value):
-        return line + _value(value)
+        return line + value_text(value)
     line += "("
     for x in value:
         line = _write_value(x, indent, lines, line) + ", "
     return line[: -1 if len(value) == 1 else -2] + ")"
 
 
-def _told(primitive: Primitive) -> dict[str, Any]:
+def told(primitive: Primitive) -> dict[str, Any]:
     """The parameters that the text shows: those that are not what they are by default."""
     if not primitive.readable_text:
         return {}
@@ -99,7 +99,7 @@ def _name(primitive: Primitive) -> str:
     return primitive.name if primitive.readable_text else f"foreign.{primitive.name}"
 
 
-class _Names:
+class Names:
     """Gives each variable a name of its own: the user's where there is one."""
 
     def __init__(self) -> None:
@@ -151,10 +151,10 @@ def _number(text: str, dtype: Any) -> Any:
     return np.asarray(int(text) if dtype.kind in "iu" else float(text), dtype)[()]
 
 
-def _value(x: Any) -> str:
+def value_text(x: Any) -> str:
     """A parameter's text."""
     if isinstance(x, tuple):
-        return f"({', '.join(map(_value, x))}{',' if len(x) == 1 else ''})"
+        return f"({', '.join(map(value_text, x))}{',' if len(x) == 1 else ''})"
     return dtype_text(x) if isinstance(x, np.dtype) else repr(x)
 
 

@@ -64,6 +64,7 @@ class AllReduce(Collective):
     another one there (of a sum it is a copy), and depends on types that a Program does not have.
     """
 
+    work_each = Work(1)
     axes: tuple[Any, ...]
     checked: bool = False
 
