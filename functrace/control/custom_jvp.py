@@ -94,9 +94,6 @@ class CustomJvp(Applies):
         batched_self = CustomJvp(program, rule, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
-
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.rule, name)
 

@@ -127,9 +127,6 @@ class CustomVjp(Applies):
         batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
-
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
 

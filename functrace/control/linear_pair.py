@@ -83,8 +83,5 @@ class LinearPair(Applies):
         outputs = LinearPair(programs[0], programs[1], self.fixed)(*c, *rows)
         return outputs, (True,) * len(outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
-
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.transposed, name)

@@ -55,9 +55,6 @@ class Recur(Applies):
         program = forced(self.program, size, (True,) * len(xs), name)
         return Recur(program, self.label, self.depth)(*operands), (True,) * len(program.outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
-
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 

@@ -4,7 +4,9 @@ Nothing here is needed to differentiate; everything here reads or rewrites Progr
 """
 
 from functrace.debug.checking import debug_nonfinite
+from functrace.debug.cost import Cost, cost
 from functrace.debug.nonfinite import find_nonfinite
 from functrace.debug.report import Report
+from functrace.debug.view import view
 
-__all__ = ["Report", "debug_nonfinite", "find_nonfinite"]
+__all__ = ["Cost", "Report", "cost", "debug_nonfinite", "find_nonfinite", "view"]

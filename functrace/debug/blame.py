@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from functrace.debug.cost import placed
 from functrace.debug.finiteness import NEVER, Target, sees, together
 from functrace.ir import Equation, Literal, Program, Source, Var
+from functrace.ir.source import NOWHERE
 from functrace.rewrites.thread import Watch, extent, held_by
 
 BAD, NAN = 0, 1  # not finite; NaN
@@ -96,12 +98,10 @@ class Event(NamedTuple):
         return tuple(reversed(key))
 
     @property
-    def source(self) -> Source | None:
+    def source(self) -> Source:
         """The user's line: the equation's, or that of the innermost one around it that has one."""
-        frame, eqn = self.frame, self.equation
-        while (eqn.source is None or not eqn.source.file) and frame.around is not None:
-            eqn, frame = frame.holder, frame.around
-        return eqn.source
+        around = self.frame.around
+        return placed(self.equation.source, NOWHERE if around is None else Event(around, self.frame.at, ()).source)
 
     @property
     def is_derivative(self) -> bool:

@@ -168,11 +168,11 @@ def described(program: Program, values: Sequence[Any], cause: Cause, reached: tu
     return Report(
         found=True,
         phase="backward" if event.is_derivative else "forward",
-        file=source.file if source else None,
-        line=source.line if source else None,
-        function=source.function if source else None,
-        scope=source.scope if source else "",
-        text=line_of(source.file, source.line) if source else "",
+        file=source.file or None,
+        line=source.line or None,
+        function=source.function or None,
+        scope=source.scope,
+        text=line_of(source.file, source.line),
         primitive=eqn.primitive.name,
         rewrite=rewrite,
         iteration=steps[-1] if steps else None,
@@ -195,10 +195,10 @@ def explained(cause: Cause, captured: Sequence[tuple[list[Any], list[Any]]], rew
     numbers = [[as_numbers(x) for x in operands] for operands, _ in captured]
     for e, operands in zip((event, spoiled), numbers, strict=False):
         if e is not None and (masking := masked_factor(e, operands)) is not None:
-            where = masking.source
-            return TRAP.cause + (f" (the `where` at {where})" if where is not None and where.file else ""), TRAP.fix
+            at_line = f" (the `where` at {masking.source})" if masking.source and masking.source.file else ""
+            return TRAP.cause + at_line, TRAP.fix
     row = remedy(Made(event.equation.primitive.name, rewrite.rpartition(" of ")[2], event.is_derivative, numbers[0]))
-    if spoiled is None or spoiled.source is None:
+    if spoiled is None:
         return row.cause, row.fix
     return f"{row.cause}; it became NaN in {spoiled.equation.primitive.name} at {spoiled.source}", row.fix
 
@@ -255,7 +255,7 @@ def way_back(event: Event, operands: Sequence[Any]) -> tuple[tuple[Step, ...], t
             inside = frame.inside(i)
         eqn, operands = frame.program.equations[i], frame.program.equations[i].inputs
         source = Event(frame, i, ()).source
-        step = Step(eqn.primitive.name, source.file if source else None, source.line if source else None)
+        step = Step(eqn.primitive.name, source.file or None, source.line or None)
         if not eqn.primitive.keeps_values and (not steps or str(steps[-1]) != str(step)):
             steps.append(step)
     return tuple(steps), ()

@@ -122,6 +122,6 @@ class Report:
         ]
 
 
-def line_of(file: str | None, line: int | None) -> str:
+def line_of(file: str, line: int) -> str:
     """The text of a line of a file."""
-    return linecache.getline(file, line).strip() if file and line else ""
+    return linecache.getline(file, line).strip() if file else ""

@@ -225,7 +225,11 @@ class Foreign(Primitive):
 
     def runs(self) -> tuple[Run, ...]:
         jaxpr = self.jax_params.get("call_jaxpr")  # that of a function with a custom derivative
-        return () if jaxpr is None else (Run(closed(import_jaxpr(jaxpr))),)
+        if jaxpr is None:
+            return ()
+        if "runs" not in self._derived:
+            self._derived["runs"] = closed(import_jaxpr(jaxpr))
+        return (Run(self._derived["runs"]),)
 
     def work(self, *xs: Aval) -> Work:
         count = FLOPS.get(self.name)

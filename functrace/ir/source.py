@@ -48,11 +48,9 @@ class Source(NamedTuple):
         """Whether the equation is part of a derivative: neither a value of the user's function nor one of a batch."""
         return self.backward or any(f"{rule} of " in self.rewrite for rule in ("jvp", "linearize", "vjp"))
 
-    def within(self, outer: Source | None) -> Source:
-        """The same line where it is written in the place of an equation of `outer`."""
-        if not self.file and outer is not None:
-            return outer
-        return self._replace(backward=True) if outer is not None and outer.backward and not self.backward else self
+    def in_backward(self) -> Source:
+        """The same line where it is written in the place of a backward equation."""
+        return self if self.backward else self._replace(backward=True)
 
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
