@@ -14,7 +14,8 @@ import jax.core
 import numpy as np
 from jax import numpy as jnp
 
-from functrace.ir import Atom, Aval, Equation, Program, is_complex, is_inexact
+from functrace.control import Cond
+from functrace.ir import Atom, Aval, Builder, Equation, Program, Var, is_complex, is_inexact
 from functrace.primitives.binary import max_
 from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not, ne
 from functrace.primitives.complex import abs_, imag, real
@@ -30,6 +31,7 @@ from functrace.rewrites.thread import held_by
 F64 = np.dtype(np.float64)
 INT = Aval((), I32)
 NEVER = np.iinfo(np.int32).min
+GROUP = 64  # results looked at together, at most
 LARGE = 8192  # elements from which a result is looked at alone, and axis by axis, which XLA for CPU vectorizes
 
 
@@ -66,8 +68,7 @@ class Finiteness(NamedTuple):
     def __call__(self, place: Place, state: list[Atom], seen: list[Seen]) -> Sequence[Atom]:
         (first,) = state
         shape = (len(seen), *first.aval.shape[1:])
-        largest = in_a_row([magnitudes([seen[i].results for i in group]) for group in together(seen)])
-        kinds = add(as_int(logical_not(is_finite(largest))), as_int(ne(largest, largest)))
+        kinds = kinds_apart(seen, first)
         happens = ge(broadcast_in_dim(kinds, shape, (0,)), add(iota(I32, shape, 1), 1))
         start = (place.number, literal(0, INT), literal(0, INT))
         before = dynamic_slice(first, start, shape)
@@ -77,6 +78,27 @@ class Finiteness(NamedTuple):
         return [dynamic_update_slice(first, where(now, broadcast_in_dim(steps, shape, (2,)), before), *start)]
 
 
+def kinds_apart(seen: list[Seen], state: Atom) -> Atom:
+    """i32[equation]: 0 for a finite result, 1 for one that is not, 2 for one with a NaN.
+
+    In a branch that is always taken, which XLA cannot know: else it would compute each result once more for its
+    reduction, and what it is computed from as well, so that a chain of n equations would compile in n^2.
+    """
+    results = [y for s in seen for y in s.results if type(y) is Var]
+    operands = list(dict.fromkeys(results))
+    with Builder() as b:
+        within: dict[Any, Atom] = {y: b.input(y.aval.strong()) for y in operands}
+        values = [[within.get(y, y) for y in s.results] for s in seen]
+        largest = in_a_row([magnitudes([values[i] for i in group]) for group in together(seen)])
+        look = b.build([add(as_int(logical_not(is_finite(largest))), as_int(ne(largest, largest)))])
+    with Builder() as b:
+        for y in operands:
+            b.input(y.aval.strong())
+        skip = b.build([full(look.out_avals[0], 0)])
+    never = reshape(dynamic_slice(state, [literal(0, INT)] * 3, (1, 1, 1)), ())
+    return Cond((skip, look))(as_int(ne(never, literal(NEVER + 1, INT))), *operands)[0]
+
+
 def together(equations: Sequence[Any]) -> list[list[int]]:
     """The equations whose results are looked at together, as what is small costs a call each: by their place."""
     groups: dict[Any, list[int]] = {}
@@ -84,7 +106,7 @@ def together(equations: Sequence[Any]) -> list[list[int]]:
         results = eqn.outputs if isinstance(eqn, Equation) else eqn.results
         is_small = len(results) == 1 and results[0].aval.size <= LARGE
         groups.setdefault(results[0].aval.strong() if is_small else i, []).append(i)
-    return list(groups.values())
+    return [group[i : i + GROUP] for group in groups.values() for i in range(0, len(group), GROUP)]
 
 
 def magnitudes(results: Sequence[Sequence[Atom]]) -> Atom:

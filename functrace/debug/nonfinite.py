@@ -17,7 +17,7 @@ from functrace import rewrites
 from functrace.debug.blame import BAD, NAN, Cause, Event, Frame, Record
 from functrace.debug.finiteness import Capture, Finiteness, has_value, is_suspect, loops_in
 from functrace.debug.remedies import TRAP, Made, remedy, zero
-from functrace.debug.report import Range, Report, Step, line_of
+from functrace.debug.report import CLOSED_OVER, Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
 from functrace.ir.primitive import AMBIENT
@@ -147,7 +147,7 @@ def kind_of(x: Any) -> int | None:
 
 def of_argument(argument: Var, reached: tuple[str, ...]) -> Report:
     """The report where an input was NaN already."""
-    name = argument.name or "a value that the function closes over"
+    name = argument.name or CLOSED_OVER
     fix = "Look for where it comes from: the data, or an earlier step."
     return Report(True, "forward", argument=name, inputs=(name,), outputs=reached, cause="NaN on input", fix=fix)
 
@@ -243,7 +243,7 @@ def way_back(event: Event, operands: Sequence[Any]) -> tuple[tuple[Step, ...], t
         if type(x) is not Var:
             return tuple(steps), ()
         if x in frame.position:
-            return tuple(steps), (x.name or "a value that the function closes over",)
+            return tuple(steps), (x.name or CLOSED_OVER,)
         i, j = frame.definitions[x]
         inside = frame.inside(i)
         while inside and j < len(inside[0].program.outputs):

@@ -96,7 +96,7 @@ class Report:
         if not self.found:
             return "No NaN or Inf: all outputs are finite, or hold only what was Inf from the start."
         if self.argument is not None:
-            return f"argument {self.argument!r} has a NaN already, before anything is computed. {self.fix}"
+            return f"{named(self.argument)} has a NaN already, before anything is computed. {self.fix}"
         made = "NaN" if self.result is not None and self.result.nan else "Inf"
         place = f"{os.path.basename(self.file)}:{self.line}, in {self.function}" if self.file else "an unknown line"
         lines = [f"{made} made in the {self.phase} pass by {self.primitive} at {place}"]
@@ -107,7 +107,7 @@ class Report:
 
     def _details(self) -> list[tuple[str, str]]:
         turns = ", ".join(map(str, self.iterations))
-        path = " <- ".join([*map(str, self.path), *[f"argument {name!r}" for name in self.inputs]])
+        path = " <- ".join([*map(str, self.path), *map(named, self.inputs)])
         return [
             ("made by", self.rewrite),
             ("scope", self.scope),
@@ -120,6 +120,14 @@ class Report:
             ("cause", self.cause),
             ("fix", self.fix),
         ]
+
+
+CLOSED_OVER = "a value that the function closes over"
+
+
+def named(argument: str) -> str:
+    """What a report calls an input."""
+    return argument if argument == CLOSED_OVER else f"argument {argument!r}"
 
 
 def line_of(file: str, line: int) -> str:

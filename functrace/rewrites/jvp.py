@@ -34,12 +34,12 @@ def push(
         operands = tuple([primal[x] if type(x) is Var else x for x in eqn.inputs])
         moves = [tangent.get(x) for x in eqn.inputs] if tangent else ()
         if any([dx is not None for dx in moves]):
-            if not prim.multiple_results and not prim.has_effects:
-                builder.source = eqn.source  # the value is shared with what the rule emits, and keeps its line
-                builder.emit(prim, operands)
             builder.source = derived(eqn.source, rule, prim.name)
             ys, dys = getattr(prim, rule)(operands, moves)
             if not prim.multiple_results:
+                made = builder.definition(ys)
+                if made is not None and made.primitive is prim and made.source is builder.source:
+                    made.source = eqn.source  # the value is no derivative
                 ys, dys = (ys,), (dys,)
             for v, dy in zip(eqn.outputs, dys, strict=True):
                 if dy is not None:

@@ -131,6 +131,8 @@ def test_an_argument_that_is_nan_already():
     assert report.found and report.argument == "params.w" and report.line is None
     assert str(report).startswith("argument 'params.w' has a NaN already, before anything is computed.")
     assert str(find_nonfinite(fnp.sin)(1.0)).startswith("No NaN or Inf")
+    broken = ZERO / np.float32(np.nan)
+    assert str(find_nonfinite(lambda x: x * broken)(1.0)).startswith("a value that the function closes over has a NaN")
 
 
 def test_double_precision():
@@ -167,6 +169,18 @@ def test_refuses(run, kind, message):
     with pytest.raises(kind, match=message) as caught:
         run()
     assert "test_debug_nonfinite.py:" in str(caught.value)
+
+
+def test_a_long_chain_compiles():
+    """Each result is computed once, though each is looked at: 200 equations took minutes when XLA fused them all."""
+
+    def chain(x):
+        for _ in range(100):
+            x = fnp.sin(x) + x * 0.5
+        return fnp.log(x * 0)
+
+    report = find_nonfinite(chain)(ZERO + 1)
+    assert report.line == chain.__code__.co_firstlineno + 3
 
 
 def test_a_program_is_compiled_once():
