@@ -15,20 +15,21 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from idx import CLASSES, IdxError, read_mnist
 from report import Report, Row, draw
 
 import functrace as ft
-from functrace import lax, nn, numpy as fnp, optim, random
+from functrace import io, lax, nn, numpy as fnp, optim, random
+from functrace.errors import FileError
 
 Array = Any
 PyTree = Any
 
+CLASSES = 10
 HELD_OUT = 360  # of scikit-learn's digits, the same for every seed
 DEFAULT_CLIP = 1.0
 
@@ -49,12 +50,12 @@ class Data(NamedTuple):
 def load(folder: Path | None) -> Data:
     """MNIST from a folder, or scikit-learn's digits with some held out."""
     if folder is not None:
-        arrays, brightest, name = read_mnist(folder), 255, f"{folder}"
+        arrays, brightest, name = io.read_mnist(folder), 255, f"{folder}"
     else:
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise IdxError(
+            raise ImportError(
                 "scikit-learn, which brings the digits, is not installed: "
                 "pip install 'functrace[examples]', or give --data for MNIST."
             ) from error
@@ -236,7 +237,9 @@ def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
     steps: list[Row] = []
     epochs: list[Row] = []
     with report.progress(in_epoch * options.epochs) as advance:
-        for epoch, batches in enumerate(shuffled(data, options)):
+        for epoch in range(options.epochs):
+            examples = data.train_images, data.train_labels
+            batches = io.batches(examples, options.batch_size, seed=options.seed, epoch=epoch)
             pending, text = [], f"loss {epochs[-1]['loss']:.4f}" if epochs else ""
             for batch in batches:
                 params, opt_state, metrics = train_step(params, opt_state, batch)
@@ -250,15 +253,6 @@ def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
                 break
     accuracy = evaluate(model, params, data.test_images, data.test_labels)
     return Run(params, steps, epochs, accuracy, find_explosion(steps))
-
-
-def shuffled(data: Data, options: argparse.Namespace) -> Iterator[Iterator[tuple[Array, Array]]]:
-    """For each epoch, batches of all training examples in a new order; a short last one is left."""
-    rng = np.random.default_rng(options.seed)
-    size, total = options.batch_size, len(data.train_images)
-    for _ in range(options.epochs):
-        order = rng.permutation(total)[: total // size * size].reshape(-1, size)
-        yield ((data.train_images[chosen], data.train_labels[chosen]) for chosen in order)
 
 
 def evaluate(model: Model, params: Params, images: Array, labels: Array) -> float:
@@ -351,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
     report = Report(options.quiet)
     try:
         data = load(options.data)
-    except IdxError as error:
+    except (FileError, ImportError) as error:
         sys.exit(f"train_digits: {error}")
     if options.batch_size > len(data.train_images):
         sys.exit(

@@ -44,7 +44,33 @@ class UnboundAxisError(FunctraceError, NameError):
 
 
 class DerivativeError(FunctraceError, AssertionError):
-    """A derivative is not the one that finite differences give."""
+    """A derivative is not the one that finite differences give.
+
+    Its fields say where, as far as that is known, and are None else. `leaf` and `index`: the argument's
+    leaf and the entry in it; `output` and `output_index`: the same of the result; `analytic`, `numerical`
+    and `error`: both derivatives of that entry by that entry, and how far they are apart; `step`: that of
+    the differences; `kink`: whether the function is not smooth there, so that the fault may be the point's.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        leaf: str | None = None,
+        index: tuple[int, ...] | None = None,
+        output: str | None = None,
+        output_index: tuple[int, ...] | None = None,
+        analytic: float | None = None,
+        numerical: float | None = None,
+        error: float | None = None,
+        step: float | None = None,
+        kink: bool | None = None,
+    ):
+        super().__init__(message)
+        self.leaf, self.index = leaf, index
+        self.output, self.output_index = output, output_index
+        self.analytic, self.numerical, self.error = analytic, numerical, error
+        self.step, self.kink = step, kink
 
 
 class BudgetInfeasible(FunctraceError, MemoryError):
@@ -61,3 +87,11 @@ class NonfiniteError(FunctraceError, FloatingPointError):
     def __init__(self, message: str, report: Any):
         super().__init__(message)
         self.report = report
+
+
+class FileError(FunctraceError, ValueError):
+    """A file is damaged, cut short, or not what it should be; the message names it."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no such file."""

@@ -3,8 +3,9 @@
 Forward, every `stride`-th state is kept; when the slots for that are full, every other state is dropped
 and the stride doubles (online checkpointing: Stumm and Walther 2010). Backward, the kept states are a
 stack: the last one is advanced to where the walk stands, states pushed on the way, as close together as
-the free slots allow, and once it is no more than a leaf of steps away, these are undone and it is popped (offline
-checkpointing: Griewank and Walther 2000). A loop of T steps with K slots recomputes each step about log T / log K times.
+the free slots allow, and once it is no more than a leaf of steps away, these are undone and it is popped
+(offline checkpointing: Griewank and Walther 2000). A loop of T steps with K slots recomputes each step about
+log T / log K times.
 
 A leaf is one step, but for the smallest states several, of which what the derivative reads is written down: two short
 loops, one forward and one backward. XLA compiles a loop whose body touches less than 1,024 bytes as one function,

@@ -1,5 +1,6 @@
 """The pair of pure functions that everything in this package is, and how pairs are composed."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import as_arrays, check_match
+from functrace.optim.checking import as_arrays, check_match, check_state, checked
 from functrace.optim.hyperparameters import Settings
 
 Array = jax.Array
@@ -21,8 +22,9 @@ class Transformation:
 
     Args:
       init: `params -> state`.
-      update: `(grads, state, params=None) -> (updates, state)`; updates are to be added to the
-        parameters.
+      update: `(grads, state, params=None, **extra) -> (updates, state)`; updates are to be added to
+        the parameters. What else a part needs (`lbfgs` the loss, `sam` its gradient) comes by name,
+        through chains and wrappers; one that needs nothing need not take it.
       name: how `chain` calls its state.
 
     >>> import functrace.optim as optim
@@ -59,18 +61,13 @@ def chain(*parts: Transformation, **named_parts: Transformation) -> Transformati
     """
     named: dict[str, Transformation] = {}
     for part, given_name in [(p, None) for p in parts] + [(p, name) for name, p in named_parts.items()]:
-        if not (callable(getattr(part, "init", None)) and callable(getattr(part, "update", None))):
-            raise DtypeError(
-                f"chain: part {len(named)} is a {type(part).__name__}; a transformation (with init "
-                "and update) was expected. Is the call missing, "
-                "as in `chain(adam)` for `chain(adam(1e-3))`?"
-            )
+        check_part("chain", f"part {len(named)}", part)
         named[_fresh(given_name or getattr(part, "name", type(part).__name__), named)] = part
 
     def init(params: PyTree) -> dict[str, PyTree]:
         return {name: part.init(params) for name, part in named.items()}
 
-    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, dict[str, PyTree]]:
+    def update(grads: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, dict[str, PyTree]]:
         if not isinstance(state, Mapping) or state.keys() != named.keys():
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise ArgumentError(
@@ -78,7 +75,7 @@ def chain(*parts: Transformation, **named_parts: Transformation) -> Transformati
             )
         new_state = {}
         for name, part in named.items():
-            grads, new_state[name] = part.update(grads, state[name], params)
+            grads, new_state[name] = update_with(part, grads, state[name], params, extra)
         return grads, new_state
 
     return Transformation(init, update, "chain")
@@ -131,17 +128,9 @@ def transformation(
         fields = memory(as_arrays(owner, "parameter", params))
         return state_type(step=fnp.zeros((), fnp.int32), hyperparams=settings.initial(), **fields)
 
-    def update(grads: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
-        grads = as_arrays(owner, "gradient", grads)
-        if params is not None:
-            params = as_arrays(owner, "parameter", params)
-            check_match(owner, "gradients", grads, "parameters", params)
-        elif needs_params:
-            raise ArgumentError(f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
-        if not isinstance(state, state_type):
-            raise ArgumentError(
-                f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected."
-            )
+    def update(grads: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, Any]:
+        grads, params = checked(owner, grads, params, needs_params=needs_params)
+        check_state(owner, state, state_type)
         if like is not None:
             remembered = getattr(state, like)
             check_match(owner, "gradients", grads, "parameters given to init", remembered)
@@ -155,6 +144,25 @@ def transformation(
         return updates, now._replace(step=increment(state.step), **kept)
 
     return Transformation(init, update, owner)
+
+
+def check_part(owner: str, role: str, part: Any) -> None:
+    """Raise unless it is a transformation."""
+    if not (callable(getattr(part, "init", None)) and callable(getattr(part, "update", None))):
+        raise DtypeError(
+            f"{owner}: {role} is a {type(part).__name__}; a transformation (with init and update) was expected. "
+            "Is the call missing, as in `chain(adam)` for `chain(adam(1e-3))`?"
+        )
+
+
+def update_with(
+    part: Transformation, grads: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]
+) -> tuple[PyTree, PyTree]:
+    """`part.update`, with the arguments beyond the parameters if it takes such."""
+    if extra:
+        kinds = {parameter.kind for parameter in inspect.signature(part.update).parameters.values()}
+        extra = extra if inspect.Parameter.VAR_KEYWORD in kinds else {}
+    return part.update(grads, state, params, **extra)
 
 
 def increment(count: Array) -> Array:

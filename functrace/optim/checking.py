@@ -51,6 +51,46 @@ def check_match(owner: str, left_name: str, left: PyTree, right_name: str, right
             )
 
 
+def checked(owner: str, grads: PyTree, params: PyTree, *, needs_params: bool = False) -> tuple[PyTree, PyTree]:
+    """Gradients and parameters (or None) as arrays that match."""
+    grads = as_arrays(owner, "gradient", grads)
+    if params is not None:
+        params = as_arrays(owner, "parameter", params)
+        check_match(owner, "gradients", grads, "parameters", params)
+    elif needs_params:
+        raise ArgumentError(f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
+    return grads, params
+
+
+def check_state(owner: str, state: Any, state_type: type[Any]) -> None:
+    """Raise unless the state is of the type that init makes."""
+    if not isinstance(state, state_type):
+        raise ArgumentError(
+            f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected."
+        )
+
+
+def only_part(owner: str, state: PyTree, state_type: type[Any], maker: str) -> Any:
+    """The one state of a type within a larger state."""
+
+    def is_it(node: Any) -> bool:
+        return isinstance(node, state_type)
+
+    found = [part for part in tree.leaves(state, is_leaf=is_it) if is_it(part)]
+    if len(found) != 1:
+        raise ArgumentError(
+            f"{owner}: the state has {len(found)} parts made by {maker}; one was expected."
+            + (" Give the state of one of them." if found else "")
+        )
+    return found[0]
+
+
+def check_count(owner: str, name: str, value: Any) -> None:
+    """Raise unless the value is a Python integer of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{owner}: {name} is {value!r}; an integer of 1 or more was expected.")
+
+
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of an array, and `()` of a number."""
     return getattr(value, "shape", ())

@@ -4,8 +4,8 @@ Norms are computed scaled (norms.py), in float32 at least. What each function do
 chosen by `on_nonfinite`:
 
 - `"propagate"`: whatever depends on the norm becomes NaN, so that the failure is loud: all leaves
-  for the global norm, the one leaf (or unit) for the others. `clip_by_value` has no norm: it clips
-  Inf, and NaN stays.
+  for the global norm, the one leaf (or unit, or layer) for the others. `clip_by_value` has no norm:
+  it clips Inf, and NaN stays.
 - `"skip"`: if any leaf has one, all updates of this step are zero, and `skipped` counts it. Later
   parts of a chain still see those zeros; to hold a whole optimizer still, wrap it in
   `skip_nonfinite`.
@@ -21,8 +21,9 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, real_dtype, transformation
-from functrace.optim.checking import check_structure
+from functrace.optim.checking import check_count, check_structure
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
+from functrace.optim.masks import Labels, slash_path, spread
 from functrace.optim.norms import Axes, Norm, leaf_norm, shrink, tree_norm
 
 Array = jax.Array
@@ -36,8 +37,8 @@ class ClipState(NamedTuple):
     Args:
       step: i32[], updates so far.
       hyperparams: the threshold.
-      norm: what was compared with the threshold, before clipping: a scalar for the global norm,
-        else a scalar a leaf.
+      norm: what was compared with the threshold, before clipping: a scalar for the global norm, a
+        scalar a layer for that of layers, else a scalar a leaf.
       clipped: the fraction that was clipped, 0 to 1, of the same structure as `norm`.
       nonfinite: bool[] a leaf: whether the gradient had an Inf or NaN.
       skipped: i32[], updates that `on_nonfinite="skip"` has made zero so far.
@@ -168,6 +169,66 @@ def clip_by_global_norm(max_norm: Hyperparam, on_nonfinite: OnNonfinite = "propa
         return updates, norm.value, _fraction(shrunk)
 
     return _clipping(settings, clip, lambda params: tree_norm(params).value, on_nonfinite)
+
+
+def clip_by_layer_norm(
+    max_norm: Hyperparam, layers: int | Labels | None = None, on_nonfinite: OnNonfinite = "propagate"
+) -> Transformation:
+    """The leaves of a layer are scaled down by one factor, if need be, to a norm of `max_norm` together.
+
+    Args:
+      max_norm: the largest norm of a layer; a number, a scalar array or a schedule.
+      layers: which leaves are a layer. None: those with one parent, as `w` and `b` of `layers/0`. An
+        integer: those whose paths start with the same keys, so many. Else the layer of every leaf, as
+        labels are given to `partition`.
+      on_nonfinite: what to do on Inf and NaN, see the module. To propagate is to make the layer NaN.
+    Returns:
+      A transformation with a `ClipState`: `norm` is a dict from each layer to its norm, `clipped` to 1
+      or 0.
+    Raises:
+      ArgumentError: a negative `max_norm`, `layers` below 1, labels of another structure, an unknown
+        `on_nonfinite`.
+
+    >>> clipper = clip_by_layer_norm(1.0)
+    >>> grads = {"body": {"w": 3.0, "b": 4.0}, "head": {"w": 0.5}}
+    >>> updates, state = clipper.update(grads, clipper.init(grads))
+    >>> {name: float(norm) for name, norm in state.norm.items()}, round(float(updates["body"]["w"]), 6)
+    ({'body': 5.0, 'head': 0.5}, 0.6)
+    """
+    settings = Settings("clip_by_layer_norm", {"max_norm": max_norm})
+    if isinstance(layers, int):
+        check_count(settings.owner, "layers", layers)
+
+    def by_layer(pytree: PyTree) -> dict[Any, list[int]]:
+        """The places of each layer's leaves."""
+        if layers is None or isinstance(layers, int):
+            end = -1 if layers is None else layers
+            paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(pytree)[0]]
+            names = [slash_path(path[:end]) or "(the root)" for path in paths]
+        else:
+            labels = layers(pytree) if callable(layers) else layers
+            names = tree.leaves(spread(settings.owner, "layers", labels, pytree))
+        places: dict[Any, list[int]] = {}
+        for i, name in enumerate(names):
+            places.setdefault(name, []).append(i)
+        return places
+
+    def clip(grads: PyTree, hyper: Hyperparams, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        leaves, structure = tree.flatten(grads)
+        norms, clipped = {}, {}
+        for name, places in by_layer(grads).items():
+            norm = tree_norm([leaves[i] for i in places])
+            norms[name] = norm.value
+            clipped[name] = _fraction(~(norm.value <= hyper.cast("max_norm", norm.root.dtype)))
+            for i in places:
+                leaves[i] = shrink(leaves[i], norm, hyper["max_norm"])[0]
+        return tree.unflatten(structure, leaves), norms, clipped
+
+    def norm_like(params: PyTree) -> PyTree:
+        leaves = tree.leaves(params)
+        return {name: tree_norm([leaves[i] for i in places]).value for name, places in by_layer(params).items()}
+
+    return _clipping(settings, clip, norm_like, on_nonfinite)
 
 
 def adaptive_clip(

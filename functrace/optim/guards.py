@@ -7,8 +7,8 @@ import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
-from functrace.optim.base import Transformation, computing_dtype, increment
-from functrace.optim.checking import as_arrays, check_match, check_structure
+from functrace.optim.base import Transformation, check_part, computing_dtype, increment, update_with
+from functrace.optim.checking import as_arrays, check_count, check_match, check_structure
 from functrace.optim.clipping import any_of
 
 Array = jax.Array
@@ -68,8 +68,9 @@ def accumulate(inner: Transformation, k: int | Callable[[Array], Any]) -> Transf
     >>> float(first), float(second)
     (0.0, -2.0)
     """
-    if not callable(k) and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise ArgumentError(f"accumulate: k is {k!r}; an integer of 1 or more was expected.")
+    check_part("accumulate", "inner", inner)
+    if not callable(k):
+        check_count("accumulate", "k", k)
 
     def init(params: PyTree) -> AccumulateState:
         arrays = as_arrays("accumulate", "parameter", params)
@@ -77,7 +78,9 @@ def accumulate(inner: Transformation, k: int | Callable[[Array], Any]) -> Transf
         mean = tree.map(lambda p: fnp.zeros(p.shape, computing_dtype(p)), arrays)
         return AccumulateState(zero, zero, inner.init(params), mean)
 
-    def update(grads: PyTree, state: AccumulateState, params: PyTree = None) -> tuple[PyTree, AccumulateState]:
+    def update(
+        grads: PyTree, state: AccumulateState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, AccumulateState]:
         grads = as_arrays("accumulate", "gradient", grads)
         check_match("accumulate", "gradients", grads, "parameters given to init", state.mean)
         wanted = k(state.gradient_step) if callable(k) else k
@@ -88,7 +91,7 @@ def accumulate(inner: Transformation, k: int | Callable[[Array], Any]) -> Transf
             grads,
         )
         averaged = tree.map(lambda m, g: m.astype(g.dtype), mean, grads)
-        updates, stepped = inner.update(averaged, state.inner, params)
+        updates, stepped = update_with(inner, averaged, state.inner, params, extra)
         is_step = number >= wanted
         new_state = AccumulateState(
             mini_step=fnp.where(is_step, 0, number),
@@ -121,6 +124,7 @@ def skip_nonfinite(inner: Transformation, max_consecutive: int | None = None) ->
     >>> float(updates["w"]), int(state.total)
     (0.0, 1)
     """
+    check_part("skip_nonfinite", "inner", inner)
     if max_consecutive is not None and max_consecutive < 0:
         raise ArgumentError(f"skip_nonfinite: max_consecutive is {max_consecutive}; it must be zero or more.")
 
@@ -128,7 +132,7 @@ def skip_nonfinite(inner: Transformation, max_consecutive: int | None = None) ->
         zero = fnp.zeros((), fnp.int32)
         return SkipState(zero, zero, tree.map(lambda _: fnp.zeros((), bool), params), inner.init(params))
 
-    def update(grads: PyTree, state: SkipState, params: PyTree = None) -> tuple[PyTree, SkipState]:
+    def update(grads: PyTree, state: SkipState, params: PyTree = None, **extra: Any) -> tuple[PyTree, SkipState]:
         grads = as_arrays("skip_nonfinite", "gradient", grads)
         nonfinite = tree.map(lambda g: ~fnp.all(fnp.isfinite(g)), grads)
         check_structure("skip_nonfinite", "gradients", grads, "parameters given to init", state.nonfinite)
@@ -137,7 +141,7 @@ def skip_nonfinite(inner: Transformation, max_consecutive: int | None = None) ->
         skip = is_bad if max_consecutive is None else is_bad & (consecutive <= max_consecutive)
         # Where its result is not used, inner sees zeros: debug_nans and derivatives stay quiet.
         safe = tree.map(lambda g: fnp.where(skip, 0, g), grads)
-        updates, stepped = inner.update(safe, state.inner, params)
+        updates, stepped = update_with(inner, safe, state.inner, params, extra)
         new_state = SkipState(
             total=fnp.where(is_bad, increment(state.total), state.total),
             consecutive=consecutive,

@@ -17,13 +17,18 @@ Schedule = Callable[[Any], Any]
 Number = float | Array
 Hyperparam = Number | Schedule
 
-_FRACTIONS = ("b1", "b2", "decay", "momentum")
+_FRACTIONS = ("b1", "b2", "beta", "decay", "ema_decay", "momentum", "backoff_factor", "slow_step_size")
 _NOT_NEGATIVE = (
     *("eps", "eps_root", "trust_ratio_eps", "weight_decay", "l2"),
-    *("max_delta", "max_norm", "min_norm", "threshold", "clipping"),
+    *("max_delta", "max_norm", "min_norm", "min_scale", "threshold", "clipping", "decay_rate"),
+    *("initial_scale", "growth_factor", "rho", "consistent_rms"),
+    *("max_learning_rate", "tol", "slope_rtol", "curv_rtol", "approx_dec_rtol", "stepsize_precision"),
 )
-RANGES: dict[str, tuple[float, float]] = dict.fromkeys(_FRACTIONS, (0.0, 1.0)) | dict.fromkeys(
-    _NOT_NEGATIVE, (0.0, float("inf"))
+_AT_LEAST = {0.0: "zero", 4.0: "four"}
+RANGES: dict[str, tuple[float, float]] = (
+    dict.fromkeys(_FRACTIONS, (0.0, 1.0))
+    | dict.fromkeys(_NOT_NEGATIVE, (0.0, float("inf")))
+    | {"rho_threshold": (4.0, float("inf"))}
 )
 
 
@@ -72,9 +77,10 @@ class Hyperparams(Mapping[str, Array]):
         """A copy with some values replaced, each in the dtype it had."""
         new, low = dict(self._values), dict(self._low)
         for name, value in values.items():
-            new[name] = scalar(name, value, new[name].dtype)
+            old, new[name] = new[name], scalar(name, value, new[name].dtype)
             if name in low:
-                low[name] = rounding(value, low[name].dtype)
+                is_host = _is_host_number(value)
+                low[name] = rounding(value, old.dtype) if is_host else fnp.where(new[name] == old, low[name], 0)
         return Hyperparams(new, low, self.scheduled)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Any]:
@@ -173,6 +179,19 @@ def set_hyperparams(state: PyTree, **values: Number) -> PyTree:
     return tree.map(replaced, state, is_leaf=lambda node: isinstance(node, Hyperparams))
 
 
+def injected(state: PyTree, values: Mapping[str, Any]) -> PyTree:
+    """The state with its hyper-parameters as in `values`, under the names that `get_hyperparams` gives them."""
+    names = iter(get_hyperparams(state))
+
+    def replaced(node: Any) -> Any:
+        if not isinstance(node, Hyperparams):
+            return node
+        named = {name: values[next(names)] for name in node}
+        return node.replace(**{name: value for name, value in named.items() if name not in node.scheduled})
+
+    return tree.map(replaced, state, is_leaf=lambda node: isinstance(node, Hyperparams))
+
+
 def check_value(owner: str, name: str, value: Any) -> None:
     """Raise unless it is a scalar that its name allows (of an array, by shape and dtype)."""
     is_number = isinstance(value, int | float | onp.number) and not isinstance(value, bool)
@@ -189,7 +208,7 @@ def check_value(owner: str, name: str, value: Any) -> None:
     if is_number:
         low, high = RANGES.get(name, (-float("inf"), float("inf")))
         if not low <= float(value) <= high:
-            allowed = "from 0 to 1" if high == 1 else "zero or more" if low == 0 else "a number"
+            allowed = "a number" if low == -high else "from 0 to 1" if high == 1 else f"{_AT_LEAST[low]} or more"
             raise ArgumentError(f"{owner}: {name} is {value}; it must be {allowed}.")
 
 

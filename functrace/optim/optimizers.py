@@ -3,18 +3,24 @@
 import dataclasses
 from typing import Any
 
+from functrace.optim.averaging import ema
 from functrace.optim.base import Transformation, chain
+from functrace.optim.clipping import clip_by_block_rms
+from functrace.optim.factored import scale_by_factored_rms, scale_by_param_block_rms
 from functrace.optim.hyperparameters import Hyperparam, Number
+from functrace.optim.masks import Mask
 from functrace.optim.scaling import (
     scale_by_adam,
+    scale_by_adamax,
     scale_by_lion,
+    scale_by_radam,
     scale_by_rms,
     scale_by_rss,
     scale_by_stddev,
     trace,
 )
-from functrace.optim.stepping import scale_by_learning_rate, scale_by_trust_ratio
-from functrace.optim.weight_decay import Mask, add_decayed_weights
+from functrace.optim.stepping import scale, scale_by_learning_rate, scale_by_trust_ratio
+from functrace.optim.weight_decay import add_decayed_weights
 
 
 def sgd(
@@ -81,6 +87,59 @@ def rmsprop(
     scaled = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
     velocity = [] if momentum is None else [trace(momentum, nesterov)]
     return _named("rmsprop", scaled, scale_by_learning_rate(learning_rate), *velocity)
+
+
+def adafactor(
+    learning_rate: Hyperparam | None = None,
+    min_dim_size_to_factor: int = 128,
+    decay_rate: Hyperparam = 0.8,
+    decay_offset: Hyperparam = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: Hyperparam | None = 1.0,
+    momentum: Hyperparam | None = None,
+    dtype_momentum: Any = None,
+    weight_decay_rate: Hyperparam | None = None,
+    eps: Hyperparam = 1e-30,
+    factored: bool = True,
+    weight_decay_mask: Mask = None,
+) -> Transformation:
+    """Adafactor: adaptive steps with little memory, for large matrices means of rows and columns.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule; None is 1, as the scale of the parameters
+        sets the step.
+      min_dim_size_to_factor, decay_rate, eps, factored: as in `scale_by_factored_rms`.
+      decay_offset: its `step_offset`.
+      multiply_by_parameter_scale: steps in parts of the parameters' root mean square.
+      clipping_threshold: the largest root mean square of a leaf's direction; None for no limit.
+      momentum: decay of a moving average of the steps, 0 to 1; None for none.
+      dtype_momentum: the dtype in which it is kept; by default the parameter's, float32 at least.
+      weight_decay_rate: how much of the parameters is taken off at each step, whatever the learning
+        rate; None for none.
+      weight_decay_mask: which leaves decay, as in `add_decayed_weights`.
+    Returns:
+      A transformation; hyper-parameters those of its parts. Its update needs the parameters, unless
+      `multiply_by_parameter_scale=False` and nothing decays.
+    Raises:
+      ArgumentError: a number outside of the range of its name.
+    Source: Shazeer and Stern, Adafactor, ICML (2018).
+
+    >>> optimizer = adafactor(0.5)
+    >>> float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0])
+    -4.0
+    """
+    parts = [scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps)]
+    if clipping_threshold is not None:
+        parts.append(clip_by_block_rms(clipping_threshold))
+    if learning_rate is not None:
+        parts.append(scale_by_learning_rate(learning_rate, flip_sign=False))
+    if multiply_by_parameter_scale:
+        parts.append(scale_by_param_block_rms())
+    if momentum is not None:
+        parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    if weight_decay_rate is not None:
+        parts.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
+    return _named("adafactor", *parts, scale(-1.0))
 
 
 def adagrad(
@@ -181,6 +240,151 @@ def adamw(
         "adamw",
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def nadam(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: Any = None,
+) -> Transformation:
+    """NAdam: `adam` with Nesterov's look ahead.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps, eps_root, mu_dtype: as in `adam`.
+    Returns:
+      A transformation; hyper-parameters those of `adam`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps.
+    Source: Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop (2016).
+
+    >>> optimizer = nadam(1.0, b1=0.5)
+    >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
+    -1.33333
+    """
+    inner = adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=True)
+    return dataclasses.replace(inner, name="nadam")
+
+
+def nadamw(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Hyperparam = 1e-4,
+    mask: Mask = None,
+) -> Transformation:
+    """NAdam with decoupled weight decay: `adamw` with Nesterov's look ahead.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps, eps_root, mu_dtype, weight_decay, mask: as in `adamw`.
+    Returns:
+      A transformation; hyper-parameters those of `adamw`. Its update needs the parameters.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps or `weight_decay`.
+    Source: Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop (2016).
+
+    >>> optimizer = nadamw(1.0, b1=0.5, weight_decay=0.25)
+    >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 4)
+    -3.3333
+    """
+    inner = adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=True)
+    return dataclasses.replace(inner, name="nadamw")
+
+
+def adamax(
+    learning_rate: Hyperparam, b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8
+) -> Transformation:
+    """Adamax: steps along the mean gradient over a decaying largest magnitude.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1: decay of the mean gradient, 0 to 1.
+      b2: decay of the largest magnitude, 0 to 1.
+      eps: added to each magnitude.
+    Returns:
+      A transformation; hyper-parameters `learning_rate`, `b1`, `b2`, `eps`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative `eps`.
+    Source: Kingma and Ba, Adam, section 7.1, ICLR (2015).
+
+    >>> optimizer = adamax(0.5)
+    >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
+    -0.5
+    """
+    return _named("adamax", scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+
+
+def adamaxw(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 1e-4,
+    mask: Mask = None,
+) -> Transformation:
+    """Adamax with decoupled weight decay.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps: as in `adamax`.
+      weight_decay, mask: as in `adamw`.
+    Returns:
+      A transformation; hyper-parameters those of `adamax` and `weight_decay`. Its update needs the
+      parameters.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps or `weight_decay`.
+    Source: Kingma and Ba, Adam, section 7.1, ICLR (2015).
+
+    >>> optimizer = adamaxw(0.5, weight_decay=0.25)
+    >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
+    -1.5
+    """
+    return _named(
+        "adamaxw",
+        scale_by_adamax(b1, b2, eps),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def radam(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    threshold: Hyperparam = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
+    """Rectified Adam: Adam that warms up by itself, by how far its mean square is to be trusted.
+
+    Args:
+      learning_rate: a number, a scalar array or a schedule.
+      b1, b2, eps, eps_root, nesterov: as in `adam`.
+      threshold: the least length of the average to trust it at, as in `scale_by_radam`.
+    Returns:
+      A transformation; hyper-parameters those of `adam` and `rho_threshold`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps, a threshold below 4.
+    Source: Liu et al., On the variance of the adaptive learning rate and beyond, ICLR (2020).
+
+    >>> optimizer = radam(0.5)
+    >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 4)
+    -3.5
+    """
+    return _named(
+        "radam",
+        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),
     )
 

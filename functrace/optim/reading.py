@@ -9,6 +9,8 @@ from functrace.optim.checking import leaf_paths
 from functrace.optim.clipping import ClipState
 from functrace.optim.guards import AccumulateState, SkipState
 from functrace.optim.hyperparameters import get_hyperparams
+from functrace.optim.line_search import LineSearchState
+from functrace.optim.loss_scaling import LossScaleState
 
 Array = jax.Array
 PyTree = Any
@@ -22,8 +24,9 @@ def metrics(state: PyTree) -> dict[str, Array]:
     Returns:
       Name to scalar array, of a structure that does not change, so a jitted step can return it. For
       a clipping function `norm` (the largest of the leaves'), `clipped` (the mean fraction),
-      `nonfinite` (leaves) and `skipped` (steps), and for `skip_nonfinite` the last two, each after
-      the path of the part.
+      `nonfinite` (leaves) and `skipped` (steps), for `skip_nonfinite` the last two, and for
+      `dynamic_loss_scale` those of its inner part and its `scale`, for a line search the fields of
+      its state; each after the path of the part.
 
     >>> import functrace.optim as optim
     >>> optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.5))
@@ -42,6 +45,11 @@ def metrics(state: PyTree) -> dict[str, Array]:
             flags = tree.leaves(part.nonfinite)
             logged[f"{path}nonfinite"] = fnp.asarray(sum(flags, fnp.zeros((), fnp.int32)))
             logged[f"{path}skipped"] = part.skipped if isinstance(part, ClipState) else part.total
+        if isinstance(part, LossScaleState):
+            logged[f"{path}scale"] = part.scale
+        if isinstance(part, LineSearchState):
+            for name in ("step_size", "value", "evaluations", "decrease_error", "curvature_error"):
+                logged[f"{path}{name}"] = getattr(part, name)
         if isinstance(part, AccumulateState):
             logged[f"{path}gradient_step"] = part.gradient_step
     return logged
@@ -69,15 +77,14 @@ def nonfinite_paths(state: PyTree) -> list[str]:
 
 def _guards_of(state: PyTree, prefix: str = "") -> list[tuple[str, Any]]:
     """Every clipping and guard state, with its dotted path; those inside of a wrapper too."""
-    kinds = (ClipState, SkipState, AccumulateState)
+    kinds = (ClipState, SkipState, AccumulateState, LossScaleState, LineSearchState)
     flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, kinds))
     found = []
     for path, part in flat:
         if isinstance(part, kinds):
             here = prefix + "".join(f"{_key_name(key)}." for key in path)
             found.append((here, part))
-            if not isinstance(part, ClipState):
-                found += _guards_of(part.inner, f"{here}inner.")
+            found += _guards_of(getattr(part, "inner", ()), f"{here}inner.")
     return found
 
 

@@ -46,7 +46,9 @@ class FirstMomentState(NamedTuple):
 
 
 class MomentsState(NamedTuple):
-    """State of `scale_by_adam` and `scale_by_stddev`: mean gradient and mean squared gradient."""
+    """State of Adam's kin and `scale_by_stddev`: the mean gradient, and the mean (or, of
+    `scale_by_adamax`, the largest) of what it is held against.
+    """
 
     step: Array
     hyperparams: Hyperparams
@@ -84,7 +86,7 @@ def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: Any = No
         Settings("trace", {"momentum": decay}),
         TraceState,
         step,
-        lambda params: {"trace": _zeros(params, accumulator_dtype)},
+        lambda params: {"trace": zeros(params, accumulator_dtype)},
         like="trace",
     )
 
@@ -121,20 +123,13 @@ def scale_by_adam(
 
     def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
-        mu = tree.map(lambda g, m: _mean(hyper, "b1", g, m), grads, state.mu)
-        nu = tree.map(lambda g, v: _mean(hyper, "b2", _squared(g), v), grads, state.nu)
-
-        def ahead(g: Array, m: Array) -> Array:
-            if not nesterov:
-                return m / _correction(hyper, "b1", count, m)
-            g_hat = g / _correction(hyper, "b1", count, m)
-            m_hat = m / _correction(hyper, "b1", increment(count), m)
-            return hyper.cast("b1", real_dtype(m)) * m_hat + hyper.complement("b1", real_dtype(m)) * g_hat
+        mu = tree.map(lambda g, m: mean(hyper, "b1", g, m), grads, state.mu)
+        nu = tree.map(lambda g, v: mean(hyper, "b2", squared(g), v), grads, state.nu)
 
         def direction(g: Array, m: Array, v: Array) -> Array:
-            v_hat = v / _correction(hyper, "b2", count, v)
+            v_hat = v / correction(hyper, "b2", count, v)
             root = fnp.sqrt(v_hat + hyper.cast("eps_root", v.dtype))
-            return ahead(g, m) / (root + hyper.cast("eps", v.dtype))
+            return unbiased(hyper, count, g, m, nesterov) / (root + hyper.cast("eps", v.dtype))
 
         return tree.map(direction, grads, mu, nu), {"mu": mu, "nu": nu}
 
@@ -146,7 +141,107 @@ def scale_by_adam(
         ),
         MomentsState,
         step,
-        lambda params: {"mu": _zeros(params, mu_dtype), "nu": _real_full(params, 0.0)},
+        lambda params: {"mu": zeros(params, mu_dtype), "nu": _real_full(params, 0.0)},
+        like="mu",
+    )
+
+
+def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8) -> Transformation:
+    """Adamax's direction: the bias-corrected mean gradient over a decaying largest magnitude.
+
+    Args:
+      b1: decay of the mean gradient, 0 to 1.
+      b2: decay of the largest magnitude, 0 to 1.
+      eps: added to each magnitude.
+    Returns:
+      A transformation with a `MomentsState`, whose `nu` is the largest magnitude; hyper-parameters
+      `b1`, `b2`, `eps`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative `eps`.
+    Source: Kingma and Ba, Adam, section 7.1, ICLR (2015).
+
+    >>> part = scale_by_adamax(b2=0.5)
+    >>> _, state = part.update(8.0, part.init(0.0))
+    >>> float(part.update(1.0, state)[1].nu)
+    4.0
+    """
+
+    def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
+        hyper, count = state.hyperparams, increment(state.step)
+        mu = tree.map(lambda g, m: mean(hyper, "b1", g, m), grads, state.mu)
+
+        def largest(g: Array, v: Array) -> Array:
+            magnitude = fnp.abs(g).astype(v.dtype) + hyper.cast("eps", v.dtype)
+            return fnp.maximum(magnitude, hyper.cast("b2", v.dtype) * v)
+
+        nu = tree.map(largest, grads, state.nu)
+        updates = tree.map(lambda g, m, v: unbiased(hyper, count, g, m) / v, grads, mu, nu)
+        return updates, {"mu": mu, "nu": nu}
+
+    return transformation(
+        Settings("scale_by_adamax", {"b1": b1, "b2": b2, "eps": eps}, decays=("b1",)),
+        MomentsState,
+        step,
+        lambda params: {"mu": zeros(params), "nu": _real_full(params, 0.0)},
+        like="mu",
+    )
+
+
+def scale_by_radam(
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    threshold: Hyperparam = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Transformation:
+    """RAdam's direction: Adam's, times how far the mean square is to be trusted.
+
+    While the mean square rests on too few gradients to have a variance, it is left out: the
+    direction is the bias-corrected mean gradient itself.
+
+    Args:
+      b1, b2, eps, eps_root, nesterov: as in `scale_by_adam`.
+      threshold: the least length of the average (the paper's rho) to trust it at; above 4.
+    Returns:
+      A transformation with a `MomentsState`; hyper-parameters `b1`, `b2`, `eps`, `eps_root`,
+      `rho_threshold`.
+    Raises:
+      ArgumentError: a decay outside 0 to 1, a negative eps, a threshold below 4.
+    Source: Liu et al., On the variance of the adaptive learning rate and beyond, ICLR (2020).
+
+    >>> part = scale_by_radam()
+    >>> round(float(part.update(7.0, part.init(0.0))[0]), 4)
+    7.0
+    """
+
+    def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
+        hyper, count = state.hyperparams, increment(state.step)
+        mu = tree.map(lambda g, m: mean(hyper, "b1", g, m), grads, state.mu)
+        nu = tree.map(lambda g, v: mean(hyper, "b2", squared(g), v), grads, state.nu)
+        longest = 2 / hyper.complement("b2", hyper["b2"].dtype) - 1
+        power = hyper["b2"] ** count
+        length = longest - 2 * count * power / (1 - power)
+        is_known = length >= hyper["rho_threshold"]
+        # Where it is not known, any length above 4 will do: derivatives then stay finite.
+        known, longest = fnp.where(is_known, length, 8.0), fnp.where(is_known, longest, 9.0)
+        trust = fnp.sqrt((known - 4) * (known - 2) * longest / ((longest - 4) * (longest - 2) * known))
+
+        def direction(g: Array, m: Array, v: Array) -> Array:
+            v_hat = v / correction(hyper, "b2", count, v)
+            m_hat = unbiased(hyper, count, g, m, nesterov)
+            root = fnp.sqrt(fnp.where(is_known, v_hat, 1) + hyper.cast("eps_root", v.dtype))
+            return fnp.where(is_known, trust.astype(v.dtype) * m_hat / (root + hyper.cast("eps", v.dtype)), m_hat)
+
+        return tree.map(direction, grads, mu, nu), {"mu": mu, "nu": nu}
+
+    given = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "rho_threshold": threshold}
+    return transformation(
+        Settings("scale_by_radam", given, decays=("b1", "b2")),
+        MomentsState,
+        step,
+        lambda params: {"mu": zeros(params), "nu": _real_full(params, 0.0)},
         like="mu",
     )
 
@@ -171,14 +266,14 @@ def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99, mu_dtype: Any = N
 
     def step(grads: PyTree, state: FirstMomentState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper = state.hyperparams
-        updates = tree.map(lambda g, m: fnp.sign(_mean(hyper, "b1", g, m)), grads, state.mu)
-        return updates, {"mu": tree.map(lambda g, m: _mean(hyper, "b2", g, m), grads, state.mu)}
+        updates = tree.map(lambda g, m: fnp.sign(mean(hyper, "b1", g, m)), grads, state.mu)
+        return updates, {"mu": tree.map(lambda g, m: mean(hyper, "b2", g, m), grads, state.mu)}
 
     return transformation(
         Settings("scale_by_lion", {"b1": b1, "b2": b2}, decays=("b1", "b2")),
         FirstMomentState,
         step,
-        lambda params: {"mu": _zeros(params, mu_dtype)},
+        lambda params: {"mu": zeros(params, mu_dtype)},
         like="mu",
     )
 
@@ -210,10 +305,10 @@ def scale_by_rms(
 
     def step(grads: PyTree, state: SquaresState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
-        nu = tree.map(lambda g, v: _mean(hyper, "decay", _squared(g), v), grads, state.nu)
+        nu = tree.map(lambda g, v: mean(hyper, "decay", squared(g), v), grads, state.nu)
 
         def direction(g: Array, v: Array) -> Array:
-            v_hat = v / _correction(hyper, "decay", count, v) if bias_correction else v
+            v_hat = v / correction(hyper, "decay", count, v) if bias_correction else v
             return g * _reciprocal_root(v_hat, hyper, eps_in_sqrt)
 
         return tree.map(direction, grads, nu), {"nu": nu}
@@ -254,12 +349,12 @@ def scale_by_stddev(
 
     def step(grads: PyTree, state: MomentsState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         hyper, count = state.hyperparams, increment(state.step)
-        mu = tree.map(lambda g, m: _mean(hyper, "decay", g, m), grads, state.mu)
-        nu = tree.map(lambda g, v: _mean(hyper, "decay", _squared(g), v), grads, state.nu)
+        mu = tree.map(lambda g, m: mean(hyper, "decay", g, m), grads, state.mu)
+        nu = tree.map(lambda g, v: mean(hyper, "decay", squared(g), v), grads, state.nu)
 
         def direction(g: Array, m: Array, v: Array) -> Array:
-            correction = _correction(hyper, "decay", count, v) if bias_correction else 1
-            return g * _reciprocal_root(v / correction - _squared(m / correction), hyper, eps_in_sqrt)
+            share = correction(hyper, "decay", count, v) if bias_correction else 1
+            return g * _reciprocal_root(v / share - squared(m / share), hyper, eps_in_sqrt)
 
         return tree.map(direction, grads, mu, nu), {"mu": mu, "nu": nu}
 
@@ -267,7 +362,7 @@ def scale_by_stddev(
         Settings("scale_by_stddev", {"decay": decay, "eps": eps}, decays=("decay",)),
         MomentsState,
         step,
-        lambda params: {"mu": _zeros(params), "nu": _real_full(params, initial_scale)},
+        lambda params: {"mu": zeros(params), "nu": _real_full(params, initial_scale)},
         like="mu",
     )
 
@@ -290,7 +385,7 @@ def scale_by_rss(initial_accumulator_value: Number = 0.1, eps: Hyperparam = 1e-7
     """
 
     def step(grads: PyTree, state: SquaresState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
-        nu = tree.map(lambda g, v: _squared(g) + v, grads, state.nu)
+        nu = tree.map(lambda g, v: squared(g) + v, grads, state.nu)
 
         def direction(g: Array, v: Array) -> Array:
             inverse = lax.rsqrt(fnp.where(v > 0, v, 1) + state.hyperparams.cast("eps", v.dtype))
@@ -307,21 +402,30 @@ def scale_by_rss(initial_accumulator_value: Number = 0.1, eps: Hyperparam = 1e-7
     )
 
 
-def _squared(x: Array) -> Array:
+def squared(x: Array) -> Array:
     """`|x|^2`, real, computed in float32 at least."""
     x = x.astype(computing_dtype(x))
     return fnp.real(x * fnp.conj(x)) if fnp.issubdtype(x.dtype, fnp.complexfloating) else x * x
 
 
-def _mean(hyper: Hyperparams, decay: str, new: Array, old: Array) -> Array:
+def mean(hyper: Hyperparams, decay: str, new: Array, old: Array) -> Array:
     """The exponential moving average `(1 - decay) new + decay old`."""
     dtype = real_dtype(new)
     return hyper.complement(decay, dtype) * new + hyper.cast(decay, dtype) * old
 
 
-def _correction(hyper: Hyperparams, decay: str, count: Array, like: Array) -> Array:
+def correction(hyper: Hyperparams, decay: str, count: Array, like: Array) -> Array:
     """`1 - decay ** count`, what an average that started at zero falls short by."""
     return (1 - hyper[decay] ** count).astype(real_dtype(like))
+
+
+def unbiased(hyper: Hyperparams, count: Array, g: Array, m: Array, nesterov: bool = False, decay: str = "b1") -> Array:
+    """The mean gradient without the bias of its start; with Nesterov's look ahead, NAdam's."""
+    if not nesterov:
+        return m / correction(hyper, decay, count, m)
+    g_hat = g / correction(hyper, decay, count, m)
+    m_hat = m / correction(hyper, decay, increment(count), m)
+    return hyper.cast(decay, real_dtype(m)) * m_hat + hyper.complement(decay, real_dtype(m)) * g_hat
 
 
 def _reciprocal_root(squares: Array, hyper: Hyperparams, eps_in_sqrt: bool) -> Array:
@@ -329,7 +433,7 @@ def _reciprocal_root(squares: Array, hyper: Hyperparams, eps_in_sqrt: bool) -> A
     return lax.rsqrt(squares + eps) if eps_in_sqrt else 1 / (fnp.sqrt(squares) + eps)
 
 
-def _zeros(params: PyTree, dtype: Any = None) -> PyTree:
+def zeros(params: PyTree, dtype: Any = None) -> PyTree:
     return tree.map(lambda p: fnp.zeros(p.shape, computing_dtype(p) if dtype is None else dtype), params)
 
 

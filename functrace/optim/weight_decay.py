@@ -1,19 +1,14 @@
 """Weight decay: one formula, two places for it in a chain."""
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as onp
-
 from functrace import tree
-from functrace.errors import DtypeError
 from functrace.optim.base import Transformation, real_dtype, transformation
-from functrace.optim.checking import check_structure, leaf_paths
 from functrace.optim.hyperparameters import Hyperparam, Settings
+from functrace.optim.masks import Mask, chosen_leaves
 from functrace.optim.stepping import StepState
 
 PyTree = Any
-Mask = PyTree | Callable[[PyTree], PyTree] | None
 
 
 def add_decayed_weights(weight_decay: Hyperparam = 0.0, mask: Mask = None) -> Transformation:
@@ -21,9 +16,9 @@ def add_decayed_weights(weight_decay: Hyperparam = 0.0, mask: Mask = None) -> Tr
 
     Args:
       weight_decay: a number, a scalar array or a schedule; hyper-parameter `weight_decay`.
-      mask: which leaves decay: a pytree of Python booleans of the parameters' structure, or a
-        function from the parameters to one, such as `lambda params: ft.tree.map(lambda p: p.ndim >
-        1, params)`. None: all.
+      mask: which leaves decay: a pytree of Python booleans of the parameters' structure, or with a
+        flag in the place of a whole subtree, or a function from the parameters to one, such as
+        `lambda params: ft.tree.map(lambda p: p.ndim > 1, params)`. None: all.
     Returns:
       A transformation with a `StepState`. Its update needs the parameters.
     Raises:
@@ -66,7 +61,7 @@ def l2_regularization(l2: Hyperparam = 0.0, mask: Mask = None) -> Transformation
 
 def _decay(settings: Settings, name: str, mask: Mask) -> Transformation:
     def step(grads: PyTree, state: StepState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
-        chosen = _chosen(settings.owner, mask, params)
+        chosen = chosen_leaves(settings.owner, mask, params)
 
         def decayed(g: Any, p: Any, is_chosen: bool) -> Any:
             return g + state.hyperparams.cast(name, real_dtype(g)) * p if is_chosen else g
@@ -74,14 +69,3 @@ def _decay(settings: Settings, name: str, mask: Mask) -> Transformation:
         return tree.map(decayed, grads, params, chosen), {}
 
     return transformation(settings, StepState, step, needs_params=True)
-
-
-def _chosen(owner: str, mask: Mask, params: PyTree) -> PyTree:
-    if mask is None:
-        return tree.map(lambda _: True, params)
-    chosen = mask(params) if callable(mask) else mask
-    for path, flag in leaf_paths(chosen):
-        if not isinstance(flag, bool | onp.bool_):
-            raise DtypeError(f"{owner}: mask leaf {path} is a {type(flag).__name__}; a Python boolean was expected.")
-    check_structure(owner, "mask", chosen, "parameters", params)
-    return chosen

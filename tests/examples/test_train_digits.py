@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 import train_digits
-from idx_files import write_mnist
 from train_digits import MODELS, Params, find_explosion, main
 
 import functrace as ft
 from functrace import numpy as fnp, random
+from tests.idx_files import write_mnist
 
 ROWS = {"loss", "accuracy", "gradient norm", "clipped"}
 

@@ -19,6 +19,7 @@ CLIPPERS = {
     "clip_by_norm": (optim.clip_by_norm, None),
     "clip_by_block_rms": (optim.clip_by_block_rms, optax.clip_by_block_rms),
     "clip_by_global_norm": (optim.clip_by_global_norm, optax.clip_by_global_norm),
+    "clip_by_layer_norm": (optim.clip_by_layer_norm, None),
     "adaptive_clip": (optim.adaptive_clip, optax.adaptive_grad_clip),
 }
 COMPARED = [name for name, (_, theirs) in CLIPPERS.items() if theirs]
@@ -57,6 +58,7 @@ def reference(name, threshold, grad, param, tree_square):
         return np.clip(grad, -threshold, threshold)
     norm = {
         "clip_by_global_norm": np.sqrt(tree_square),
+        "clip_by_layer_norm": np.sqrt(tree_square),  # both leaves are of one layer
         "clip_by_block_rms": np.sqrt(np.mean(grad**2)),
     }.get(name, np.sqrt(np.sum(grad**2)))
     if name == "adaptive_clip":
@@ -86,6 +88,7 @@ THRESHOLDS = {
     "clip_by_norm": "max_norm",
     "clip_by_block_rms": "threshold",
     "clip_by_global_norm": "max_norm",
+    "clip_by_layer_norm": "max_norm",
     "adaptive_clip": "clipping",
 }
 UPDATES = {name: ft.jit(make(1.0).update) for name, (make, _) in CLIPPERS.items()}
@@ -147,6 +150,8 @@ NONFINITE = [
     ("clip_by_global_norm", "propagate", {"a": NANS, "b": NANS, "c": NANS}),
     ("clip_by_global_norm", "skip", {"a": ZEROS, "b": ZEROS, "c": ZEROS}),
     ("clip_by_global_norm", "zero_leaf", {"a": SHARED, "b": ZEROS, "c": ZEROS}),
+    ("clip_by_layer_norm", "propagate", {"a": NANS, "b": NANS, "c": NANS}),
+    ("clip_by_layer_norm", "zero_leaf", {"a": SHARED, "b": ZEROS, "c": ZEROS}),
     ("adaptive_clip", "propagate", {"a": UNIT, "b": NANS, "c": NANS}),
     ("adaptive_clip", "skip", {"a": ZEROS, "b": ZEROS, "c": ZEROS}),
     ("adaptive_clip", "zero_leaf", {"a": UNIT, "b": ZEROS, "c": ZEROS}),
@@ -168,6 +173,16 @@ def test_behaviour_on_inf_and_nan(name, on_nonfinite, expected, dtype):
     finite = ft.tree.map(fnp.zeros_like, grads)
     _, state = clipper.update(finite, state, params)
     assert optim.nonfinite_paths(state) == [] and int(state.skipped) == (on_nonfinite == "skip")
+
+
+def test_a_bad_layer_is_not_that_of_another():
+    clipper = optim.clip_by_layer_norm(1.0)
+    grads = {"first": {"w": [3.0, 4.0], "b": 0.0}, "second": {"w": [NAN, 1.0], "b": 1.0}}
+    grads = ft.tree.map(fnp.asarray, grads, is_leaf=lambda x: isinstance(x, list))
+    updates, state = clipped_by(clipper, grads)
+    np.testing.assert_allclose(updates["first"]["w"], UNIT, rtol=1e-6)
+    assert np.isnan(updates["second"]["b"]) and np.isnan(updates["second"]["w"]).all()
+    assert float(state.norm["first"]) == 5 and state.clipped.keys() == {"first", "second"}
 
 
 def test_infinity_has_an_infinite_norm():

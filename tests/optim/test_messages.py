@@ -5,7 +5,7 @@ import re
 import pytest
 
 from functrace import numpy as fnp, optim
-from functrace.errors import ArgumentError, DtypeError
+from functrace.errors import ArgumentError, DtypeError, ShapeError
 
 W = {"w": fnp.ones(2), "b": fnp.ones(())}
 
@@ -35,6 +35,41 @@ CASES = {
         lambda: optim.adam(0.1, b1=1.5),
         ArgumentError,
         "scale_by_adam: b1 is 1.5; it must be from 0 to 1",
+    ),
+    "threshold of radam": (
+        lambda: optim.radam(0.1, threshold=3.0),
+        ArgumentError,
+        "scale_by_radam: rho_threshold is 3.0; it must be four or more",
+    ),
+    "decay rate": (
+        lambda: optim.adafactor(0.1, decay_rate=-0.8),
+        ArgumentError,
+        "scale_by_factored_rms: decay_rate is -0.8; it must be zero or more",
+    ),
+    "size to factor": (
+        lambda: optim.adafactor(0.1, min_dim_size_to_factor=0),
+        ArgumentError,
+        "min_dim_size_to_factor is 0; an integer of 1 or more was expected",
+    ),
+    "other factored state": (
+        lambda: updated(optim.adafactor(0.1), {"w": fnp.ones(3), "b": 1.0}, {"w": fnp.ones(3), "b": 1.0}),
+        ArgumentError,
+        "leaf ['w'] has shape (3,) in the gradients' statistics and (2,) in the state",
+    ),
+    "decay of an average": (
+        lambda: optim.parameter_ema(2.0),
+        ArgumentError,
+        "parameter_ema: ema_decay is 2.0; it must be from 0 to 1",
+    ),
+    "no average": (
+        lambda: optim.ema_params(optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "the state has 0 parts made by parameter_ema; one was expected.",
+    ),
+    "average of other parameters": (
+        lambda: optim.incremental_update({"w": 1.0}, W, 0.1),
+        ArgumentError,
+        "incremental_update: new and old are different pytrees: leaf ['b'] is in the old only",
     ),
     "text": (
         lambda: optim.sgd("fast"),
@@ -121,6 +156,157 @@ CASES = {
         lambda: updated(optim.l2_regularization(0.1, mask={"w": 1.0, "b": True}), W, W),
         DtypeError,
         "l2_regularization: mask leaf ['w'] is a float; a Python boolean was expected",
+    ),
+    "mask of a wrapper": (
+        lambda: updated(optim.masked(optim.adam(0.1), {"w": True}), W),
+        ArgumentError,
+        "masked: mask and parameters are different pytrees: leaf ['b'] is in the parameters only",
+    ),
+    "gradients of a mask": (
+        lambda: updated(optim.masked(optim.adam(0.1), lambda p: True), {"w": fnp.ones(3), "b": 1.0}, W),
+        ArgumentError,
+        "masked: leaf ['w'] has shape (3,) in the gradients and (2,) in the parameters",
+    ),
+    "label": (
+        lambda: optim.partition({"fast": optim.sgd(1.0), "slow": optim.sgd(0.1)}, {"w": "fast", "b": "slw"}).init(W),
+        ArgumentError,
+        "partition: leaf ['b'] has the label 'slw'; one of 'fast', 'slow' was expected",
+    ),
+    "labels": (
+        lambda: optim.partition({"fast": optim.sgd(1.0)}, {"w": "fast"}).init(W),
+        ArgumentError,
+        "partition: labels and parameters are different pytrees: leaf ['b'] is in the parameters only",
+    ),
+    "part of a partition": (
+        lambda: optim.partition({"fast": optim.sgd}, "fast"),
+        DtypeError,
+        "partition: the transformation of 'fast' is a function; a transformation (with init and update)",
+    ),
+    "state of a partition": (
+        lambda: optim.partition({"fast": optim.sgd(1.0)}, "fast").update(W, {"slow": ()}),
+        ArgumentError,
+        "partition: the state is of ['slow']; one of ['fast'], from init, was expected",
+    ),
+    "path pattern": (
+        lambda: optim.freeze(optim.at_paths("w", "head/*")).init(W),
+        ArgumentError,
+        "path patterns: no leaf matches 'head/*'; the leaves are b, w.",
+    ),
+    "growth interval": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), growth_interval=0),
+        ArgumentError,
+        "dynamic_loss_scale: growth_interval is 0; an integer of 1 or more was expected",
+    ),
+    "negative loss scale": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), initial_scale=-2.0),
+        ArgumentError,
+        "dynamic_loss_scale: initial_scale is -2.0; it must be zero or more",
+    ),
+    "backoff": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1), backoff_factor=2.0),
+        ArgumentError,
+        "backoff_factor is 2.0; it must be from 0 to 1",
+    ),
+    "no loss scale": (
+        lambda: optim.scale_loss(1.0, optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "loss_scale: the state has 0 parts made by dynamic_loss_scale; one was expected",
+    ),
+    "state of another": (
+        lambda: optim.dynamic_loss_scale(optim.sgd(0.1)).update(W, optim.sgd(0.1).init(W)),
+        ArgumentError,
+        "dynamic_loss_scale: the state is a dict; a LossScaleState, made by init, was expected",
+    ),
+    "wrapped twice": (
+        lambda: optim.master_weights(optim.sgd),
+        DtypeError,
+        "master_weights: inner is a function; a transformation (with init and update) was expected",
+    ),
+    "sync period": (
+        lambda: optim.lookahead(optim.sgd(0.1), 0, 0.5),
+        ArgumentError,
+        "lookahead: sync_period is 0; an integer of 1 or more was expected",
+    ),
+    "slow step": (
+        lambda: optim.lookahead(optim.sgd(0.1), 5, 1.5),
+        ArgumentError,
+        "lookahead: slow_step_size is 1.5; it must be from 0 to 1",
+    ),
+    "no params, lookahead": (
+        lambda: updated(optim.lookahead(optim.sgd(0.1), 5, 0.5), W),
+        ArgumentError,
+        "lookahead: update needs the parameters",
+    ),
+    "b1 of schedule-free": (
+        lambda: optim.schedule_free_adamw(0.1, b1=0.0),
+        ArgumentError,
+        "schedule_free: b1 is 0.0; a number above 0 and up to 1 was expected",
+    ),
+    "warm-up of a schedule": (
+        lambda: optim.schedule_free_sgd(lambda n: 0.1, warmup_steps=3),
+        ArgumentError,
+        "schedule_free: the learning rate is a schedule; with warmup_steps a number was expected",
+    ),
+    "other schedule-free parameters": (
+        lambda: optim.schedule_free_eval_params(optim.schedule_free_sgd().init(W), {"w": fnp.ones(2)}),
+        ArgumentError,
+        "leaf ['b'] is in the parameters given to init only",
+    ),
+    "rho": (lambda: optim.sam(optim.sgd(0.1), -0.05), ArgumentError, "sam: rho is -0.05; it must be zero or more"),
+    "adversary": (lambda: optim.sam(optim.sgd(0.1), "worst"), DtypeError, "sam: rho is a str; a number"),
+    "opaque without a gradient": (
+        lambda: updated(optim.sam(optim.sgd(0.1), opaque_mode=True), W, W),
+        ArgumentError,
+        "sam: in opaque mode update needs the gradient function; call `update(grads, state, params, grad_fn=",
+    ),
+    "not a matrix": (
+        lambda: optim.scale_by_muon().init(W),
+        ShapeError,
+        "scale_by_muon: leaf ['b'] has shape (); a matrix was expected. Use `muon`",
+    ),
+    "coefficients": (
+        lambda: optim.muon(0.1, ((1.0, 2.0, 3.0),), ns_steps=2),
+        ArgumentError,
+        "scale_by_muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
+    ),
+    "no loss": (
+        lambda: updated(optim.lbfgs(), W, W),
+        ArgumentError,
+        "scale_by_zoom_linesearch: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
+    ),
+    "no params, lbfgs": (lambda: updated(optim.lbfgs(), W), ArgumentError, "scale_by_lbfgs: update needs the param"),
+    "memory": (
+        lambda: optim.lbfgs(memory_size=0),
+        ArgumentError,
+        "scale_by_lbfgs: memory_size is 0; an integer of 1 or more was expected",
+    ),
+    "first guess": (
+        lambda: optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two"),
+        ArgumentError,
+        "scale_by_zoom_linesearch: initial_guess_strategy is 'two'; one of 'keep', 'one' was expected",
+    ),
+    "tolerance": (
+        lambda: optim.scale_by_zoom_linesearch(5, tol=-1.0),
+        ArgumentError,
+        "scale_by_zoom_linesearch: tol is -1.0; it must be zero or more",
+    ),
+    "layers": (
+        lambda: optim.clip_by_layer_norm(1.0, 0),
+        ArgumentError,
+        "clip_by_layer_norm: layers is 0; an integer of 1 or more was expected",
+    ),
+    "negative layer norm": (lambda: optim.clip_by_layer_norm(-1.0), ArgumentError, "max_norm is -1.0; it must be zero"),
+    "labels of layers": (
+        lambda: optim.clip_by_layer_norm(1.0, {"w": "first"}).init(W),
+        ArgumentError,
+        "clip_by_layer_norm: layers and parameters are different pytrees: leaf ['b']",
+    ),
+    "injected name": (
+        lambda: optim.inject_hyperparams(optim.sgd)(0.1).update(
+            W, optim.inject_hyperparams(optim.sgd)(0.1).init(W)._replace(hyperparams={"rate": 0.1})
+        ),
+        ArgumentError,
+        "inject_hyperparams: state.hyperparams has rate; learning_rate were expected",
     ),
     "k": (
         lambda: optim.accumulate(optim.sgd(0.1), 0),

@@ -5,8 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from idx import IdxError, read_idx, read_mnist
-from idx_files import idx_bytes, write_mnist
+
+from functrace.errors import FileError, MissingFileError
+from functrace.io import read_idx, read_mnist
+from functrace.io.idx import TYPES
+from tests.idx_files import idx_bytes, write_mnist
 
 IMAGES = np.arange(4 * 3 * 2).reshape(4, 3, 2)
 WHOLE = idx_bytes(IMAGES)  # 16 + 24 bytes
@@ -18,7 +21,18 @@ LABELS = idx_bytes(np.arange(5))
 def test_reads_back(array, pack, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(pack(idx_bytes(array)))
-    np.testing.assert_array_equal(read_idx(path, array.ndim), array)
+    np.testing.assert_array_equal(read_idx(path), array)
+
+
+@pytest.mark.parametrize("code", TYPES)
+def test_every_type(code, tmp_path):
+    """Big-endian in the file, of this machine's order in memory."""
+    array = np.array([[1, 2], [3, 100]], TYPES[code])
+    header = bytes([0, 0, code, 2, 0, 0, 0, 2, 0, 0, 0, 2])
+    (tmp_path / "file").write_bytes(header + array.astype(array.dtype.newbyteorder(">")).tobytes())
+    read = read_idx(str(tmp_path / "file"))
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == array.dtype
 
 
 @pytest.mark.parametrize("mark", "-.")
@@ -51,27 +65,43 @@ def test_reads_mnist(mark, tmp_path):
 def test_bad_file(data, message, tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(data)
-    with pytest.raises(IdxError, match=re.escape(message)) as raised:
-        read_idx(path, axes=3)
+    with pytest.raises(FileError, match=re.escape(message)) as raised:
+        read_idx(path, 0x0803)
     assert str(raised.value).startswith(f"{path}: ")
 
 
 def test_images_in_place_of_labels(tmp_path):
     (tmp_path / "file").write_bytes(WHOLE)
-    with pytest.raises(IdxError, match="the magic number is 2051, that of images: are two files"):
-        read_idx(tmp_path / "file", axes=1)
+    with pytest.raises(FileError, match="the magic number is 2051, that of images: are two files"):
+        read_idx(tmp_path / "file", 0x0801)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "0 bytes; the header alone of an IDX file has 4."),
+        (b"%PDF-1.4", "not an IDX file: it begins with b'%PDF'."),
+        (bytes([0, 0, 13, 1, 0, 0, 0, 2]) + bytes(7), "15 bytes; its header says 16, for an array of shape (2,)."),
+    ],
+)
+def test_bad_file_of_any_kind(data, message, tmp_path):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(FileError, match=re.escape(message)):
+        read_idx(tmp_path / "file")
 
 
 def test_not_a_file(tmp_path):
-    with pytest.raises(IdxError, match=r": Is a directory\."):
-        read_idx(tmp_path, axes=3)
+    with pytest.raises(FileError, match=r": Is a directory\."):
+        read_idx(tmp_path)
 
 
-def test_missing_file(tmp_path):
+def test_missing_files(tmp_path):
     write_mnist(tmp_path, train=6, test=2)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(MissingFileError, match="labels: no such file"):
+        read_idx(tmp_path / "labels")
     names = r"no file t10k-labels-idx1-ubyte, nor t10k-labels-idx1-ubyte\.gz, t10k-labels\.idx1"
-    with pytest.raises(IdxError, match=names):
+    with pytest.raises(MissingFileError, match=names):
         read_mnist(tmp_path)
 
 
@@ -86,11 +116,11 @@ def test_missing_file(tmp_path):
 def test_files_that_do_not_go_together(name, array, message, tmp_path):
     write_mnist(tmp_path, train=6, test=2)
     (tmp_path / name).write_bytes(idx_bytes(array))
-    with pytest.raises(IdxError, match=message):
+    with pytest.raises(FileError, match=message):
         read_mnist(tmp_path)
 
 
 def test_no_images(tmp_path):
     write_mnist(tmp_path, train=0, test=2)
-    with pytest.raises(IdxError, match=r"0 labels; .* has 0 images\. .* at least one"):
+    with pytest.raises(FileError, match=r"0 labels; .* has 0 images\. .* at least one"):
         read_mnist(tmp_path)
