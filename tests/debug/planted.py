@@ -191,11 +191,6 @@ def one_row_of_a_scan(row):
     return lax.scan(step, 0.0, row)[0]
 
 
-@ft.jit
-def layer(x, scale):
-    return fnp.log(x) * scale
-
-
 @fault(np.full(3, 3.0, np.float32), run=lambda f: ft.jit(f))
 def a_layer_called_for_the_third_time(x):
     @ft.jit
