@@ -20,7 +20,9 @@ from pathlib import Path
 import jax
 from timing import table
 
-NAMES = ["deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing", "gradient_flow"]
+NAMES = [
+    "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing", "gradient_flow", "nonfinite",
+]  # fmt: skip
 HEAD = """# Benchmarks
 
 Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders

@@ -11,6 +11,7 @@ calculus on Python functions), `lower` (Program -> XLA).
 """
 
 from functrace import debug, errors, io, lax, nn, numpy, optim, random, scipy, testing, tree
+from functrace.config import config
 from functrace.ir import Program, named_scope
 from functrace.lax.sequential_vmap import sequential_vmap
 from functrace.lower import clear_caches
@@ -47,7 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian", "io",
+    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
+    "io",
     "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
     "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
     "tree", "value_and_grad", "vjp", "vmap",

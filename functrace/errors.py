@@ -1,5 +1,7 @@
 """Every public exception: a FunctraceError that is also the builtin a caller would catch."""
 
+from typing import Any
+
 
 class FunctraceError(Exception):
     """Base class of every error that functrace raises on purpose."""
@@ -77,6 +79,14 @@ class BudgetInfeasible(FunctraceError, MemoryError):
     def __init__(self, message: str, smallest: int):
         super().__init__(message)
         self.smallest = smallest
+
+
+class NonfiniteError(FunctraceError, FloatingPointError):
+    """A result has a NaN or an Inf; `report` says where that came from."""
+
+    def __init__(self, message: str, report: Any):
+        super().__init__(message)
+        self.report = report
 
 
 class FileError(FunctraceError, ValueError):

@@ -19,11 +19,32 @@ from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, linearize, memoised, transpose
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
 
 
+class Applies(Primitive):
+    """What applies a Program to its operands, whatever its derivative is."""
+
+    multiple_results = True
+    program: Program
+
+    def applied(self) -> Program:
+        """The Program that is applied."""
+        return self.program
+
+    def runs(self) -> tuple[Run, ...]:
+        return (Run(self.applied()),)
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.applied(),)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(Call(at.into(), self.name), at, state, xs)
+
+
 @primitive
-class Call(Primitive):
+class Call(Applies):
     """`program(*operands)`: what a `jit` inside a trace becomes. Lowered once for all its calls."""
 
     name = "call"
@@ -128,11 +149,11 @@ class Call(Primitive):
         ys, values = cut(self.of(program)(*xs), len(self.program.outputs))
         return ys, list(zip(names, values, strict=True))
 
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(self.of(at.into()), at, state, xs)
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
-
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
 
 
 @memoised

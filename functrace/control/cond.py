@@ -32,6 +32,7 @@ from functrace.rewrites import batch, collect, jvp, memoised, transpose
 from functrace.rewrites.collect import is_observed
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
 
 F32 = np.dtype(np.float32)
@@ -216,6 +217,14 @@ class Cond(Primitive):
         branches, names = collected(self.branches[0], self.branches)
         ys, values = cut(replace(self, branches=branches)(*xs), len(self.branches[0].outputs))
         return ys, list(zip(names, values, strict=True))
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return self.branches
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        index, *operands = xs
+        chosen = Cond(tuple([at.into(i) for i in range(len(self.branches))]), self.batched)
+        return threads_call(chosen, at, state, operands, index)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(max(self.branches, key=lambda p: p.work.total)),)

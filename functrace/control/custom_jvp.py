@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, collected_beside, forced, uses_axis
+from functrace.control.call import Applies, Call, collected_beside, forced, uses_axis
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, ambient, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir import Atom, Aval, Builder, Program, Sample, ambient, primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, zeros
@@ -21,7 +20,7 @@ from functrace.rewrites.separate import separate
 
 
 @primitive
-class CustomJvp(Primitive):
+class CustomJvp(Applies):
     """`program(*operands)`, differentiated by `rule: (c, x, dx) -> (y, dy)`.
 
     The first `captures` operands are what the functions closed over; they have no tangent rule.
@@ -101,9 +100,6 @@ class CustomJvp(Primitive):
 
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return collected_beside(self, xs)
-
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.rule, name)

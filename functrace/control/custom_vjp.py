@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.control.call import Call, collected_beside, forced, uses_axis
+from functrace.control.call import Applies, Call, collected_beside, forced, uses_axis
 from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, reduce_sum, zeros
@@ -29,7 +28,7 @@ from functrace.rewrites.transpose import instantiate
 
 
 @primitive
-class CustomVjp(Primitive):
+class CustomVjp(Applies):
     """`program(*operands)`, differentiated by `forward` and `backward`.
 
     forward: (c, x) -> (y, r); backward: (r, ct_y) -> ct_x, with a cotangent for each inexact output
@@ -135,15 +134,12 @@ class CustomVjp(Primitive):
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return collected_beside(self, xs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
-
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.program, self.forward, self.backward))
 
 
 @primitive
-class CustomLinear(Primitive):
+class CustomLinear(Applies):
     """`transpose(backward)(residuals, dx) -> dy`: a pullback's transpose, not yet carried out."""
 
     name = "custom_linear"
@@ -220,8 +216,8 @@ class CustomLinear(Primitive):
     def collect(self, xs: Sequence[Any]) -> tuple[Any, list[tuple[str, Atom]]]:
         return self(*xs), []  # the pullback is not carried out
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.pushforward()),)
+    def applied(self) -> Program:
+        return self.pushforward()
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

@@ -24,9 +24,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from functrace.control.call import Call, collected_beside, uses_axis
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, ambient, primitive
-from functrace.ir.primitive import Primitive
+from functrace.control.call import Applies, Call, collected_beside, uses_axis
+from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, ambient, primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, move_axis
 from functrace.primitives.unary import cos
@@ -52,7 +51,7 @@ class Rule(Protocol):
 
 
 @primitive
-class CustomVmap(Primitive):
+class CustomVmap(Applies):
     """`program(*operands)`, batched by `rule`."""
 
     name = "custom_vmap"
@@ -143,9 +142,6 @@ class CustomVmap(Primitive):
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
-
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
 
 
 @dataclass(frozen=True)

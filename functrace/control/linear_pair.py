@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
+from functrace.control.call import Applies, Call, forced, uses_axis
 from functrace.control.groups import cut
-from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, zeros
@@ -18,7 +17,7 @@ from functrace.primitives.unary import cos
 
 
 @primitive
-class LinearPair(Primitive):
+class LinearPair(Applies):
     """`program(c, x) -> y`, linear in x; `transposed(c, ct_y) -> ct_x` is its transpose. `fixed` counts the c."""
 
     name = "linear_pair"
@@ -83,9 +82,6 @@ class LinearPair(Primitive):
         rows = [batched_operand(v, f, size) for v, f in zip(x, others, strict=True)]
         outputs = LinearPair(programs[0], programs[1], self.fixed)(*c, *rows)
         return outputs, (True,) * len(outputs)
-
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name) or uses_axis(self.transposed, name)

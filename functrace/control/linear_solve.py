@@ -16,11 +16,10 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import forced, uses_axis
+from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.groups import cut
 from functrace.errors import RuleError
-from functrace.ir import Aval, Builder, Program, Run, Sample, Undefined, ambient, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import div, mul, sub
 from functrace.primitives.space import batched_operand
@@ -31,7 +30,7 @@ from functrace.rewrites.transpose import instantiate
 
 
 @primitive
-class LinearSolve(Primitive):
+class LinearSolve(Applies):
     """`solve(c, b)`, the x for which `matvec(c, x)` is b, and what else `solve` returns.
 
     matvec: (c, x) -> A x; solve: (c, b) -> (x, aux); vecmat: (c, y) -> A^T y; transpose_solve:
@@ -120,8 +119,8 @@ class LinearSolve(Primitive):
         solved = LinearSolve(matvec, solve, self.consts, mapped(self.vecmat), mapped(self.transpose_solve))
         return solved(*consts, *b), (True,) * len(solve.outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.solve),)
+    def applied(self) -> Program:
+        return self.solve
 
     def uses_axis(self, name: Any) -> bool:
         held = (self.matvec, self.solve, self.vecmat, self.transpose_solve)

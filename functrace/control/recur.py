@@ -7,22 +7,24 @@ hold itself without end; `Recur` stands for it, and is replaced when the rule is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from functrace.control.call import Call, forced, uses_axis
-from functrace.ir import Aval, Builder, Equation, Program, Run, Sample, primitive
+from functrace.control.call import Applies, Call, forced, uses_axis
+from functrace.control.groups import needed_equations
+from functrace.ir import Aval, Builder, Equation, Program, Sample, primitive
 from functrace.ir.primitive import Primitive
 from functrace.ir.program import held_programs
 from functrace.primitives.space import batched_operand
 from functrace.primitives.unary import sin
 from functrace.rewrites import memoised
+from functrace.rewrites.memo import derived
 
 
 @primitive
-class Recur(Primitive):
+class Recur(Applies):
     """The primitive whose rule this stands in, `depth` rules further out; its value is `program`'s."""
 
     name = "recur"
@@ -52,9 +54,6 @@ class Recur(Primitive):
         operands = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         program = forced(self.program, size, (True,) * len(xs), name)
         return Recur(program, self.label, self.depth)(*operands), (True,) * len(program.outputs)
-
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.program),)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
@@ -94,11 +93,30 @@ def replaced(prim: Primitive, around: Primitive, depth: int) -> Primitive:
     """The primitive with `around` for itself, or in the Programs that it holds."""
     if isinstance(prim, Recur):
         return around if prim.depth == depth else prim
-    held = {name: value for name, value in prim.params.items() if held_programs(value)}
-    if not held:
-        return prim
-    changed = {}
-    for name, value in held.items():
-        programs = tuple([unrolled(p, around, depth + (name in RULES)) for p in held_programs(value)])
-        changed[name] = programs if isinstance(value, tuple) else programs[0]
-    return dataclasses.replace(prim, **changed)  # pyright: ignore[reportArgumentType]
+    return with_held(prim, lambda name, p: unrolled(p, around, depth + (name in RULES)))
+
+
+def with_held(prim: Primitive, change: Callable[[str, Program], Program]) -> Primitive:
+    """The primitive with `change(parameter, program)` for each Program that it holds."""
+    changed: dict[str, Any] = {}
+    for name, value in prim.params.items():
+        if programs := tuple([change(name, p) for p in held_programs(value)]):
+            changed[name] = programs if isinstance(value, tuple) else programs[0]
+    return dataclasses.replace(prim, **changed) if changed else prim  # pyright: ignore[reportArgumentType]
+
+
+def attributed(program: Program, values: int, rewrite: str, label: str) -> Program:
+    """A rule whose equations say that they belong to a derivative: those that its first `values` outputs, which are
+    no derivatives, do not need."""
+    own = set(needed_equations(program, program.outputs[:values]))
+    return Program(
+        program.inputs,
+        tuple([eqn if eqn in own else told(eqn, rewrite, label) for eqn in program.equations]),
+        program.outputs,
+    )
+
+
+def told(eqn: Equation, rewrite: str, label: str) -> Equation:
+    """The equation, and those in the Programs that it holds, made by `rewrite` of a function."""
+    prim = with_held(eqn.primitive, lambda _, p: attributed(p, 0, rewrite, label))
+    return Equation(prim, eqn.inputs, eqn.outputs, derived(eqn.source, rewrite, label))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax import numpy as jnp
@@ -26,13 +26,14 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
-from functrace.control.scan import grown, reversed_body, typed
-from functrace.control.while_loop import SLOTS, While, divided, mapped, observing, sample_loop, settled
+from functrace.control.moving import filled, moving_of, tangents, total, unknown_part
+from functrace.control.scan import reversed_body, stepping, typed
+from functrace.control.while_loop import SLOTS, While, divided, mapped, observing, sample_loop, settled, stepping_loop
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
-from functrace.primitives.elementwise import add, mul
+from functrace.primitives.elementwise import add, mul, neg
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, move_axis, not_there, zeros
@@ -41,6 +42,7 @@ from functrace.rewrites import batch, collect, jvp, memoised, transpose
 from functrace.rewrites.collect import unobserved
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import split
+from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import divide, instantiate
 
 I32 = Aval((), np.dtype(np.int32))
@@ -147,6 +149,20 @@ class WhileSaved(Primitive):
         last = [not_there(v.aval) for v in loop.body.outputs[n:]]
         carry, values, kept, slots, _ = cut(saving(loop)(*xs, *last), n, m, KEPT, n)
         return [*carry, *kept, *slots], list(zip(names, values, strict=True))
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.body,)
+
+    @property
+    def turns(self) -> range:
+        return self.loop.turns
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        loop = saving(stepping_loop(self.body, self.loop, at))
+        c, s = cut(xs, self.consts)
+        outputs = loop(*at.place, *c, zeros(I32), *state, *s)
+        (_, *finals), kept, slots = cut(outputs, 1 + at.size + len(s), KEPT)
+        return finals[: at.size], [*finals[at.size :], *kept, *slots[1 + at.size :]]
 
     def runs(self) -> tuple[Run, ...]:
         return self.loop.runs()
@@ -371,6 +387,12 @@ class LinearWhile(Walk):
     def lower(self, *xs: Any) -> Any:
         return run_expanded(self, xs)
 
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (expansion(self.body, self, xs),)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        return threads_call(Call(at.into(), self.name), at, state, xs)
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         return expanded(self, xs).jvp(xs, dxs)
 
@@ -395,27 +417,6 @@ class LinearWhile(Walk):
         along, first, assign = self.pulled(rest, ct)
         last = ReversedWhile(self.body, along, self.consts, self.slots)(*kept, *c, *s, *first)
         return [None] * (len(xs) - len(rest)) + assign(last)
-
-
-class Moving(NamedTuple):
-    """Which constants, states and walked values have a tangent, once all that must have one do."""
-
-    c: tuple[bool, ...]
-    s: tuple[bool, ...]
-    l: tuple[bool, ...]
-
-
-def moving_of(walk: Walk, flags: tuple[bool, ...], rule: str) -> Moving:
-    """From those of c, s and l that have one at the start."""
-    n, m = walk.consts, walk.carry
-    states = grown(walk.body, n, m, flags[: n + m], rule)
-    walked = grown(walk.along, n + m, len(walk.along.outputs), states + flags[n + m :], rule)
-    return Moving(states[:n], states[n:], walked[n + m :])
-
-
-def filled(flags: Sequence[bool], xs: Sequence[Any], dxs: Sequence[Any]) -> list[Any]:
-    """Tangents at the set flags, zeros where there is none."""
-    return [zeros(x.aval) if dx is None else dx for x, dx, f in zip(xs, dxs, flags, strict=True) if f]
 
 
 @primitive
@@ -453,6 +454,29 @@ class ReversedWhile(Walk):
         walk = replace(self, along=Program((*along.inputs, *last), along.equations, along.outputs))
         ls, values = cut(walk(*xs, *[not_there(v.aval) for v in last]), n)
         return ls, list(zip(names, values, strict=True))
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.along,)
+
+    @property
+    def turns(self) -> range:
+        return range(self.consts + self.carry, len(self.along.inputs))
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        kept, c, s, l = self.groups(xs)
+        body, along = self._stepping(at)
+        walk = ReversedWhile(body, along, len(at.place) + self.consts, self.slots)
+        outputs = walk(*kept, *at.place, *c, *s, neg(kept[0]), *state, *l)
+        return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
+    def _stepping(self, at: Thread) -> tuple[Program, Program]:
+        """The steps of the states, which do not read the place, and of what is walked, which carries a state."""
+        place, fixed = len(at.place), self.consts + self.carry
+        with Builder() as b:
+            for _ in at.place:
+                b.input(I32)
+            body = b.build(b.inline(self.body, [copy_input(b, v) for v in self.body.inputs]))
+        return body, stepping(at.into(0, deeper=True), place, at.size, fixed)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         kept, c, s, l = self.groups(xs)
@@ -521,21 +545,6 @@ def halves(along: Program, consts: int, carry: int) -> tuple[Program, Program, t
     return first, second, tuple([r not in moving for r in first.outputs])
 
 
-def unknown_part(program: Program, known: tuple[bool, ...], outputs: Sequence[bool]) -> Program:
-    """`(known, unknown) -> unknown` of a settled step."""
-    late = tuple([not k for k in known])
-    inputs = (*select(known, program.inputs), *select(late, program.inputs))
-    results = [y for y, k in zip(program.outputs, outputs, strict=True) if not k]
-    return Program(inputs, program.equations, tuple(results))
-
-
-@memoised
-def tangents(program: Program, moving: tuple[bool, ...], fill: tuple[bool, ...]) -> Program:
-    """The pushforward without the values: `(x, dx) -> dy`."""
-    pushed, _ = jvp(program, moving, "linearize", fill)
-    return Program(pushed.inputs, pushed.equations, pushed.outputs[len(program.outputs) :])
-
-
 @memoised
 def tangent_walk(body: Program, along: Program, step: Program, back: Program, consts: int, slots: int) -> LinearPair:
     """`(steps, c, s, l; dc, ds, dl) -> dl`, the tangent of a walk back along the states of so many steps.
@@ -597,12 +606,3 @@ def tangent_walk(body: Program, along: Program, step: Program, back: Program, co
         ct_s, ct_c = cut(last, n_l, n_ds)[1:]
         transposed = b.build([*ct_c, *ct_s, *finals[n_s:]])
     return LinearPair(forward, transposed, 1 + n_c + n_s + n_l)
-
-
-def total(like: Any, terms: Sequence[Any]) -> Any:
-    """The sum of the terms that are there."""
-    there = [t for t in terms if t is not None]
-    result = there[0] if there else zeros(like.aval)
-    for t in there[1:]:
-        result = add(result, t)
-    return result

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from functrace.control.call import forced, uses_axis
+from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.custom_jvp import with_jax_rule
 from functrace.control.groups import cut
-from functrace.ir import Aval, Builder, Program, Run, Sample, ambient, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
 from functrace.primitives.elementwise import add, div, mul, neg, sub
 from functrace.primitives.space import batched_operand
 from functrace.primitives.unary import cbrt
@@ -26,7 +25,7 @@ from functrace.rewrites.transpose import instantiate
 
 
 @primitive
-class Root(Primitive):
+class Root(Applies):
     """`solve(c, guess)`, the x for which `f(c, x)` is zero, and what else `solve` returns.
 
     tangent_solve: (c, x, y) -> dx for which df/dx dx is y. It is differentiated for second derivatives;
@@ -97,8 +96,8 @@ class Root(Primitive):
         tangent_solve = forced(self.tangent_solve, size, (*flags, *x, *x), name)
         return Root(f, solve, tangent_solve, self.consts)(*consts, *guess), (True,) * len(solve.outputs)
 
-    def runs(self) -> tuple[Run, ...]:
-        return (Run(self.solve),)
+    def applied(self) -> Program:
+        return self.solve
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in (self.f, self.solve, self.tangent_solve))

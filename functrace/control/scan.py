@@ -47,10 +47,12 @@ from functrace.primitives.unary import sin
 from functrace.rewrites import batch, collect, jvp, memoised
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.thread import Thread
 from functrace.rewrites.transpose import cleaned, presence, transposed
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
+I32_SCALAR = Aval((), I32)
 
 
 @primitive
@@ -260,8 +262,35 @@ class Scan(Primitive):
         ys, values = cut(replace(self, body=body)(*xs), len(self.body.outputs))
         return ys, list(zip(names, values, strict=True))
 
+    # A state.
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.body,)
+
+    @property
+    def turns(self) -> range:
+        return range(self.consts, self.consts + self.carry)
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        c, s, x = cut(xs, *self.sizes)
+        body = stepping(at.into(0, deeper=True), len(at.place), at.size, self.consts)
+        consts, carry = len(at.place) + self.consts, 1 + at.size + self.carry
+        scan = Scan(body, consts, carry, self.length, self.reverse, self.unroll)
+        first = literal(-self.length if self.reverse else 0, I32_SCALAR)
+        outputs = scan(*at.place, *c, first, *state, *s, *x)
+        return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.body, name)
+
+
+@memoised
+def stepping(program: Program, place: int, state: int, consts: int) -> Program:
+    """A threaded body as a loop has it: `(place, c; step, state, s; x) -> (step + 1, state, s, y)`."""
+    leading, (step,), states, c, rest = cut(program.inputs, place, 1, state, consts)
+    with Builder() as b:
+        at, c, step, states, rest = ([copy_input(b, v) for v in group] for group in (leading, c, [step], states, rest))
+        return b.build([add(step[0], 1), *b.inline(program, [*at, *step, *states, *c, *rest])])
 
 
 def run(scan: Scan, xs: Sequence[Any]) -> list[Any]:

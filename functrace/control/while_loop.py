@@ -18,13 +18,14 @@ from jax import lax
 
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
-from functrace.control.scan import fill_carry, grown, moved_to_front, typed
+from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
+from functrace.primitives.families import literal
 from functrace.primitives.reductions import ReduceOr
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
@@ -33,6 +34,7 @@ from functrace.rewrites import batch, collect, jvp, memoised
 from functrace.rewrites.collect import acts, unobserved
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.thread import Thread
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
@@ -167,6 +169,19 @@ class While(Primitive):
         ys, values = cut(loop(*xs, *last), n)
         return ys, list(zip(names, values, strict=True))
 
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        return (self.body,)
+
+    @property
+    def turns(self) -> range:
+        return range(self.consts, len(self.body.inputs))
+
+    def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
+        loop = stepping_loop(self.body, self, at)
+        c, s = cut(xs, self.consts)
+        outputs = loop(*at.place, *c, literal(0, I32_SCALAR), *state, *s)
+        return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))
 
@@ -185,6 +200,18 @@ def sample_loop() -> tuple[Program, Program]:
         c, n, s = b.input(aval), b.input(Aval((), I32)), b.input(aval)
         body = b.build([add(n, 2), mul(cos(s), c)])
     return predicate, body
+
+
+def stepping_loop(body: Program, loop: While, at: Thread) -> While:
+    """The loop `(place, c; step, state, s) -> (step, state, s)` that carries a state through its body."""
+    place, state, consts = len(at.place), at.size, loop.consts
+    threaded = stepping(at.into(0, deeper=True), place, state, consts)
+    inputs = threaded.inputs
+    read = [*inputs[place : place + consts], *inputs[place + consts + 1 + state :]]
+    with Builder() as b:
+        copies = dict(zip(inputs, [copy_input(b, v) for v in inputs], strict=True))
+        predicate = b.build(b.inline(loop.predicate, [copies[v] for v in read]))
+    return While(predicate, threaded, place + consts, loop.slots)
 
 
 @memoised

@@ -243,7 +243,7 @@ def placed(source: Source | None, outer: Source) -> Source:
 
     A jitted function is traced once for all calls, so its equations have the scope of the first.
     """
-    if source is None:
+    if source is None or not source.file:
         return outer
     scope = source.scope if f"{source.scope}/".startswith(f"{outer.scope}/") or not outer.scope else outer.scope
     source = source if scope == source.scope else source._replace(scope=scope)

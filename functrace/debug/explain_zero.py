@@ -81,7 +81,7 @@ def explain_zero(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..
     def explained(params: Any, *batch: Any) -> ZeroReport:
         leaves = tree_util.tree_leaves(params)
         check_inputs("explain_zero", [params], leaves, [0], False, False)
-        traced, _, _, n = trace_with_aux("explain_zero", loss, (params, *batch), has_aux, own_sources=True)
+        traced, _, _, n = trace_with_aux("explain_zero", loss, (params, *batch), has_aux, own_lines=True)
         check_output("explain_zero", traced, n, False)
         program = inlined(Program(traced.program.inputs, traced.program.equations, traced.program.outputs[:1]))
         values = [*traced.captures, *tree_util.tree_leaves((params, *batch))]

@@ -97,7 +97,7 @@ def flow_stats(
         args = (params, *batch)
         leaves, tree = tree_util.tree_flatten(params)
         check_inputs("gradient_flow", [params], leaves, [0], False, False)
-        traced, aux, _, n = trace_with_aux("gradient_flow", loss, args, has_aux, own_sources=True)
+        traced, aux, _, n = trace_with_aux("gradient_flow", loss, args, has_aux, own_lines=True)
         check_output("gradient_flow", traced, n, False)
         program = instrumented(traced.program)
         c, m = len(traced.captures), len(program.outputs)

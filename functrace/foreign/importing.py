@@ -21,6 +21,7 @@ from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import RuleError
 from functrace.foreign.factorizations import FLOPS
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
+from functrace.ir.source import NOWHERE
 from functrace.primitives.constant import constant as written_out
 
 # Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
@@ -63,6 +64,7 @@ def import_jaxpr(closed: Any) -> Imported:
     """The Program of a ClosedJaxpr; scalar constants become literals, arrays leading inputs."""
     table = definitions()
     with Builder() as b:
+        b.source = NOWHERE
         constants = [constant(b, value) for value in closed.consts]
         inputs = [b.input(from_jax_aval(v.aval)) for v in closed.jaxpr.invars]
         outputs = write(b, closed.jaxpr, [*constants, *inputs], table)

@@ -149,9 +149,12 @@ class Builder:
         is_backward = outer is not None and outer.backward
         try:
             for eqn in program.equations:
-                self.source = eqn.source or outer
-                if is_backward and eqn.source is not None:
-                    self.source = eqn.source.in_backward()
+                source = eqn.source
+                if source is None or (outer is not None and not source.file):
+                    source = outer
+                elif is_backward:
+                    source = source.in_backward()
+                self.source = source
                 operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
                 if as_is:
                     outputs = self._append(eqn.primitive, operands, eqn.outputs)

@@ -24,6 +24,7 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.program import Atom, Program
+    from functrace.rewrites.thread import Thread
 
 
 class Undefined(NamedTuple):
@@ -100,6 +101,7 @@ class Primitive:
     has_effects: bool = False
     observed: ClassVar[bool] = False  # whether its one effect is that `rewrites.collect` sees its operand
     commutative: bool = False
+    keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
     readable_text: ClassVar[bool] = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
@@ -231,6 +233,19 @@ class Primitive:
             return sum([p.work * (1 if n is None else n) for p, n in held], Work(0))
         ys = self.shape(*xs)
         return self.work_each * sum(y.size for y in (ys if self.multiple_results else (ys,)))
+
+    def inner(self, *xs: Aval) -> tuple[Program, ...]:
+        """The Programs that run when it does, for operands of these types: those that `thread` is about."""
+        return ()
+
+    @property
+    def turns(self) -> range | None:
+        """Of a loop: which inputs of its `inner` Program hold the first outputs that it gave the turn before."""
+        return None
+
+    def thread(self, at: Thread, state: Sequence[Atom], xs: Sequence[Atom]) -> tuple[Sequence[Atom], Sequence[Atom]]:
+        """The next state, and the results, a state being carried through its `inner` Programs; see rewrites.thread."""
+        raise RuleError(f"{self.name} holds no Program to carry a state through")
 
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""

@@ -16,8 +16,9 @@ from functrace.errors import ArgumentError
 class Source(NamedTuple):
     """One line of the user's code and, when a transform made the equation, which rewrite did.
 
-    `scope` is the path of the `named_scope`s around the line: `encoder/layer_0`. `backward` says that a
-    transpose made the equation, or what it was made from: `rewrite` tells of the last rewrite only.
+    `rewrite` tells of all rewrites, the last one first, down to the primitive that the user wrote: `batch of transpose
+    of log`; the linearization before a transpose goes without saying. `scope` is the path of the `named_scope`s around
+    the line: `encoder/layer_0`. `backward` says that a transpose made the equation, or what it was made from.
     """
 
     file: str
@@ -36,9 +37,16 @@ class Source(NamedTuple):
         if found is None:
             if len(_rewritten) > 100_000:
                 _rewritten.clear()
-            found = self._replace(rewrite=f"{rewrite} of {name}", backward=self.backward or rewrite == "transpose")
+            made = self.rewrite.removeprefix("linearize of ") if rewrite == "transpose" else self.rewrite
+            backward = self.backward or rewrite == "transpose"
+            found = self._replace(rewrite=f"{rewrite} of {made or name}", backward=backward)
             _rewritten[self, rewrite, name] = found
         return found
+
+    @property
+    def is_derivative(self) -> bool:
+        """Whether the equation is part of a derivative: neither a value of the user's function nor one of a batch."""
+        return self.backward or any(f"{rule} of " in self.rewrite for rule in ("jvp", "linearize", "vjp"))
 
     def in_backward(self) -> Source:
         """The same line where it is written in the place of a backward equation."""
@@ -46,6 +54,7 @@ class Source(NamedTuple):
 
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+NOWHERE = Source("", 0, "")  # of equations that a library function wrote: they are where its call is
 _rewritten: dict[tuple[Source, str, str], Source] = {}
 _is_internal: dict[CodeType, bool] = {}
 _sources: dict[tuple[CodeType, int, str], Source] = {}

@@ -57,7 +57,7 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
                 line = _write_value(value, indent + "    ", lines, f"{line}{', ' if i else ''}{key}=")
             line += "]"
         line += operands
-        if eqn.source is not None and len(lines) == start:
+        if eqn.source and eqn.source.file and len(lines) == start:
             scope = f" in {eqn.source.scope}" if eqn.source.scope else ""
             line = f"{line:<{COMMENT_COLUMN}}  # {eqn.source}{scope}"
         lines.append(line)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.core
 
+from functrace.config import config
 from functrace.ir import Program
 from functrace.lower.evaluate import evaluate
 
@@ -69,7 +70,15 @@ ran_alone: set[Any] = set()
 
 
 def execute(program: Program, values: Sequence[Any]) -> list[Any]:
-    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into).
+    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into)."""
+    results = executed(program, values)
+    if config.is_checking:
+        config.check_program(results, program, values)
+    return results
+
+
+def executed(program: Program, values: Sequence[Any]) -> list[Any]:
+    """The outputs of `program`.
 
     A Program met for the first time runs equation by equation where that is quicker than compiling
     it, as it is when Python decides on values and no two calls have one Program.
@@ -85,6 +94,12 @@ def execute(program: Program, values: Sequence[Any]) -> list[Any]:
             ran_alone.update(new)
             compiled_programs.keep(program, MET)
             return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
+    return run_compiled(program, values)
+
+
+def run_compiled(program: Program, values: Sequence[Any]) -> list[Any]:
+    """The outputs of `program` at concrete `values`, compiled whatever it costs; an equal one is compiled once."""
+    run = compiled_programs.find(program)
     if run is None or run is MET:
         run = compiled(program)
         compiled_programs.keep(program, run)

@@ -60,22 +60,9 @@ def extents(
 
 
 def meeting(n: int, window: int, m: int, stride: int, padding: tuple[int, int], x_dilation: int, dilation: int) -> int:
-    """How often, along one axis, an element of a window meets one of the input: not padding, and no gap.
-
-    Element k of window i does where `i * stride - first` is one of 0, x_dilation, ... (n - 1) * x_dilation; such i
-    follow each other by `period`.
-    """
-    shared = math.gcd(stride, x_dilation)
-    period = x_dilation // shared
-    inverse = pow(stride // shared, -1, period)
-    count = 0
-    for k in range(window):
-        first = padding[0] - k * dilation
-        if first % shared == 0:
-            low, high = max(0, -(-first // stride)), min(m - 1, (first + (n - 1) * x_dilation) // stride)
-            place = first // shared * inverse % period
-            count += max(0, (high - place) // period - (low - 1 - place) // period)
-    return count
+    """How often, along one axis, an element of a window meets one of the input: not padding, and no gap."""
+    places = [i * stride + k * dilation - padding[0] for i in range(m) for k in range(window)]
+    return sum([p >= 0 and p % x_dilation == 0 and p // x_dilation < n for p in places])
 
 
 def padding_in_input(*dims: Any) -> Padding:

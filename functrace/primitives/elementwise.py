@@ -367,6 +367,7 @@ def _negated(x: Any) -> Any:
 
 NUMBERS = (F32, C64)
 neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
     simplify=_simplify_add, dtypes=NUMBERS,

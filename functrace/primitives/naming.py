@@ -18,6 +18,7 @@ class Name(OneSign):
 
     name = "name"
     adds_up = False
+    keeps_values = True
     work_each = Work(0)
     jax_names = ("name",)
     label: str

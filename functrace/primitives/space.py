@@ -24,6 +24,7 @@ class Reshape(Linear):
 
     name = "reshape"
     adds_up = False
+    keeps_values = True
     jax_names = ("reshape", "squeeze", "expand_dims")
     new_shape: tuple[int, ...]
 
@@ -69,6 +70,7 @@ class Transpose(Linear):
     """Axes in another order. Its transpose is the inverse permutation."""
 
     name = "transpose"
+    keeps_values = True
     jax_names = ("transpose",)
     permutation: tuple[int, ...]
 
@@ -116,6 +118,7 @@ class BroadcastInDim(Linear):
 
     name = "broadcast_in_dim"
     picks = True
+    keeps_values = True
     jax_names = ("broadcast_in_dim",)
     new_shape: tuple[int, ...]
     dimensions: tuple[int, ...]

@@ -269,6 +269,7 @@ class Rev(Linear):
 
     name = "rev"
     adds_up = False
+    keeps_values = True
     jax_names = ("rev",)
     dimensions: tuple[int, ...]
 

@@ -37,6 +37,9 @@ def push(
             builder.source = derived(eqn.source, rule, prim.name)
             ys, dys = getattr(prim, rule)(operands, moves)
             if not prim.multiple_results:
+                made = builder.definition(ys)
+                if made is not None and made.primitive is prim and made.source is builder.source:
+                    made.source = eqn.source  # the value is no derivative
                 ys, dys = (ys,), (dys,)
             for v, dy in zip(eqn.outputs, dys, strict=True):
                 if dy is not None:

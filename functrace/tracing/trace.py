@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jax import tree_util
 
+from functrace.config import config
 from functrace.errors import DtypeError, FunctraceError
 from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
@@ -76,7 +77,7 @@ def trace(
     avals: Sequence[Any] | None = None,
     result: str = "the output",
     names: Sequence[str] = (),
-    own_sources: bool = False,
+    own_lines: bool = False,
 ) -> Traced:
     """Run `fun(*args, **kwargs)` on tracers.
 
@@ -89,7 +90,7 @@ def trace(
       avals: types to trace with, one a leaf of `args`, where they are not those of the leaves.
       result: what the output is called in messages.
       names: names of the positional arguments, where they are not the function's own.
-      own_sources: whether the Program's source lines are read, and so must not be those of an equal one.
+      own_lines: whether the Program must have the lines of this function, and not of one that was equal to it.
     Raises:
       DtypeError: an output is not an array.
     """
@@ -127,7 +128,7 @@ def trace(
         finally:
             builder.is_open = False
     captures = tuple(value for _, value in builder.captures.values())
-    if concrete and not own_sources and AMBIENT.builder is None:
+    if concrete and AMBIENT.builder is None and not own_lines and not config.is_checking:
         program = known(program)
     return Traced(program, captures, out_tree)
 

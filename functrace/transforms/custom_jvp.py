@@ -12,6 +12,7 @@ from typing import Any
 from jax import tree_util
 
 from functrace.control.custom_jvp import CustomJvp
+from functrace.control.recur import attributed
 from functrace.errors import DtypeError, RuleError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
@@ -138,4 +139,5 @@ class custom_jvp:
         )  # fmt: skip
         captures = all_captures(values, [primal, pushed])
         program, rule_program = with_captures(captures, [primal, pushed])
+        rule_program = attributed(rule_program, len(program.outputs), "jvp", name)
         return captures, CustomJvp(program, rule_program, len(captures), name)

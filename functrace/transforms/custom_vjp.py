@@ -14,6 +14,7 @@ import numpy as np
 from jax import tree_util
 
 from functrace.control.custom_vjp import CustomVjp
+from functrace.control.recur import attributed
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
@@ -154,6 +155,8 @@ class custom_vjp:
             forward_program.inputs, forward_program.equations, (*forward_program.outputs, *carried)
         )
         backward_program = _residuals_first(backward, len(residual_avals))
+        forward_program = attributed(forward_program, n, "vjp", name)
+        backward_program = attributed(backward_program, 0, "vjp", name)
         return captures, CustomVjp(program, forward_program, backward_program, len(captures), name)
 
     def _checked(self, name: str, ct_xs: Any, moving: Any, avals: Any) -> list[Any]:

@@ -13,6 +13,7 @@ import jax
 import jax.core
 from jax import tree_util
 
+from functrace.config import config
 from functrace.control.call import Call
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
@@ -89,6 +90,17 @@ def jit(
         donate_argnums=donate_argnums, donate_argnames=donate_argnames, keep_unused=keep_unused,
         **options,
     )  # fmt: skip
+    keeps = donate_argnums is None and donate_argnames is None
+    undonated = compiled if keeps else jax.jit(
+        on_jax_tracers, static_argnums=static_argnums, static_argnames=static_argnames, keep_unused=keep_unused,
+        **options,
+    )  # fmt: skip
+
+    def checked(args: Any, kwargs: Any) -> Any:
+        result = undonated(*args, **kwargs)
+        config.check_call(result, *without_static(fun, args, kwargs, numbers, names))
+        return result
+
     shared: dict[Any, Traced] = {}
 
     def in_trace(builder: Any, args: Any, kwargs: Any) -> Any:
@@ -114,12 +126,12 @@ def jit(
             outputs = Call(traced.program, fun_name(fun))(*atoms)
         return tree_util.tree_unflatten(traced.out_tree, [Tracer(y, builder) for y in outputs])
 
-    ambient = AMBIENT
+    ambient, settings = AMBIENT, config
 
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if (builder := ambient.builder) is None:
             try:
-                return compiled(*args, **kwargs)
+                return checked(args, kwargs) if settings.is_checking else compiled(*args, **kwargs)
             except ValueError as error:
                 if "hashable" in str(error).lower():
                     raise unhashable(args, kwargs, numbers, names) from error
