@@ -31,6 +31,7 @@ PyTree = Any
 
 WIDTH, BATCH, MOMENTUM = 64, 64, 0.9
 GAIN = 4.0  # of the patient's weights: twice the variance that keeps ReLU layers level
+MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 LEARNED = 0.9  # of the held-out digits right
 
 
@@ -244,10 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Run]:
     options.out.mkdir(parents=True, exist_ok=True)
     figure = options.out / "exploding_gradients.png"
     title = f"{options.depth} hidden layers whose weights start too large: loss and gradient norm, remedy by remedy"
-    if draw(runs, figure, title):
-        print(f"figure: {figure}")
-    else:
-        print("figure: not drawn, for want of matplotlib. pip install 'functrace[examples]'")
+    print(f"figure: {figure if draw(runs, figure, title) else MISSING}")
     return runs
 
 
