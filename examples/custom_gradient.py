@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from idx import CLASSES, IdxError
-from train_digits import Data, count, load
+from train_digits import CLASSES, Data, count, load
 
 import functrace as ft
 from functrace import lax, nn, numpy as fnp, optim, random
@@ -154,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
     options = parser.parse_args(arguments)
     try:
         data = load(None)
-    except IdxError as error:
+    except ImportError as error:
         sys.exit(f"custom_gradient: {error}")
     points = (-1000.0, -1.0, 0.0, 50.0, 1000.0)
     slopes = lambda f: [float(ft.grad(f)(x)) for x in points]

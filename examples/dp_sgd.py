@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from idx import CLASSES, IdxError
-from train_digits import Data, count, load, positive
+from train_digits import CLASSES, Data, count, load, positive
 
 import functrace as ft
 from functrace import nn, numpy as fnp, optim, random
@@ -161,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
         parser.error(f"argument --noise: {options.noise} is not a number of at least 0")
     try:
         data = load(None)
-    except IdxError as error:
+    except ImportError as error:
         sys.exit(f"dp_sgd: {error}")
     accuracy, losses, norms = train(data, options.steps, options.noise, options.clip, options.lr, options.seed)
     spent = epsilon(RATE, options.noise, options.steps, options.delta)

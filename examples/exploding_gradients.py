@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from idx import CLASSES, IdxError
-from train_digits import Data, count, load, positive
+from train_digits import CLASSES, Data, count, load, positive
 
 import functrace as ft
 from functrace import lax, nn, numpy as fnp, optim, random
@@ -235,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Run]:
     options = parser.parse_args(arguments)
     try:
         data = load(None)
-    except IdxError as error:
+    except ImportError as error:
         sys.exit(f"exploding_gradients: {error}")
     runs = {}
     for name, treatment in TREATMENTS.items():

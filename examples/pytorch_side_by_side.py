@@ -17,8 +17,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from idx import CLASSES, IdxError
-from train_digits import Data, clip_norm, count, load, positive
+from train_digits import CLASSES, Data, clip_norm, count, load, positive
 
 import functrace as ft
 from functrace import nn, optim, random
@@ -147,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
     options = parser.parse_args(arguments)
     try:
         data = load(None)
-    except IdxError as error:
+    except ImportError as error:
         sys.exit(f"pytorch_side_by_side: {error}")
     weights, batches = initial_weights(options.seed), batches_of(data, options.steps, options.seed)
     settings = Settings(options.lr, options.momentum, options.clip)
