@@ -10,7 +10,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDES = sorted(DOCS.glob("from_*.md"))
 OURS = {"ft": "functrace", "fnp": "functrace.numpy"}
-OURS |= {name: f"functrace.{name}" for name in ("lax", "nn", "optim", "random")}
+OURS |= {name: f"functrace.{name}" for name in ("io", "lax", "nn", "optim", "random")}
 LANGUAGE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PYTORCH = "# PyTorch\n"
 
