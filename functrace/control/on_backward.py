@@ -97,6 +97,3 @@ def as_custom_vjp(backward: Program, prim: OnBackward) -> CustomVjp:
         nothing = [zeros(v.aval) for v in c if v.aval.is_inexact]
         pullback = b.build([*nothing, *b.inline(backward, [*c, *cts])])
     return CustomVjp(Program(inputs, (), inputs[prim.captures :]), forward, pullback, 0, prim.label)
-
-
-__all__ = ["OnBackward"]

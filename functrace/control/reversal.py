@@ -61,8 +61,9 @@ class WhileSaved(Primitive):
     slots: int = SLOTS
 
     def samples(self) -> Iterator[Sample]:
-        aval = Aval((3,), np.dtype(np.float32))
-        yield Sample(WhileSaved(*sample_loop(), 1, 4), (aval, np.int32(0), aval), fixed=(0, 1, 2))
+        # So large a state that leaves are single steps, for one row as for a batch of them.
+        aval = Aval((9,), np.dtype(np.float32))
+        yield Sample(WhileSaved(*sample_loop(9), 1, 4), (aval, np.int32(0), aval), fixed=(0, 1, 2))
 
     @property
     def loop(self) -> While:

@@ -189,9 +189,9 @@ class While(Primitive):
         return uses_axis(self.predicate, name) or uses_axis(self.body, name)
 
 
-def sample_loop() -> tuple[Program, Program]:
-    """`while n < 7: n, s = n + 2, s * cos(c)`."""
-    aval = Aval((3,), F32)
+def sample_loop(size: int = 3) -> tuple[Program, Program]:
+    """`while n < 7: n, s = n + 2, s * cos(c)`, for arrays of so many entries."""
+    aval = Aval((size,), F32)
     with Builder() as b:
         b.input(aval)
         n, _ = b.input(Aval((), I32)), b.input(aval)
