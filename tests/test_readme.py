@@ -32,12 +32,17 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_example_prints_what_is_shown():
-    (code,), (shown,) = blocks("python"), blocks("text")
-    printed = io.StringIO()
+def test_the_examples_print_what_is_shown_and_explain_gradients(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code, explained), (shown,) = blocks("python"), blocks("text")
+    names, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "example.py", "exec"), {})
+        exec(compile(code, "example.py", "exec"), names)
     assert printed.getvalue() == shown
+    with contextlib.redirect_stdout(printed):
+        exec(compile(explained, "explained.py", "exec"), names)
+    assert {p.name for p in tmp_path.iterdir()} == {"flow.png", "loss.html"}
+    assert not functrace.debug.find_nonfinite(names["loss"])(names["params"], *names["batch"]).found
 
 
 def test_the_session_prints_what_is_shown():
@@ -54,7 +59,7 @@ def test_the_program_shown_reads_back():
 
 
 def test_the_example_is_short():
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 22
 
 
