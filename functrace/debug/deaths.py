@@ -88,7 +88,7 @@ class Watching:
                 b.source = eqn.source
                 prim = eqn.primitive.with_programs(self.watched)
                 # As it stands: what simplifies away would not be watched.
-                ys = b.emit(prim, tuple([env.get(x, x) for x in eqn.inputs]))
+                ys = b.append(prim, tuple([env.get(x, x) for x in eqn.inputs]))
                 env.update({v: self.tapped(b, v, y) for v, y in zip(eqn.outputs, ys, strict=True)})
             b.source = None
             return b.build([env.get(y, y) for y in program.outputs])

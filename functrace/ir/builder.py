@@ -99,9 +99,9 @@ class Builder:
         simple = primitive.simplify(self, *inputs)
         if simple is not None:
             return simple if primitive.multiple_results else (simple,)
-        return self._append(primitive, inputs)
+        return Builder.append(self, primitive, inputs)  # a subclass that appends otherwise has said so in its `emit`
 
-    def _append(
+    def append(
         self, primitive: Primitive, inputs: tuple[Atom, ...], like: tuple[Var, ...] | None = None
     ) -> tuple[Atom, ...]:
         """Share or append an equation that does not simplify; `like` has the types of its outputs."""
@@ -157,7 +157,7 @@ class Builder:
                 self.source = source
                 operands = tuple([env[x] if type(x) is Var else x for x in eqn.inputs])
                 if as_is:
-                    outputs = self._append(eqn.primitive, operands, eqn.outputs)
+                    outputs = self.append(eqn.primitive, operands, eqn.outputs)
                 else:
                     outputs = self.emit(eqn.primitive, operands)
                 for v, y in zip(eqn.outputs, outputs, strict=True):

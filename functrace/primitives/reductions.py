@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, is_complex, primitive
 from functrace.primitives.comparison import eq, gt, lt
 from functrace.primitives.elementwise import (
     BOOL,
@@ -128,7 +128,8 @@ class ReduceExtremum(Reduction):
         extremum = broadcast_in_dim(y, x.aval.shape, kept)
         share = convert_element_type(eq(x, extremum), dx.aval.dtype)
         # What is surpassed has no part in it. Where there is a NaN no element attains it: 0 / 0 is the derivative.
-        part = mul(where(self.surpassed(x, extremum), 0, dx), share)
+        known = dx if is_complex(x.aval.dtype) else where(self.surpassed(x, extremum), 0, dx)
+        part = mul(known, share)
         return div(reduce_sum(part, self.axes), reduce_sum(share, self.axes))
 
 

@@ -32,13 +32,13 @@ class Tape(Builder):
     def emit(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
         if self.unknown.isdisjoint(inputs):
             return super().emit(primitive, inputs)
-        return self._append(primitive, inputs)
+        return self.append(primitive, inputs)
 
-    def _append(
+    def append(
         self, primitive: Primitive, inputs: tuple[Atom, ...], like: tuple[Var, ...] | None = None
     ) -> tuple[Atom, ...]:
         if self.unknown.isdisjoint(inputs):
-            return super()._append(primitive, inputs, like)
+            return super().append(primitive, inputs, like)
         outputs = self.results(primitive, inputs)
         self.tangents.append(Equation(primitive, inputs, outputs, self.source))
         self.unknown.update(outputs)

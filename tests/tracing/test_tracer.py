@@ -136,7 +136,7 @@ PLAIN = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.one_of(PLAIN, st.lists(PLAIN, max_size=4).map(tuple)))
 def test_indexing_is_numpys(index):
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
