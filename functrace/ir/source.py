@@ -104,6 +104,7 @@ def is_internal(code: CodeType) -> bool:
         or f"{os.sep}jax{os.sep}" in file
         or file.startswith("<frozen")
         or file.endswith((f"{os.sep}functools.py", f"{os.sep}contextlib.py"))
+        or code.co_qualname.startswith("__create_fn__.")  # what `dataclass` writes, such as an `__init__`
     )
 
 

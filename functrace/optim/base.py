@@ -9,7 +9,7 @@ import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import as_arrays, check_match, check_state, checked
+from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure
 from functrace.optim.hyperparameters import Settings
 
 Array = jax.Array
@@ -70,8 +70,9 @@ def chain(*parts: Transformation, **named_parts: Transformation) -> Transformati
     def update(grads: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, dict[str, PyTree]]:
         if not isinstance(state, Mapping) or state.keys() != named.keys():
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise ArgumentError(
-                f"chain: the state is of {came}; one of {list(named)}, from this chain's init, was expected."
+            raise failure(
+                ArgumentError,
+                f"chain: the state is of {came}; one of {list(named)}, from this chain's init, was expected.",
             )
         new_state = {}
         for name, part in named.items():
@@ -149,9 +150,10 @@ def transformation(
 def check_part(owner: str, role: str, part: Any) -> None:
     """Raise unless it is a transformation."""
     if not (callable(getattr(part, "init", None)) and callable(getattr(part, "update", None))):
-        raise DtypeError(
+        raise failure(
+            DtypeError,
             f"{owner}: {role} is a {type(part).__name__}; a transformation (with init and update) was expected. "
-            "Is the call missing, as in `chain(adam)` for `chain(adam(1e-3))`?"
+            "Is the call missing, as in `chain(adam)` for `chain(adam(1e-3))`?",
         )
 
 

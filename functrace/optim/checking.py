@@ -7,8 +7,15 @@ import numpy as onp
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
+from functrace.ir.source import caller_source
+from functrace.tracing.tracer import at
 
 PyTree = Any
+
+
+def failure(error: type[Exception], message: str) -> Exception:
+    """The error to raise: the message, and the user's line."""
+    return error(f"{message}{at(caller_source())}")
 
 
 def leaf_paths(pytree: PyTree) -> list[tuple[str, Any]]:
@@ -23,9 +30,10 @@ def as_arrays(owner: str, role: str, pytree: PyTree) -> PyTree:
     if not all(_is_inexact(leaf) for leaf in tree.leaves(arrays)):
         path, leaf = next((p, x) for p, x in leaf_paths(arrays) if not _is_inexact(x))
         came = f"dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"type {type(leaf).__name__}"
-        raise DtypeError(
+        raise failure(
+            DtypeError,
             f"{owner}: {role} leaf {path} has {came}; a floating or complex dtype was expected. "
-            "Cast it (`.astype(float)`), or keep it out of the trained pytree."
+            "Cast it (`.astype(float)`), or keep it out of the trained pytree.",
         )
     return arrays
 
@@ -33,9 +41,10 @@ def as_arrays(owner: str, role: str, pytree: PyTree) -> PyTree:
 def check_structure(owner: str, left_name: str, left: PyTree, right_name: str, right: PyTree) -> None:
     """Raise an ArgumentError that names the first path that is in one of the pytrees only."""
     if tree.structure(left) != tree.structure(right):
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"{owner}: {left_name} and {right_name} are different pytrees: "
-            f"{_first_difference(left_name, left, right_name, right)}"
+            f"{_first_difference(left_name, left, right_name, right)}",
         )
 
 
@@ -45,9 +54,10 @@ def check_match(owner: str, left_name: str, left: PyTree, right_name: str, right
     for index, (a, b) in enumerate(zip(tree.leaves(left), tree.leaves(right), strict=True)):
         if shape_of(a) != shape_of(b):
             path = leaf_paths(left)[index][0]
-            raise ArgumentError(
+            raise failure(
+                ArgumentError,
                 f"{owner}: leaf {path} has shape {shape_of(a)} in the {left_name} and "
-                f"{shape_of(b)} in the {right_name}; the two must be alike."
+                f"{shape_of(b)} in the {right_name}; the two must be alike.",
             )
 
 
@@ -58,15 +68,16 @@ def checked(owner: str, grads: PyTree, params: PyTree, *, needs_params: bool = F
         params = as_arrays(owner, "parameter", params)
         check_match(owner, "gradients", grads, "parameters", params)
     elif needs_params:
-        raise ArgumentError(f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
+        raise failure(ArgumentError, f"{owner}: update needs the parameters; call `update(grads, state, params)`.")
     return grads, params
 
 
 def check_state(owner: str, state: Any, state_type: type[Any]) -> None:
     """Raise unless the state is of the type that init makes."""
     if not isinstance(state, state_type):
-        raise ArgumentError(
-            f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected."
+        raise failure(
+            ArgumentError,
+            f"{owner}: the state is a {type(state).__name__}; a {state_type.__name__}, made by init, was expected.",
         )
 
 
@@ -78,9 +89,10 @@ def only_part(owner: str, state: PyTree, state_type: type[Any], maker: str) -> A
 
     found = [part for part in tree.leaves(state, is_leaf=is_it) if is_it(part)]
     if len(found) != 1:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"{owner}: the state has {len(found)} parts made by {maker}; one was expected."
-            + (" Give the state of one of them." if found else "")
+            + (" Give the state of one of them." if found else ""),
         )
     return found[0]
 
@@ -88,7 +100,7 @@ def only_part(owner: str, state: PyTree, state_type: type[Any], maker: str) -> A
 def check_count(owner: str, name: str, value: Any) -> None:
     """Raise unless the value is a Python integer of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{owner}: {name} is {value!r}; an integer of 1 or more was expected.")
+        raise failure(ArgumentError, f"{owner}: {name} is {value!r}; an integer of 1 or more was expected.")
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, real_dtype, transformation
-from functrace.optim.checking import check_count, check_structure
+from functrace.optim.checking import check_count, check_structure, failure
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.optim.masks import Labels, slash_path, spread
 from functrace.optim.norms import Axes, Norm, leaf_norm, shrink, tree_norm
@@ -287,9 +287,10 @@ def adaptive_clip(
 
 def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) > 5:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"adaptive_clip: a parameter has shape {shape}; up to 5 axes have a known unit. "
-            "Give `axis`, the axes to sum over."
+            "Give `axis`, the axes to sum over.",
         )
     if sum(size != 1 for size in shape) <= 1:
         return tuple(range(len(shape)))
@@ -339,7 +340,9 @@ def _clipping(
     """
     if on_nonfinite not in get_args(OnNonfinite):
         choices = ", ".join(map(repr, get_args(OnNonfinite)))
-        raise ArgumentError(f"{settings.owner}: on_nonfinite is {on_nonfinite!r}; one of {choices} was expected.")
+        raise failure(
+            ArgumentError, f"{settings.owner}: on_nonfinite is {on_nonfinite!r}; one of {choices} was expected."
+        )
 
     def memory(params: PyTree) -> dict[str, PyTree]:
         norm = tree.map(fnp.zeros_like, norm_like(params))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, check_part, update_with
-from functrace.optim.checking import as_arrays, check_state, checked, leaf_paths
+from functrace.optim.checking import as_arrays, check_state, checked, failure, leaf_paths
 from functrace.optim.masks import Labels, Mask, chosen_leaves, hide, spread
 
 PyTree = Any
@@ -118,7 +118,9 @@ def partition(transformations: Mapping[Any, Transformation], labels: Labels) -> 
         for path, label in leaf_paths(found):
             if label not in groups:
                 known = ", ".join(map(repr, groups))
-                raise ArgumentError(f"partition: leaf {path} has the label {label!r}; one of {known} was expected.")
+                raise failure(
+                    ArgumentError, f"partition: leaf {path} has the label {label!r}; one of {known} was expected."
+                )
         return found
 
     def members(found: PyTree, label: Hashable) -> PyTree:
@@ -136,7 +138,9 @@ def partition(transformations: Mapping[Any, Transformation], labels: Labels) -> 
         found = labelled(grads)
         if not isinstance(state, Mapping) or state.keys() != groups.keys():
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise ArgumentError(f"partition: the state is of {came}; one of {list(groups)}, from init, was expected.")
+            raise failure(
+                ArgumentError, f"partition: the state is of {came}; one of {list(groups)}, from init, was expected."
+            )
         updates, new = grads, {}
         for label, part in groups.items():
             chosen = members(found, label)

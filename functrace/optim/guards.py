@@ -8,7 +8,7 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, check_part, computing_dtype, increment, update_with
-from functrace.optim.checking import as_arrays, check_count, check_match, check_structure
+from functrace.optim.checking import as_arrays, check_count, check_match, check_structure, failure
 from functrace.optim.clipping import any_of
 
 Array = jax.Array
@@ -126,7 +126,7 @@ def skip_nonfinite(inner: Transformation, max_consecutive: int | None = None) ->
     """
     check_part("skip_nonfinite", "inner", inner)
     if max_consecutive is not None and max_consecutive < 0:
-        raise ArgumentError(f"skip_nonfinite: max_consecutive is {max_consecutive}; it must be zero or more.")
+        raise failure(ArgumentError, f"skip_nonfinite: max_consecutive is {max_consecutive}; it must be zero or more.")
 
     def init(params: PyTree) -> SkipState:
         zero = fnp.zeros((), fnp.int32)

@@ -9,7 +9,7 @@ import numpy as onp
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import shape_of
+from functrace.optim.checking import failure, shape_of
 
 Array = jax.Array
 PyTree = Any
@@ -196,26 +196,27 @@ def check_value(owner: str, name: str, value: Any) -> None:
     """Raise unless it is a scalar that its name allows (of an array, by shape and dtype)."""
     is_number = isinstance(value, int | float | onp.number) and not isinstance(value, bool)
     if not (is_number or hasattr(value, "dtype")):
-        raise DtypeError(
+        raise failure(
+            DtypeError,
             f"{owner}: {name} is a {type(value).__name__}; a number, a scalar array or a schedule "
-            "(a function of the step count) was expected."
+            "(a function of the step count) was expected.",
         )
     if shape_of(value) != ():
-        raise ArgumentError(f"{owner}: {name} has shape {shape_of(value)}; a scalar was expected.")
+        raise failure(ArgumentError, f"{owner}: {name} has shape {shape_of(value)}; a scalar was expected.")
     dtype = getattr(value, "dtype", onp.dtype(float))
     if not (fnp.issubdtype(dtype, fnp.floating) or fnp.issubdtype(dtype, fnp.integer)):
-        raise DtypeError(f"{owner}: {name} has dtype {dtype}; a real number was expected.")
+        raise failure(DtypeError, f"{owner}: {name} has dtype {dtype}; a real number was expected.")
     if is_number:
         low, high = RANGES.get(name, (-float("inf"), float("inf")))
         if not low <= float(value) <= high:
             allowed = "a number" if low == -high else "from 0 to 1" if high == 1 else f"{_AT_LEAST[low]} or more"
-            raise ArgumentError(f"{owner}: {name} is {value}; it must be {allowed}.")
+            raise failure(ArgumentError, f"{owner}: {name} is {value}; it must be {allowed}.")
 
 
 def scalar(name: str, value: Any, dtype: Any) -> Array:
     """The value as a strongly typed scalar array."""
     if shape_of(value) != ():
-        raise ArgumentError(f"{name} has shape {shape_of(value)}; a scalar was expected.")
+        raise failure(ArgumentError, f"{name} has shape {shape_of(value)}; a scalar was expected.")
     return fnp.asarray(value, dtype) if _is_host_number(value) else value.astype(dtype)
 
 
@@ -243,14 +244,18 @@ def _check_settable(name: str, found: list[tuple[str, Hyperparams]]) -> None:
     owners = [path for path, hyper in found if name in hyper]
     if not owners:
         known = sorted({name for _, hyper in found for name in hyper})
-        raise ArgumentError(f"set_hyperparams: the state has no {name!r}; it has {', '.join(known) or 'none'}.")
+        raise failure(
+            ArgumentError, f"set_hyperparams: the state has no {name!r}; it has {', '.join(known) or 'none'}."
+        )
     if len(owners) > 1:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"set_hyperparams: {name!r} is in several parts, {', '.join(owners)}; set it in the "
-            "state of one of them: `state | {part: set_hyperparams(state[part], ...)}`."
+            "state of one of them: `state | {part: set_hyperparams(state[part], ...)}`.",
         )
     if any(name in hyper.scheduled for _, hyper in found):
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"set_hyperparams: {name!r} follows a schedule, which would overwrite it at the next "
-            "update; give the optimizer a number to set it by hand."
+            "update; give the optimizer a number to set it by hand.",
         )

@@ -9,7 +9,7 @@ import jax
 
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, check_part, update_with
-from functrace.optim.checking import check_state
+from functrace.optim.checking import check_state, failure
 from functrace.optim.hyperparameters import get_hyperparams, injected
 
 Array = jax.Array
@@ -66,9 +66,10 @@ def inject_hyperparams(factory: Callable[..., Transformation]) -> Callable[..., 
             check_state("inject_hyperparams", state, InjectedState)
             known = get_hyperparams(state.inner)
             if state.hyperparams.keys() != known.keys():
-                raise ArgumentError(
+                raise failure(
+                    ArgumentError,
                     f"inject_hyperparams: state.hyperparams has {', '.join(sorted(state.hyperparams))}; "
-                    f"{', '.join(sorted(known))} were expected."
+                    f"{', '.join(sorted(known))} were expected.",
                 )
             updates, stepped = update_with(inner, grads, injected(state.inner, state.hyperparams), params, extra)
             return updates, InjectedState(get_hyperparams(stepped), stepped)

@@ -13,7 +13,7 @@ import jax
 from functrace import lax, numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, increment, real_dtype
-from functrace.optim.checking import as_arrays, check_count, check_match, check_state, checked, only_part
+from functrace.optim.checking import as_arrays, check_count, check_match, check_state, checked, failure, only_part
 from functrace.optim.guards import select
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.transforms import value_and_grad
@@ -120,8 +120,9 @@ def scale_by_zoom_linesearch(
     check_count(owner, "max_linesearch_steps", max_linesearch_steps)
     if initial_guess_strategy not in get_args(InitialGuess):
         choices = ", ".join(map(repr, get_args(InitialGuess)))
-        raise ArgumentError(
-            f"{owner}: initial_guess_strategy is {initial_guess_strategy!r}; one of {choices} was expected."
+        raise failure(
+            ArgumentError,
+            f"{owner}: initial_guess_strategy is {initial_guess_strategy!r}; one of {choices} was expected.",
         )
     given = {
         "max_learning_rate": max_learning_rate,
@@ -341,8 +342,9 @@ def _loss_of(owner: str, extra: dict[str, Any]) -> Callable[[PyTree], tuple[Arra
     """The loss with its gradient, given what it takes by name."""
     value_fn = extra.get("value_fn")
     if not callable(value_fn):
-        raise ArgumentError(
-            f"{owner}: update needs the loss; call `update(grads, state, params, value=..., grad=..., value_fn=loss)`."
+        raise failure(
+            ArgumentError,
+            f"{owner}: update needs the loss; call `update(grads, state, params, value=..., grad=..., value_fn=loss)`.",
         )
     names = inspect.signature(value_fn).parameters
     named = {name: x for name, x in extra.items() if name in names and name not in ("value", "grad", "value_fn")}

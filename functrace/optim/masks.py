@@ -13,7 +13,7 @@ import numpy as onp
 
 from functrace import tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import check_structure, leaf_paths
+from functrace.optim.checking import check_structure, failure, leaf_paths
 
 PyTree = Any
 Mask = PyTree | Callable[[PyTree], PyTree] | None
@@ -62,7 +62,7 @@ def labels_by_path(labels: Mapping[str, Hashable], default: Hashable) -> Callabl
         unused = [p for p in labels if not any(_matches(p, path) for path in paths)]
         if unused and not _has_masked(params):
             shown = ", ".join(paths[:12]) + (", ..." if len(paths) > 12 else "")
-            raise ArgumentError(f"path patterns: no leaf matches {unused[0]!r}; the leaves are {shown}.")
+            raise failure(ArgumentError, f"path patterns: no leaf matches {unused[0]!r}; the leaves are {shown}.")
         return tree.unflatten(structure, [default if p is None else labels[p] for p in found])
 
     return labelled
@@ -80,7 +80,9 @@ def chosen_leaves(owner: str, mask: Mask, params: PyTree) -> PyTree:
     chosen = mask(params) if callable(mask) else mask
     for path, flag in leaf_paths(chosen):
         if not isinstance(flag, bool | onp.bool_):
-            raise DtypeError(f"{owner}: mask leaf {path} is a {type(flag).__name__}; a Python boolean was expected.")
+            raise failure(
+                DtypeError, f"{owner}: mask leaf {path} is a {type(flag).__name__}; a Python boolean was expected."
+            )
     return spread(owner, "mask", chosen, params)
 
 

@@ -11,7 +11,7 @@ import numpy as onp
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, ShapeError
 from functrace.optim.base import Transformation, chain, increment, real_dtype, transformation
-from functrace.optim.checking import check_count, leaf_paths
+from functrace.optim.checking import check_count, failure, leaf_paths
 from functrace.optim.grouping import partition
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.optim.masks import Mask
@@ -76,18 +76,20 @@ def scale_by_muon(
     if rows.ndim == 1:
         rows = onp.tile(rows, (ns_steps, 1))
     if rows.ndim != 2 or rows.shape[1] != 3 or len(rows) < ns_steps:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"scale_by_muon: ns_coeffs has shape {onp.shape(ns_coeffs)}; (3,), or ({ns_steps}, 3) for {ns_steps} "
-            "iterations, was expected."
+            "iterations, was expected.",
         )
     rows = rows[-ns_steps:]
 
     def memory(params: PyTree) -> dict[str, PyTree]:
         for path, leaf in leaf_paths(params):
             if leaf.ndim != 2:
-                raise ShapeError(
+                raise failure(
+                    ShapeError,
                     f"scale_by_muon: leaf {path} has shape {leaf.shape}; a matrix was expected. Use `muon`, which "
-                    "gives other leaves to Adam, or `masked`."
+                    "gives other leaves to Adam, or `masked`.",
                 )
         return {"mu": zeros(params, mu_dtype)}
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError
+from functrace.optim.checking import failure
 from functrace.optim.hyperparameters import Number, Schedule
 from functrace.optim.schedules import check_length
 
@@ -56,9 +57,10 @@ def piecewise_interpolate_schedule(
     0.75
     """
     if interpolate_type not in ("linear", "cosine"):
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"piecewise_interpolate_schedule: interpolate_type is {interpolate_type!r}; "
-            "'linear' or 'cosine' was expected."
+            "'linear' or 'cosine' was expected.",
         )
     boundaries = _checked_boundaries("piecewise_interpolate_schedule", boundaries_and_scales)
 
@@ -152,5 +154,7 @@ def _checked_boundaries(owner: str, boundaries_and_scales: Mapping[int, Any] | N
     boundaries = sorted((boundaries_and_scales or {}).items())
     for boundary, factor in boundaries:
         if isinstance(factor, int | float) and not factor >= 0:
-            raise ArgumentError(f"{owner}: the factor at step {boundary} is {factor}; it must be zero or more.")
+            raise failure(
+                ArgumentError, f"{owner}: the factor at step {boundary} is {factor}; it must be zero or more."
+            )
     return boundaries

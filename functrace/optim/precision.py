@@ -16,7 +16,7 @@ import numpy as onp
 from functrace import numpy as fnp, tree
 from functrace.errors import DtypeError
 from functrace.optim.base import Transformation, apply_updates, check_part, computing_dtype, update_with
-from functrace.optim.checking import as_arrays, check_match, check_state, checked
+from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure
 from functrace.optim.masks import Mask, chosen_leaves
 
 Array = jax.Array
@@ -54,7 +54,7 @@ class Policy:
         for name in ("param_dtype", "compute_dtype", "output_dtype"):
             dtype = getattr(self, name)
             if not fnp.issubdtype(dtype, fnp.floating):
-                raise DtypeError(f"Policy: {name} is {onp.dtype(dtype)}; a floating dtype was expected.")
+                raise failure(DtypeError, f"Policy: {name} is {onp.dtype(dtype)}; a floating dtype was expected.")
 
     def cast_to_param(self, pytree: PyTree) -> PyTree:
         """The pytree with its floating leaves in `param_dtype`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError
+from functrace.optim.checking import failure
 from functrace.optim.hyperparameters import Number, Schedule
 
 
@@ -107,7 +108,7 @@ def exponential_decay(
     check_length("exponential_decay", "transition_steps", transition_steps)
     _check_beginning("exponential_decay", transition_begin)
     if not decay_rate > 0:
-        raise ArgumentError(f"exponential_decay: decay_rate is {decay_rate}; a positive number was expected.")
+        raise failure(ArgumentError, f"exponential_decay: decay_rate is {decay_rate}; a positive number was expected.")
 
     def schedule(count: Any) -> Any:
         exponent = fnp.maximum(count - transition_begin, 0) / transition_steps
@@ -174,10 +175,11 @@ def warmup_cosine_decay_schedule(
     """
     _check_warmup("warmup_cosine_decay_schedule", warmup_steps)
     if not warmup_steps < decay_steps:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"warmup_cosine_decay_schedule: decay_steps is {decay_steps} and warmup_steps "
             f"{warmup_steps}; decay_steps is the "
-            "length of the whole, warm-up included, and must be larger."
+            "length of the whole, warm-up included, and must be larger.",
         )
     is_zero = isinstance(peak_value, int | float) and peak_value == 0
     alpha = 0.0 if is_zero else end_value / peak_value
@@ -251,9 +253,10 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     1.0
     """
     if len(schedules) != len(boundaries) + 1:
-        raise ArgumentError(
+        raise failure(
+            ArgumentError,
             f"join_schedules: {len(schedules)} schedules and {len(boundaries)} boundaries; "
-            "one boundary fewer than schedules was expected."
+            "one boundary fewer than schedules was expected.",
         )
 
     def schedule(count: Any) -> Any:
@@ -274,14 +277,14 @@ def _after_warmup(init_value: Number, peak_value: Number, warmup_steps: int, dec
 def check_length(owner: str, name: str, steps: int) -> None:
     """Raise an ArgumentError unless the number of steps is positive."""
     if not steps > 0:
-        raise ArgumentError(f"{owner}: {name} is {steps}; a positive number of steps was expected.")
+        raise failure(ArgumentError, f"{owner}: {name} is {steps}; a positive number of steps was expected.")
 
 
 def _check_warmup(owner: str, steps: int) -> None:
     if steps < 0:
-        raise ArgumentError(f"{owner}: warmup_steps is {steps}; it must be zero or more.")
+        raise failure(ArgumentError, f"{owner}: warmup_steps is {steps}; it must be zero or more.")
 
 
 def _check_beginning(owner: str, transition_begin: int) -> None:
     if transition_begin < 0:
-        raise ArgumentError(f"{owner}: transition_begin is {transition_begin}; it must be zero or more.")
+        raise failure(ArgumentError, f"{owner}: transition_begin is {transition_begin}; it must be zero or more.")

@@ -7,7 +7,7 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, apply_updates, chain, check_part, increment, update_with
-from functrace.optim.checking import as_arrays, check_count, check_match, check_state, checked
+from functrace.optim.checking import as_arrays, check_count, check_match, check_state, checked, failure
 from functrace.optim.guards import select
 from functrace.optim.hyperparameters import Hyperparam, Settings
 from functrace.optim.norms import tree_norm
@@ -120,9 +120,10 @@ def sam(
     def all_steps(grads: PyTree, state: SamState, params: PyTree, extra: dict[str, Any]) -> tuple[PyTree, SamState]:
         grad_fn = extra.get("grad_fn")
         if not callable(grad_fn):
-            raise ArgumentError(
+            raise failure(
+                ArgumentError,
                 "sam: in opaque mode update needs the gradient function; call "
-                "`update(grads, state, params, grad_fn=lambda params, i: ...)`."
+                "`update(grads, state, params, grad_fn=lambda params, i: ...)`.",
             )
         moved, gone = params, state.adversary
         for i in range(sync_period - 1):

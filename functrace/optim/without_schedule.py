@@ -12,7 +12,7 @@ import jax
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
 from functrace.optim.base import Transformation, chain, check_part, computing_dtype, increment, real_dtype, update_with
-from functrace.optim.checking import as_arrays, check_match, check_state, checked, only_part
+from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure, only_part
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.optim.masks import Mask
 from functrace.optim.scaling import scale_by_rms
@@ -70,7 +70,7 @@ def schedule_free(
     """
     check_part("schedule_free", "direction", direction)
     if isinstance(b1, int | float) and b1 <= 0:
-        raise ArgumentError(f"schedule_free: b1 is {b1}; a number above 0 and up to 1 was expected.")
+        raise failure(ArgumentError, f"schedule_free: b1 is {b1}; a number above 0 and up to 1 was expected.")
     given = {"learning_rate": learning_rate, "b1": b1, "weight_lr_power": weight_lr_power}
     settings = Settings("schedule_free", given, decays=("b1",))
 
@@ -206,5 +206,7 @@ def _warmed_up(learning_rate: Hyperparam, warmup_steps: int | None) -> Hyperpara
     if warmup_steps is None:
         return learning_rate
     if callable(learning_rate):
-        raise ArgumentError("schedule_free: the learning rate is a schedule; with warmup_steps a number was expected.")
+        raise failure(
+            ArgumentError, "schedule_free: the learning rate is a schedule; with warmup_steps a number was expected."
+        )
     return linear_schedule(0.0, learning_rate, warmup_steps)

@@ -396,5 +396,5 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_told(name):
     call, error, message = CASES[name]
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message) + r".*  \(test_messages.py:\d+, in \S+\)$"):
         call()
