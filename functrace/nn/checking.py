@@ -108,15 +108,16 @@ def inexact(owner: str, x: Any) -> Any:
     return x
 
 
-def channels_last(owner: str, x: Any, channels: int, spatial: int, beside: str) -> Any:
+def channels_last(owner: str, x: Any, channels: int, spatial: int, beside: str, axis: str = "spatial") -> Any:
     """`x` as an inexact array `[..., spatial axes, channels]`; `beside` tells what else has a shape."""
     x = inexact(owner, x)
     if x.ndim > spatial and x.shape[-1] == channels:
         return x
-    expected = ", ".join(["...", *["spatial"] * spatial, str(channels)])
+    expected = ", ".join(["...", *[axis] * spatial, str(channels)])
     remedy = ""
     if spatial and x.ndim > spatial and x.shape[-spatial - 1] == channels:
-        remedy = f" Its channels stand before the spatial axes: give fnp.moveaxis(x, {-spatial - 1}, -1)."
+        between = f"{axis} axis" if spatial == 1 else f"{axis} axes"
+        remedy = f" Its channels stand before the {between}: give fnp.moveaxis(x, {-spatial - 1}, -1)."
     raise failure(ShapeError, owner, f"x has shape {x.shape}; [{expected}] was expected, to fit {beside}.{remedy}")
 
 

@@ -14,6 +14,7 @@ from jax import Array
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.nn.activations import ArrayLike, log_sigmoid, log_softmax
+from functrace.nn.checking import failure
 
 
 def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -39,9 +40,10 @@ def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLi
     known = labels
     labels = fnp.asarray(labels)
     if not fnp.issubdtype(labels.dtype, fnp.integer):
-        raise DtypeError(
-            f"{name}: labels have dtype {labels.dtype}; integers were expected. "
-            "For probabilities use softmax_cross_entropy."
+        raise failure(
+            DtypeError,
+            name,
+            f"labels have dtype {labels.dtype}; integers were expected. For probabilities use softmax_cross_entropy.",
         )
     if not logits.ndim or logits.shape[:-1] != labels.shape:
         remedy = ""
@@ -49,17 +51,21 @@ def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLi
             remedy = " For one-hot labels or probabilities use softmax_cross_entropy."
         elif labels.shape == (*logits.shape[:-1], 1):
             remedy = " Squeeze the labels' last axis."
-        raise ShapeError(
-            f"{name}: logits have shape {logits.shape} and labels {labels.shape}; labels of shape "
-            f"{logits.shape[:-1]}, one for each row of logits, were expected.{remedy}"
+        raise failure(
+            ShapeError,
+            name,
+            f"logits have shape {logits.shape} and labels {labels.shape}; labels of shape "
+            f"{logits.shape[:-1]}, one for each row of logits, were expected.{remedy}",
         )
     classes = logits.shape[-1]
     if isinstance(known, np.ndarray) and known.size:
         lowest, highest = known.min(), known.max()
         if lowest < 0 or highest >= classes:
-            raise ArgumentError(
-                f"{name}: labels go from {lowest} to {highest}; 0 to {classes - 1} was expected, "
-                f"as logits have {classes} classes."
+            raise failure(
+                ArgumentError,
+                name,
+                f"labels go from {lowest} to {highest}; 0 to {classes - 1} was expected, "
+                f"as logits have {classes} classes.",
             )
     valid = (labels >= 0) & (labels < classes)
     place = fnp.where(valid, labels, 0)[..., None]
@@ -88,7 +94,7 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     labels = fnp.asarray(labels)
     _same_shape(name, "logits", logits, "labels", labels)
     if not logits.ndim:
-        raise ShapeError(f"{name}: logits are a scalar; their last axis is the classes.")
+        raise failure(ShapeError, name, "logits are a scalar; their last axis is the classes.")
     log_probabilities = log_softmax(logits)
     impossible = (log_probabilities == -math.inf) & (labels == 0)
     return -fnp.sum(labels * fnp.where(impossible, 0, log_probabilities), axis=-1)
@@ -188,14 +194,16 @@ def _floating(loss: str, name: str, x: Any) -> Any:
     """`x` as an array of floating dtype."""
     x = fnp.asarray(x)
     if not fnp.issubdtype(x.dtype, fnp.floating):
-        raise DtypeError(f"{loss}: {name} have dtype {x.dtype}; a floating one was expected.")
+        raise failure(DtypeError, loss, f"{name} have dtype {x.dtype}; a floating one was expected.")
     return x
 
 
 def _same_shape(loss: str, name: str, x: Any, other_name: str, other: Any) -> None:
     """Refuse to broadcast."""
     if x.shape != other.shape:
-        raise ShapeError(
-            f"{loss}: {name} have shape {x.shape} and {other_name} {other.shape}; they must be the "
-            "same. Reshape one of them: losses do not broadcast."
+        raise failure(
+            ShapeError,
+            loss,
+            f"{name} have shape {x.shape} and {other_name} {other.shape}; they must be the "
+            "same. Reshape one of them: losses do not broadcast.",
         )

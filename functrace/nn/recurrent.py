@@ -180,7 +180,8 @@ def _recurrent(
         return state, fnp.moveaxis(hs, 0, -2)
 
     def apply(params: Any, x: Any, *, state: Any = None, training: bool = False, key: Any = None) -> Any:
-        x = channels_last(owner, x, in_features, 1, f"params['layer_0']['input'] of shape {(in_features, columns)}")
+        beside = f"params['layer_0']['input'] of shape {(in_features, columns)}"
+        x = channels_last(owner, x, in_features, 1, beside, axis="time")
         check_keys(owner, "params", params, every)
         if state is not None and bidirectional:
             raise failure(ArgumentError, owner, "state was given to a bidirectional layer; give it whole sequences.")
