@@ -201,7 +201,9 @@ def judged(
     """The verdict on one part, among those of its kind; `below` is nearer to the loss, `behind` to the input."""
     w, is_scope = watched[i], i >= layout.parameters
     grads = {j: watched[j].grad for j in kind}
-    if not np.isfinite(w.grad) or not np.isfinite(w.value):
+    # An Inf that leaves a scope is meant (a mask, the start of a running maximum) where every gradient is finite.
+    meant = is_scope and np.isinf(w.value) and all(np.isfinite(x.grad) for x in watched)
+    if not np.isfinite(w.grad) or not (np.isfinite(w.value) or meant):
         return "exploding", "not finite"
     if not is_scope and w.value > 0 and w.grad > EXPLODED**2 * w.value:
         return "exploding", f"{w.grad / w.value:.0e} times the parameter itself"

@@ -224,6 +224,13 @@ def feed_one(params, x):
     return affine(params[-1], x)
 
 
+def masked_by_infinity(params, x):
+    with ft.named_scope("mask"):
+        logits = fnp.where(np.tri(16, dtype=bool), affine(params[0], x) @ x.T, -fnp.inf)
+    largest, _ = ft.lax.scan(lambda m, row: (fnp.maximum(m, row), None), fnp.full(16, -fnp.inf), logits)
+    return squared(nn.softmax(logits) @ Y) + fnp.mean(largest)
+
+
 TOKENS = RNG.integers(0, 30, (4, 10)).astype(np.int32)
 HEALTHY = {
     "linear": (feed(nn.relu), mlp(1), X),
@@ -251,6 +258,7 @@ HEALTHY = {
               "V": normal(WIDTH, 1, scale=0.3)}, SEQUENCE,
     ),
     "orthogonal recurrent net": (rnn(fnp.tanh), rnn_params(1.0), SEQUENCE[:12]),
+    "masked by -inf": (masked_by_infinity, [dense(12, 12)], X),
     "jit": (jitted, mlp(4, 2**0.5), X),
     "checkpoint": (checkpointed, mlp(4), X),
     "vmap": (by_row, mlp(4, 2**0.5), X),
