@@ -102,6 +102,7 @@ class Primitive:
     observed: ClassVar[bool] = False  # whether its one effect is that `rewrites.collect` sees its operand
     commutative: bool = False
     keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
+    keeps_type_of: int = 0  # so many operands of one type, whatever it is, give a result of that type; 0: not so
     readable_text: ClassVar[bool] = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
@@ -280,11 +281,11 @@ def primitive(cls: P) -> P:
     names = tuple(f.name for f in fields(cls))
 
     def __hash__(self: Any) -> int:
-        found = self.__dict__.get("_hash")
-        if found is None:
-            found = hash((self.name, *(getattr(self, n) for n in names)))
-            object.__setattr__(self, "_hash", found)
-        return found
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash((self.name, *[getattr(self, n) for n in names])))
+            return self._hash
 
     cls.__hash__ = __hash__  # pyright: ignore[reportAttributeAccessIssue]
     cls.params = property(lambda self: {n: getattr(self, n) for n in names})

@@ -34,7 +34,7 @@ from functrace.ir import (
     ambient,
 )
 from functrace.ir.aval import is_complex
-from functrace.ir.primitive import primitive
+from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import (
     BroadcastInDim,
@@ -63,7 +63,7 @@ class Elementwise(Primitive):
                 like = next(y.aval for y in operands if isinstance(y, Atom))
                 operands = tuple([y if isinstance(y, Atom) else literal(y, like) for y in operands])
                 break
-        return ambient().emit(self, operands)[0]
+        return (AMBIENT.builder or ambient()).emit(self, operands)[0]
 
     def out_dtype(self, *xs: Aval) -> Any:
         """The dtype of the result; by default the one dtype of all operands."""
@@ -206,6 +206,8 @@ class Formula(Elementwise):
         self._fold = fold
         if out_dtype is not None:
             self.out_dtype = out_dtype
+        elif type(self).out_dtype is Elementwise.out_dtype and type(self).shape is Elementwise.shape:
+            self.keeps_type_of = self.arity
         self._simplify = simplify
         self.work_each = Work(*takes)  # pyright: ignore[reportAttributeAccessIssue]
         self.jax_names = (name,) if in_jax else ()  # pyright: ignore[reportAttributeAccessIssue]
@@ -362,6 +364,30 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
+class _Product(Formula):
+    """mul: the rules of the family, written out for its two operands."""
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        (x, y), (dx, dy) = xs, dxs
+        z = self(x, y)
+        if not z.aval.is_inexact:
+            return z, None
+        if dx is None:
+            dz = self(x, dy)
+        elif dy is None:
+            dz = self(dx, y)
+        else:
+            dz = add(self(dx, y), self(x, dy))
+        return z, dz if dz.aval.shape == z.aval.shape else broadcast_to(dz, z.aval.shape)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        x, y = xs
+        if type(x) is not Undefined:
+            return None, unbroadcast(self(x, ct), y.aval)
+        if type(y) is Undefined:
+            return super().transpose(ct, x, y)
+        return unbroadcast(self(ct, y), x.aval), None
+
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
 
@@ -376,8 +402,8 @@ sub = _Sum(
     "sub", lax.sub, (None, None), linear_in=(0, 1), fold=np.subtract, simplify=_simplify_sub,
     dtypes=NUMBERS,
 )  # fmt: skip
-mul = binary(
-    "mul", lax.mul, None, None, linear_in=(0, 1), commutative=True, fold=np.multiply,
+mul = _Product(
+    "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
     simplify=_simplify_mul, dtypes=NUMBERS,
 )  # fmt: skip
 div = binary(
