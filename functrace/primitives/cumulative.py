@@ -167,6 +167,7 @@ class CumMax(Cumulative):
     name = "cummax"
     jax_names = ("cummax",)
     scan = lax.cummax
+    locally_linear = True
     combine = max_
 
     def samples(self) -> Iterator[Sample]:
@@ -180,6 +181,7 @@ class CumMin(Cumulative):
     name = "cummin"
     jax_names = ("cummin",)
     scan = lax.cummin
+    locally_linear = True
     combine = min_
 
     def samples(self) -> Iterator[Sample]:

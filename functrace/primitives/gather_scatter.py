@@ -421,6 +421,9 @@ class Scatter(ScatterFamily):
     def samples(self) -> Iterator[Sample]:
         return scatter_samples(Scatter)
 
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return super().series(xs, ys) if self.unique_indices else None  # the rule's value has the same winners
+
     def surviving(self, x: Aval, indices: Atom, updates: Aval) -> tuple[Atom, Atom]:
         """Where `x` keeps its values and where updates win: scatter their numbers, and look."""
         shape = tuple(1 if d in self.update_window_dims else n for d, n in enumerate(updates.shape))
@@ -472,6 +475,9 @@ class ScatterMul(ScatterFamily):
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return Primitive.presence(self, cts, *xs)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return None if xs[2].moves else super().series(xs, ys)
 
     def check_unique(self) -> None:
         """Raise where the derivative in the updates is not implemented."""
