@@ -191,6 +191,7 @@ class Foreign(Primitive):
 
     multiple_results = True
     readable_text = False
+    jvp_has_value = True
 
     def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
         self.name = jax_primitive.name

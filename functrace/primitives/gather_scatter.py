@@ -414,6 +414,7 @@ class Scatter(ScatterFamily):
     """Replaces each window; where updates meet one wins, and it is not said which."""
 
     name = "scatter"
+    jvp_has_value = True
     work_each = Work(0)
     jax_names = ("scatter",)
     combine = staticmethod(lax.scatter)
@@ -422,7 +423,10 @@ class Scatter(ScatterFamily):
         return scatter_samples(Scatter)
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
-        return super().series(xs, ys) if self.unique_indices else None  # the rule's value has the same winners
+        if not self.unique_indices:
+            return None
+        rule = super().series(xs, ys)
+        return lambda k: rule(k) if k else self(*[x.value for x in xs])
 
     def surviving(self, x: Aval, indices: Atom, updates: Aval) -> tuple[Atom, Atom]:
         """Where `x` keeps its values and where updates win: scatter their numbers, and look."""

@@ -124,9 +124,9 @@ class Step:
         builder.source = self.derived if k else self.source
         found = self.primitive.series_at_once(self._given(k)) if self.primitive.at_once else None
         if found is None:
-            if self._rule is None:
-                self._rule = self._of_primitive() or self._of_pushforward()
-            one = self._rule(k)
+            if self._rule is None and (k or self.primitive.jvp_has_value):
+                self._rule = self.primitive.series(self.xs, self.ys) or self._of_pushforward()
+            one = self._emitted() if k == 0 and not self.primitive.jvp_has_value else self._rule(k)
             found = [[y] for y in one] if self.primitive.multiple_results else [[one]]
         else:
             found = [coefficients[k:] for coefficients in found]
@@ -143,11 +143,6 @@ class Step:
         outputs = ambient().emit(self.primitive, tuple([x.value for x in self.xs]))
         return outputs if self.primitive.multiple_results else outputs[0]
 
-    def _of_primitive(self) -> Callable[[int], Any] | None:
-        """The rule of the primitive, if it has one."""
-        rule = self.primitive.series(self.xs, self.ys)
-        return None if rule is None else lambda k: rule(k) if k else self._emitted()
-
     def _of_pushforward(self) -> Callable[[int], Any]:
         """The rule that follows from the derivative."""
         program, moved = self.walk.pushforward(self.primitive, self.xs)
@@ -159,7 +154,6 @@ class Step:
 
         def rule(k: int) -> Any:
             if k == 0:
-                # What a rule takes its result to be need not be what the primitive alone would give.
                 if itself:
                     return self._emitted()
                 ys: list[Any] = [first.value for first in firsts]
