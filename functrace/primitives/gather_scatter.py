@@ -425,7 +425,7 @@ class Scatter(ScatterFamily):
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         if not self.unique_indices:
             return None
-        rule = super().series(xs, ys)
+        rule = self.series_along(xs, ys)
         return lambda k: rule(k) if k else self(*[x.value for x in xs])
 
     def surviving(self, x: Aval, indices: Atom, updates: Aval) -> tuple[Atom, Atom]:

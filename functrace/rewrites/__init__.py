@@ -19,12 +19,12 @@ from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
-from functrace.rewrites.series import series
+from functrace.rewrites.series import derivative, jet, series
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised",
+    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient", "jet", "jvp", "linearize", "memoised",
     "separate", "separated", "series", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip

@@ -13,14 +13,18 @@ Source of the recurrences: Griewank and Walther, Evaluating Derivatives, chapter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property, reduce
 from typing import Any
+
+from ml_dtypes import finfo
 
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Var, ambient
 from functrace.ir.builder import shape_of
 from functrace.primitives.elementwise import mul
 from functrace.primitives.families import literal
-from functrace.primitives.space import broadcast_to, zeros
+from functrace.primitives.space import broadcast_to, full, zeros
 from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
 
 Coefficients = list[Atom | None]
@@ -61,11 +65,7 @@ class Series:
         """The derivative along the curve."""
         if self._slope is None:
             if self.maker is None:
-                known = [scaled(x, k) for k, x in enumerate(self.known)][1:]
-                moves = any([x is not None for x in known[1:]])
-                first = known[0]
-                fixed = first is not None and not moves
-                self._slope = self.walk.constant(first) if fixed else Series(self.walk, self.aval, known, None, moves)
+                self._slope = self.walk.settled(self.aval, [scaled(x, k) for k, x in enumerate(self.known)][1:])
             else:
                 self._slope = Slope(self).y
         return self._slope
@@ -101,7 +101,11 @@ class Step:
         self.derived = self.source if source is None else source
         self._reach = min([x.reach for x in xs if x.moves])
         self._busy = False
-        self._rule: Callable[[int], Any] | None = None
+
+    @cached_property
+    def rule(self) -> Callable[[int], Any]:
+        """Gives coefficient k of the results."""
+        return self.primitive.series(self.xs, self.ys) or self._of_pushforward()
 
     @property
     def count(self) -> int:
@@ -124,9 +128,7 @@ class Step:
         builder.source = self.derived if k else self.source
         found = self.primitive.series_at_once(self._given(k)) if self.primitive.at_once else None
         if found is None:
-            if self._rule is None and (k or self.primitive.jvp_has_value):
-                self._rule = self.primitive.series(self.xs, self.ys) or self._of_pushforward()
-            one = self._emitted() if k == 0 and not self.primitive.jvp_has_value else self._rule(k)
+            one = self._emitted() if k == 0 and not self.primitive.jvp_has_value else self.rule(k)
             found = [[y] for y in one] if self.primitive.multiple_results else [[one]]
         else:
             found = [coefficients[k:] for coefficients in found]
@@ -180,6 +182,12 @@ class Walk:
         if found is None:
             found = self._constants[x] = Series(self, x.aval, [x], None, False)
         return found
+
+    def settled(self, aval: Aval, known: Coefficients) -> Series:
+        """A value of which all coefficients are known."""
+        first, *rest = known
+        moves = any([c is not None for c in rest])
+        return self.constant(first) if first is not None and not moves else Series(self, aval, known, None, moves)
 
     def apply(
         self, primitive: Primitive, xs: tuple[Series, ...], source: Any = None, once: bool = False
@@ -273,18 +281,52 @@ def series(
         return b.build(flat(ys)), tuple([present(y) for y in ys])
 
 
+@memoised
+def jet(program: Program, given: tuple[Flags, ...], factorial_scaled: bool) -> Program:
+    """As `series`, with all coefficients of each inexact output, for terms that are derivatives if `factorial_scaled`."""
+    fill = tuple([(a.is_inexact,) * len(given[0]) for a in program.out_avals]) if given else ()
+    expanded, found = series(program, given, fill)
+    if not factorial_scaled:
+        return expanded
+    with Builder() as b:
+        xs = unflat([copy_input(b, v) for v in expanded.inputs], given)
+        ys = unflat(b.inline(expanded, flat([weighted(x, -1) for x in xs])), found)
+        return b.build(flat([weighted(y, 1) for y in ys]))
+
+
+@memoised
+def derivative(program: Program, i: int, order: int) -> Program:
+    """`x -> y^(order)`, the derivative of each inexact output in input i, a scalar."""
+    with Builder() as b:
+        xs: list[Coefficients] = [[copy_input(b, v), *[None] * order] for v in program.inputs]
+        xs[i][1] = full(program.inputs[i].aval.strong(), 1)
+        ys = expand(b, program, xs, order)
+        found = [times_factorial(y[order], order) for y in ys]
+        avals = program.out_avals
+        return b.build([zeros(a) if y is None else y for y, a in zip(found, avals, strict=True) if a.is_inexact])
+
+
+def weighted(x: Coefficients, power: int) -> Coefficients:
+    """Coefficients to derivatives, or back if the power is -1."""
+    return [times_factorial(c, k, power) for k, c in enumerate(x)]
+
+
+def times_factorial(x: Atom | None, n: int, power: int = 1) -> Atom | None:
+    """A coefficient times n!, or divided by it if the power is -1; by one number after the other where n! is too large
+    for the dtype."""
+    if x is None or n < 2:
+        return x
+    largest = float(finfo(x.aval.dtype).max)
+    factors = [math.factorial(n)] if math.factorial(n) < largest else range(2, n + 1)
+    return reduce(lambda y, factor: mul(y, float(factor) ** power), factors, x)
+
+
 def expand(builder: Builder, program: Program, xs: Sequence[Coefficients], order: int) -> list[Coefficients]:
     """Walk the equations forward into `builder`, carrying coefficients 0 to `order` of each value."""
     walk = Walk()
-    env: dict[Any, Series] = {}
-
-    def settle(v: Any, known: Coefficients) -> None:
-        """Bind a variable to a value of which all is known."""
-        moves = any([c is not None for c in known[1:]])
-        env[v] = Series(walk, v.aval, known) if moves or known[0] is None else walk.constant(known[0])
-
-    for v, x in zip(program.inputs, xs, strict=True):
-        settle(v, list(x))
+    env: dict[Any, Series] = {
+        v: walk.settled(v.aval, list(x)) for v, x in zip(program.inputs, xs, strict=True)
+    }
     outer = builder.source
     for eqn in program.equations:
         prim = eqn.primitive
@@ -297,7 +339,7 @@ def expand(builder: Builder, program: Program, xs: Sequence[Coefficients], order
                 y.maker = None
             if v.name is not None and type(first := y.known[0]) is Var and first.name is None:
                 first.name = v.name
-            env[v] = y if any([c is not None for c in y.known[1:]]) else walk.constant(y.value)
+            env[v] = y if y.moves and any([c is not None for c in y.known[1:]]) else walk.constant(y.value)
     builder.source = outer
     ends = [env[x] if type(x) is Var else walk.constant(x) for x in program.outputs]
     return [[y.value, *[y[k] for k in range(1, order + 1)]] for y in ends]
