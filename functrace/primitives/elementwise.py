@@ -411,15 +411,15 @@ def total(terms: Sequence[Any]) -> Any:
     given = [term for term in terms if term is not None]
     return reduce(add, given) if given else None
 
-def convolved(product: Callable[..., Any], x: Any, y: Any, k: int, low: int, high: int) -> Any:
+def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
     """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
-    if x is y and low + high == k:  # of a square, each product but the middle one comes twice
+    if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
         half = total([product(x[j], x[k - j]) for j in range(low, (k + 1) // 2) if x[j] and x[k - j]])
         middle = product(x[k // 2], x[k // 2]) if k % 2 == 0 and x[k // 2] else None
         return total([None if half is None else mul(half, 2.0), middle])
     return total([product(x[j], y[k - j]) for j in range(low, high + 1) if x[j] and y[k - j]])
 
-def series_of_product(product: Callable[..., Any], xs: Sequence[Any]) -> Callable[[int], Any]:
+def series_of_product(product: Primitive, xs: Sequence[Any]) -> Callable[[int], Any]:
     """The rule of what is linear in each of two operands (of a square, both are one)."""
     return lambda k: convolved(product, xs[0], xs[-1], k, 0, k)
 
