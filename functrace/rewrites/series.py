@@ -299,9 +299,13 @@ def derivative(program: Program, i: int, order: int) -> Program:
     """`x -> y^(order)`, the derivative of each inexact output in input i, a scalar."""
     with Builder() as b:
         xs: list[Coefficients] = [[copy_input(b, v), *[None] * order] for v in program.inputs]
-        xs[i][1] = full(program.inputs[i].aval.strong(), 1)
+        # Where n! is too large for the dtype, and 1 / n! too small, t is stretched by about the n-th root of n!.
+        aval = program.inputs[i].aval.strong()
+        stretch = 1.0 if in_range(math.factorial(order), aval) else 2.0 ** round(math.log2(order / math.e))
+        xs[i][1] = full(aval, stretch)
         ys = expand(b, program, xs, order)
-        found = [times_factorial(y[order], order) for y in ys]
+        factor = math.factorial(order) / int(stretch) ** order
+        found = [scaled(y[order], factor) for y in ys]
         avals = program.out_avals
         return b.build([zeros(a) if y is None else y for y, a in zip(found, avals, strict=True) if a.is_inexact])
 
@@ -316,9 +320,13 @@ def times_factorial(x: Atom | None, n: int, power: int = 1) -> Atom | None:
     for the dtype."""
     if x is None or n < 2:
         return x
-    largest = float(finfo(x.aval.dtype).max)
-    factors = [math.factorial(n)] if math.factorial(n) < largest else range(2, n + 1)
+    factors = [math.factorial(n)] if in_range(math.factorial(n), x.aval) else range(2, n + 1)
     return reduce(lambda y, factor: mul(y, float(factor) ** power), factors, x)
+
+
+def in_range(n: int, aval: Aval) -> bool:
+    """Whether a number is one of a dtype."""
+    return n < int(finfo(aval.dtype).max)
 
 
 def expand(builder: Builder, program: Program, xs: Sequence[Coefficients], order: int) -> list[Coefficients]:
