@@ -208,6 +208,12 @@ class Walk:
             self._made[key] = found
         return found
 
+    def formula(self, f: Callable[..., Atom], *xs: Series) -> Series:
+        """What a function of atoms, written with primitives, makes of series."""
+        with Builder() as b:
+            program = b.build([f(*[b.input(x.aval) for x in xs])])
+        return self.write(program, xs, ambient().source)[1][0]
+
     def write(
         self, program: Program, xs: Sequence[Series], source: Any
     ) -> tuple[list[Step], list[Series]]:
