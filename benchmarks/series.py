@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -50,12 +50,13 @@ def network(np_: Any) -> Function:
 
 def contenders(make: Callable[[Any], Function], n: int) -> dict[str, Function]:
     """The n-th derivative by each."""
+    f = make(jnp)
     found = {
         OURS: ft.derivative(make(fnp), n),
-        JET: lambda x, f=make(jnp): jet(f, (x,), ((1.0, *[0.0] * (n - 1)),))[1][-1],
+        JET: lambda x: jet(f, (x,), ((1.0, *[0.0] * (n - 1)),))[1][-1],
     }
     if n <= DEEPEST:
-        found[NESTED] = reduce(lambda f, _: jax.grad(f), range(n), make(jnp))
+        found[NESTED] = reduce(lambda f, _: jax.grad(f), range(n), f)
     return found
 
 
@@ -76,7 +77,7 @@ def measure() -> list[Row]:
                 for name, run in runs.items():
                     np.testing.assert_allclose(run(x), exact, rtol=1e-9, err_msg=f"{name}, {make.__name__}, order {n}")
                 size = len(ft.make_program(ft.derivative(make(fnp), n))(x).equations)
-                timed = {name: lambda name=name: compile_anew(make, n, name, x) for name in runs}
+                timed = {name: partial(compile_anew, make, n, name, x) for name in runs}
                 rows.append(Row(f"{make.__name__}, order {n}, to compile", alternate(timed, 2), f"{size:,} equations"))
                 timed = {name: lambda run=run: jax.block_until_ready(run(x)) for name, run in runs.items()}
                 rows.append(Row(f"{make.__name__}, order {n}, to run", alternate(timed, 7, calls=100)))

@@ -51,9 +51,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative", "errors", "eval_shape", "from_jax", "grad", "hessian",
-    "io",
-    "jacfwd", "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "taylor", "testing",
-    "tree", "value_and_grad", "vjp", "vmap",
+    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative", "errors", "eval_shape", "from_jax",
+    "grad", "hessian", "io", "jacfwd", "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose", "linearize",
+    "make_program", "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy",
+    "sequential_vmap", "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -25,6 +25,6 @@ from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient", "jet", "jvp", "linearize", "memoised",
-    "separate", "separated", "series", "split", "thread", "transpose", "vjp",
+    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient", "jet", "jvp",
+    "linearize", "memoised", "separate", "separated", "series", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip

@@ -4,9 +4,10 @@ series : Program(x -> y) -> Program((x_0, ..., x_n) -> (y_0, ..., y_n))        y
 
 A value that moves along a curve is a `Series` of coefficients, which are written one after the other, each from those
 before it. What a primitive makes of its operands follows from its pushforward: y' = dP(x) x', so that coefficient
-k - 1 of the right-hand side, read as series in its turn, is k times coefficient k of y. The result that the pushforward reads
-is this very series, and whatever else it reads is shared with all that ask for the same: sin and cos find each other, and
-every elementary function becomes a recurrence of O(n^2) products. A primitive has a rule of its own where that is smaller.
+k - 1 of the right-hand side, read as series in its turn, is k times coefficient k of y. The result that the
+pushforward reads is this very series, and whatever else it reads is shared with all that ask for the same: sin and
+cos find each other, and every elementary function becomes a recurrence of O(n^2) products. A primitive has a rule of
+its own where that is smaller.
 
 Source of the recurrences: Griewank and Walther, Evaluating Derivatives, chapter 13 (2008).
 """
@@ -92,10 +93,17 @@ class Slope:
 
 
 class Step:
-    """Writes the results of one primitive for operands that move."""
+    """Writes the results of one primitive for operands that move.
 
-    def __init__(self, walk: Walk, primitive: Primitive, xs: tuple[Series, ...], avals: Sequence[Aval], source: Any):
+    `outer` says that it is an equation of the Program that is expanded, and none of a pushforward: it takes the value
+    of the result from its rule, where that has one.
+    """
+
+    def __init__(
+        self, walk: Walk, primitive: Primitive, xs: tuple[Series, ...], avals: Sequence[Aval], source: Any, outer: bool
+    ):
         self.walk, self.primitive, self.xs = walk, primitive, xs
+        self.value_of_rule = outer and primitive.jvp_has_value
         self.ys = tuple([Series(walk, a, [], self, a.is_inexact) for a in avals])
         self.source = ambient().source
         self.derived = self.source if source is None else source
@@ -128,7 +136,7 @@ class Step:
         builder.source = self.derived if k else self.source
         found = self.primitive.series_at_once(self._given(k)) if self.primitive.at_once else None
         if found is None:
-            one = self._emitted() if k == 0 and not self.primitive.jvp_has_value else self.rule(k)
+            one = self.rule(k) if k or self.value_of_rule else self._emitted()
             found = [[y] for y in one] if self.primitive.multiple_results else [[one]]
         else:
             found = [coefficients[k:] for coefficients in found]
@@ -152,17 +160,16 @@ class Step:
         steps, results = self.walk.write(program, [*[x for x in self.xs if not is_literal(x)], *slopes], self.derived)
         n = len(self.ys)
         firsts, dys = results[:n], scatter(moved, results[n:])
-        itself = any([first is y for first, y in zip(firsts, self.ys, strict=True)])
 
         def rule(k: int) -> Any:
-            if k == 0:
-                if itself:
-                    return self._emitted()
-                ys: list[Any] = [first.value for first in firsts]
-            else:
-                for step in steps:
-                    step.upto(k - 1)
+            if k == 0 and self in steps:
+                return self._emitted()
+            for step in steps:
+                step.upto(max(k - 1, 0))
+            if k:
                 ys = [None if dy is None else scaled(dy[k - 1], 1 / k) for dy in dys]
+            else:
+                ys = [first.value for first in firsts]
             return ys if self.primitive.multiple_results else ys[0]
 
         return rule
@@ -190,18 +197,18 @@ class Walk:
         return self.constant(first) if first is not None and not moves else Series(self, aval, known, None, moves)
 
     def apply(
-        self, primitive: Primitive, xs: tuple[Series, ...], source: Any = None, once: bool = False
+        self, primitive: Primitive, xs: tuple[Series, ...], source: Any = None, outer: bool = False
     ) -> tuple[Series, ...]:
-        """The results of a primitive; those that were made before, unless this happens `once`."""
+        """The results of a primitive; those that were made before, unless it acts on the world."""
         key = (primitive, xs)
-        found = None if once else self._made.get(key)
-        if found is None and primitive.commutative and not once:
+        found = None if outer and primitive.has_effects else self._made.get(key)
+        if found is None and primitive.commutative:
             found = self._made.get((primitive, xs[::-1]))
         if found is None:
             avals = tuple([x.aval for x in xs])
             types = primitive.shape(*avals) if primitive.multiple_results else (shape_of(primitive, avals),)
             if any([x.moves for x in xs]) and any([a.is_inexact for a in types]):
-                found = Step(self, primitive, xs, types, source).ys
+                found = Step(self, primitive, xs, types, source, outer).ys
             else:
                 emitted = ambient().emit(primitive, tuple([x.value for x in xs]))
                 found = tuple([self.constant(y) for y in emitted])
@@ -214,9 +221,7 @@ class Walk:
             program = b.build([f(*[b.input(x.aval) for x in xs])])
         return self.write(program, xs, ambient().source)[1][0]
 
-    def write(
-        self, program: Program, xs: Sequence[Series], source: Any
-    ) -> tuple[list[Step], list[Series]]:
+    def write(self, program: Program, xs: Sequence[Series], source: Any) -> tuple[list[Step], list[Series]]:
         """The steps of a Program's equations, none of them carried out yet, and the outputs."""
         env: dict[Any, Series] = dict(zip(program.inputs, xs, strict=True))
         steps: list[Step] = []
@@ -289,7 +294,7 @@ def series(
 
 @memoised
 def jet(program: Program, given: tuple[Flags, ...], factorial_scaled: bool) -> Program:
-    """As `series`, with all coefficients of each inexact output, for terms that are derivatives if `factorial_scaled`."""
+    """As `series`, with all coefficients of each inexact output; they are derivatives if `factorial_scaled`."""
     fill = tuple([(a.is_inexact,) * len(given[0]) for a in program.out_avals]) if given else ()
     expanded, found = series(program, given, fill)
     if not factorial_scaled:
@@ -338,15 +343,13 @@ def in_range(n: int, aval: Aval) -> bool:
 def expand(builder: Builder, program: Program, xs: Sequence[Coefficients], order: int) -> list[Coefficients]:
     """Walk the equations forward into `builder`, carrying coefficients 0 to `order` of each value."""
     walk = Walk()
-    env: dict[Any, Series] = {
-        v: walk.settled(v.aval, list(x)) for v, x in zip(program.inputs, xs, strict=True)
-    }
+    env: dict[Any, Series] = {v: walk.settled(v.aval, list(x)) for v, x in zip(program.inputs, xs, strict=True)}
     outer = builder.source
     for eqn in program.equations:
         prim = eqn.primitive
         builder.source = eqn.source
         operands = tuple([env[x] if type(x) is Var else walk.constant(x) for x in eqn.inputs])
-        ys = walk.apply(prim, operands, derived(eqn.source, "series", prim.name), prim.has_effects)
+        ys = walk.apply(prim, operands, derived(eqn.source, "series", prim.name), outer=True)
         for v, y in zip(eqn.outputs, ys, strict=True):
             if y.maker is not None:
                 y.maker.upto(order)

@@ -25,6 +25,7 @@ from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "derivative", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jet", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "taylor", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "derivative", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jet", "jit", "jvp",
+    "linear_transpose", "linearize", "make_program", "on_backward", "stop_gradient", "tap", "taylor",
+    "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -67,7 +67,7 @@ def derivative(fun: Callable[..., Any], n: int = 1, argnum: int = 0) -> Callable
     if order == 0:
         return fun
     inner = getattr(fun, "_derivative", None)
-    if inner is not None and inner.itself is fun and inner.argnum == argnum:  # what wraps a derivative has its attributes
+    if inner is not None and inner.itself is fun and inner.argnum == argnum:  # what wraps one has its attributes
         return derivative(inner.fun, inner.n + order, argnum)
 
     @wraps(fun)
@@ -77,16 +77,16 @@ def derivative(fun: Callable[..., Any], n: int = 1, argnum: int = 0) -> Callable
         leaves = tree_util.tree_leaves(chosen)
         check_inputs("derivative", chosen, leaves, numbers, False, False)
         if len(leaves) != 1 or aval_of(leaves[0]).shape:
-            found = ", ".join([str(aval_of(x)) for x in leaves]) or "no array"
             raise DtypeError(
-                f"derivative: {fun_name(fun)} must be a function of a scalar, and argument {numbers[0]} is {found}. For "
-                "derivatives along a direction use taylor or jet, for all partial derivatives jacfwd, jacrev or hessian."
-                f"{at(caller_source())}"
+                f"derivative: {fun_name(fun)} must be a function of a scalar, and argument {numbers[0]} is "
+                f"{types_of(leaves)}. For derivatives along a direction use taylor or jet, for all partial derivatives "
+                f"jacfwd, jacrev or hessian.{at(caller_source())}"
             )
         traced = trace(closed_over(fun, args, numbers, kwargs), chosen, transform="derivative", concrete=True)
         program = rewrites.derivative(traced.program, len(traced.captures), order)
-        found = scatter(tuple([a.is_inexact for a in traced.program.out_avals]), apply(program, [*traced.captures, *leaves]))
-        ys = [zero_tangent(a) if y is None else y for y, a in zip(found, traced.program.out_avals, strict=True)]
+        avals = traced.program.out_avals
+        found = scatter(tuple([a.is_inexact for a in avals]), apply(program, [*traced.captures, *leaves]))
+        ys = [zero_tangent(a) if y is None else y for y, a in zip(found, avals, strict=True)]
         return tree_util.tree_unflatten(traced.out_tree, ys)
 
     made = Derivative(fun, order, argnum, derivative_fun)
@@ -131,8 +131,8 @@ def taylor(fun: Callable[..., Any], x: Any, n: int, direction: Any = None) -> tu
     if direction is None:
         if len(leaves) != 1 or aval_of(leaves[0]).shape:
             raise ArgumentError(
-                f"taylor: x is {', '.join([str(aval_of(leaf)) for leaf in leaves]) or 'no array'} and not a scalar, so it "
-                f"needs a direction: taylor(fun, x, n, direction) with one of the structure of x.{at(caller_source())}"
+                f"taylor: x is {types_of(leaves)} and not a scalar, so it needs a direction: taylor(fun, x, n, "
+                f"direction) with one of the structure of x.{at(caller_source())}"
             )
         vs = [np.ones((), aval_of(leaves[0]).dtype)]
     else:
@@ -176,8 +176,8 @@ def jet(
     check_callable("jet", fun)
     if not all([isinstance(given, tuple | list) for given in (primals, series)]) or len(primals) != len(series):
         raise DtypeError(
-            "jet: primals and series must be tuples or lists of one length, with an entry for each positional argument, "
-            f"got {described(primals)} and {described(series)}.{at(caller_source())}"
+            "jet: primals and series must be tuples or lists of one length, with an entry for each positional "
+            f"argument, got {described(primals)} and {described(series)}.{at(caller_source())}"
         )
     leaves, tree = tree_util.tree_flatten(tuple(primals))
     try:
@@ -190,13 +190,13 @@ def jet(
     for i, of_leaf in enumerate(terms):
         if not isinstance(of_leaf, tuple | list):
             raise DtypeError(
-                f"jet: series of {leaf_label(primals, i)} must be a list of terms, the first, second, ... derivative, got "
-                f"{described(of_leaf)}.{at(caller_source())}"
+                f"jet: series of {leaf_label(primals, i)} must be a list of terms, the first, second, ... derivative, "
+                f"got {described(of_leaf)}.{at(caller_source())}"
             )
         if len(of_leaf) != len(terms[0]):
             raise ArgumentError(
-                f"jet: series must have one length: that of {leaf_label(primals, 0)} has {len(terms[0])} terms, and that "
-                f"of {leaf_label(primals, i)} has {len(of_leaf)}. Put zeros where a derivative is zero."
+                f"jet: series must have one length: that of {leaf_label(primals, 0)} has {len(terms[0])} terms, and "
+                f"that of {leaf_label(primals, i)} has {len(of_leaf)}. Put zeros where a derivative is zero."
                 f"{at(caller_source())}"
             )
     given = tuple([
@@ -237,8 +237,8 @@ def has_term(primals: Any, i: int, k: int, x: Any, dx: Any) -> bool:
     if not aval.is_inexact:
         raise DtypeError(
             f"jet: {leaf_label(primals, i)} has dtype {aval.dtype}, which has no derivatives. Cast it "
-            f"(`.astype(float)`), or give terms of dtype float0 (numpy.zeros(shape, jax.dtypes.float0)); term {k + 1} of "
-            f"its series is {found}.{at(caller_source())}"
+            f"(`.astype(float)`), or give terms of dtype float0 (numpy.zeros(shape, jax.dtypes.float0)); term {k + 1} "
+            f"of its series is {found}.{at(caller_source())}"
         )
     if not aval.matches(found):
         raise DtypeError(
@@ -252,6 +252,11 @@ def with_zeros(coefficients: Sequence[Any], aval: Any) -> list[Any]:
     """The coefficients of an output; those of an integer are zeros of dtype float0."""
     first, *rest = coefficients
     return [first, *[zero_tangent(aval) if c is None else c for c in rest]]
+
+
+def types_of(leaves: Sequence[Any]) -> str:
+    """The types of some arrays, for a message."""
+    return ", ".join([str(aval_of(x)) for x in leaves]) or "no array"
 
 
 def described(x: Any) -> str:

@@ -15,7 +15,6 @@ import pytest
 
 from functrace.ir import Aval, Builder, Literal, Primitive
 from functrace.lower.evaluate import evaluate
-
 from functrace.primitives.casts import ReducePrecision
 from functrace.primitives.elementwise import ConvertElementType, Elementwise, IntegerPow
 from functrace.primitives.unary import Round
@@ -156,13 +155,16 @@ def exact(row: Row, point: Point) -> list[Any]:
     """The same coefficients by mpmath; far from 0 in units in which the curve moves as far as that."""
     with mp.workdps(DIGITS):
         if row.order is not None:
-            return [row.exact(*point), *[mp.psi(row.order + k, point[-1]) / mp.factorial(k) for k in range(1, ORDER + 1)]]
+            psi = lambda k: mp.psi(row.order + k, point[-1]) / mp.factorial(k)
+            return [row.exact(*point), *map(psi, range(1, ORDER + 1))]
         unit = max(min([abs(mp.mpf(x) / v) for x, v in zip(point, row.speeds, strict=True) if v]), mp.mpf(1))
-        on = lambda f: lambda t: f(*[mp.mpf(x) + mp.mpf(v) * t * unit for x, v in zip(point, row.speeds, strict=True)])
+        curve = [(mp.mpf(x), mp.mpf(v) * unit) for x, v in zip(point, row.speeds, strict=True)]
+        on = lambda f: lambda t: f(*[x + v * t for x, v in curve])
         if row.slope is None:
             found = mp.taylor(on(row.exact), 0, ORDER)
         else:
-            found = [on(row.exact)(0), *[c * unit / (k + 1) for k, c in enumerate(mp.taylor(on(row.slope), 0, ORDER - 1))]]
+            slope = mp.taylor(on(row.slope), 0, ORDER - 1)
+            found = [on(row.exact)(0), *[c * unit / (k + 1) for k, c in enumerate(slope)]]
         return [c / unit**k for k, c in enumerate(found)]
 
 

@@ -68,7 +68,7 @@ FUNCTIONS = {
     "extrema": lambda b: lambda x: (b.np.max(x * x * np.ones(3)), b.np.maximum(x, x * x), b.np.sort(x * ROWS_OF_THREE)),
     "clipped": lambda b: lambda x: b.np.clip(x * np.arange(4.0), 1.0, 2.0) ** 2 + abs(x - 2.0),
     "scatter": lambda b: lambda x: b.np.zeros(4).at[np.array([0, 2, 0])].add(b.np.sin(x * np.arange(3.0))),
-    "products": lambda b: lambda x: (b.np.prod(b.np.sin(x + np.arange(4.0))), b.np.cumprod(b.np.cos(x * np.arange(3.0)))),
+    "products": lambda b: lambda x: (b.np.prod(b.np.sin(x + np.arange(4.0))), b.np.cumprod(b.np.cos(x * ROWS_OF_THREE[2]))),
     "cholesky": of_matrix(lambda np_, a: np_.linalg.cholesky(a)),
     "solve": of_matrix(lambda np_, a: np_.linalg.solve(a, a[0] * np.arange(3.0))),
     "inv": of_matrix(lambda np_, a: np_.linalg.inv(a)),
@@ -133,8 +133,8 @@ def test_control_flow(row):
 @pytest.mark.parametrize("order, most", [(8, 2_500), (10, 4_500)])
 def test_growth(order, most):
     """Order by order a Program grows by no more than n squared."""
-    sizes = {name: [len(ft.make_program(ft.derivative(FUNCTIONS[name](OURS), n))(0.5).equations) for n in (order // 2, order)]
-             for name in ("five times", "tanh", "network")}  # fmt: skip
+    size = lambda name, n: len(ft.make_program(ft.derivative(FUNCTIONS[name](OURS), n))(0.5).equations)
+    sizes = {name: (size(name, order // 2), size(name, order)) for name in ("five times", "tanh", "network")}
     assert sizes["five times"][1] <= most
     for half, whole in sizes.values():
         assert whole <= 4.2 * half
@@ -183,7 +183,7 @@ def test_composition(stack):
 
 
 def test_captured_values_and_python_branches():
-    """What a function closes over is constant to it, and moves with what is around it; Python may look at the argument."""
+    """What a function closes over is constant to it and moves with what is around it; Python may look at the argument."""
     outer = lambda y: ft.derivative(lambda x: x**3 * y**2 if x > 0 else x, 2)(2.0)
     assert float(outer(3.0)) == 108.0
     assert float(ft.grad(outer)(3.0)) == 72.0
@@ -224,12 +224,13 @@ def test_jet_of_a_tree_along_a_curve():
         close(found, [ft.derivative(lambda t: f(h(t)), k)(t) for k in (1, 2, 3)])
 
 
+F32 = lambda *shape: np.ones(shape, np.float32)
 ERRORS = {
     "negative order": (lambda: ft.derivative(fnp.sin, -1), ValueError,
         r"derivative: the order n must not be negative, got -1.*test_taylor.py:\d+"),
     "order that is no integer": (lambda: ft.taylor(fnp.sin, 1.0, 2.5), TypeError,
         r"taylor: the order n must be an integer, got 2.5 of type float.*test_taylor.py:\d+"),
-    "derivative of a function of an array": (lambda: ft.derivative(fnp.sum, 2)(np.ones(3, np.float32)), TypeError,
+    "derivative of a function of an array": (lambda: ft.derivative(fnp.sum, 2)(F32(3)), TypeError,
         r"derivative: sum must be a function of a scalar, and argument 0 is f32\[3\]. .*taylor or jet.*test_taylor.py:\d+"),
     "derivative in a tree": (lambda: ft.derivative(lambda p: p["a"] * p["b"])({"a": 1.0, "b": 2.0}), TypeError,
         r"argument 0 is f32\[\]~?, f32\[\]~?"),
@@ -240,11 +241,11 @@ ERRORS = {
     "not a function": (lambda: ft.derivative(2.0), TypeError, r"derivative: expected a function, got float"),
     "taylor of an integer leaf": (lambda: ft.taylor(lambda p: p["n"], {"n": 3}, 2, {"n": 1}), TypeError,
         r"taylor: argument 0 leaf \['n'\] has dtype int32"),
-    "taylor without direction": (lambda: ft.taylor(fnp.sum, np.ones(3, np.float32), 2), ValueError,
+    "taylor without direction": (lambda: ft.taylor(fnp.sum, F32(3), 2), ValueError,
         r"taylor: x is f32\[3\] and not a scalar, so it needs a direction.*test_taylor.py:\d+"),
     "direction of another structure": (lambda: ft.taylor(fnp.sum, np.ones(3), 2, (np.ones(3),)), TypeError,
         r"taylor: the direction must have the pytree structure of x"),
-    "direction of another shape": (lambda: ft.taylor(fnp.sum, np.ones(3, np.float32), 2, np.ones(2, np.float32)), TypeError,
+    "direction of another shape": (lambda: ft.taylor(fnp.sum, F32(3), 2, F32(2)), TypeError,
         r"taylor: leaf 0 of the directions has type f32\[2\], and must have that of its primal, f32\[3\]"),
     "series of unequal length": (lambda: ft.jet(lambda x, y: x * y, (1.0, 2.0), ([1.0, 0.0], [1.0])), ValueError,
         r"jet: series must have one length: that of argument 0 has 2 terms, and that of argument 1 has 1.*test_taylor.py"),
@@ -254,7 +255,7 @@ ERRORS = {
         r"jet: series must have the pytree structure of primals, with a list in the place of each leaf"),
     "series that is no list": (lambda: ft.jet(fnp.sin, (1.0,), (1.0,)), TypeError,
         r"jet: series of argument 0 must be a list of terms, .* got a float"),
-    "term of another shape": (lambda: ft.jet(fnp.sin, (np.float32(1),), ([np.float32(1), np.ones(2, np.float32)],)), TypeError,
+    "term of another shape": (lambda: ft.jet(fnp.sin, (F32(),), ([F32(), F32(2)],)), TypeError,
         r"jet: term 2 of the series of argument 0 is f32\[2\], and must have the type of its primal, f32\[\]"),
     "term of an integer": (lambda: ft.jet(lambda x: x, (3,), ([1.0],)), TypeError,
         r"jet: argument 0 has dtype int32, which has no derivatives.*float0"),
