@@ -19,13 +19,13 @@ inner = st.lists(st.sampled_from(sorted(TRANSFORMS)), max_size=1)
 def check(program, stack, order):
     """The coefficients along a curve of degree 2, by jet of what a stack of transforms makes of a program."""
     terms = [V, 0.3 * V[::-1], *[0.0 * V] * (order - 2)][:order]
-    theirs = stacked(JAX, program, stack)
-    point = lambda t: sum((c * t ** (k + 1) for k, c in enumerate(terms)), X)
-    along = [lambda t: theirs(point(t))]
+    g = stacked(JAX, program, stack)
+    along = [lambda t: g(sum((c * t ** (k + 1) for k, c in enumerate(terms)), X))]
     for _ in range(order):
         along.append(lambda t, g=along[-1]: jax.jvp(g, (t,), (1.0,))[1])
     with jax.enable_x64(True):
-        expected = jax.jit(lambda t: [g(t) / math.factorial(k) for k, g in enumerate(along)], compiler_options=QUICKLY)(0.0)
+        theirs = lambda t: [g(t) / math.factorial(k) for k, g in enumerate(along)]
+        expected = jax.jit(theirs, compiler_options=QUICKLY)(0.0)
         f = lambda x, *terms: ft.jet(stacked(FUNCTRACE, program, stack), (x,), (list(terms),), factorial_scaled=False)
         y, coefficients = jax.jit(f, compiler_options=QUICKLY)(X, *terms)
         for ours, exact in zip([y, *coefficients], expected, strict=True):
