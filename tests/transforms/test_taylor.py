@@ -265,6 +265,39 @@ def test_rules_of_custom_functions():
     np.testing.assert_allclose(ft.vmap(ft.grad(ft.derivative(h, 2)))(xs), 12)
 
 
+def looped(b):
+    """A scan, and a while loop whose step branches."""
+
+    def f(x):
+        step = lambda s: b.cond(s > 0.5, lambda s: b.np.sin(s) * x, lambda s: s * s + x, s)
+        s, ys = b.scan(lambda s, y: (b.np.cos(s * y), s), x, np.array([0.3, 1.2]))
+        return b.while_loop(lambda v: v[0] < 3, lambda v: (v[0] + 1, step(v[1])), (0, s))[1] + b.np.sum(ys)
+
+    return f
+
+
+def test_gradients_of_loops():
+    """Reverse mode of loops in a derivative, and a derivative in reverse mode."""
+    with jax.enable_x64(True):
+        f, x = looped(OURS), np.float64(0.7)
+        (expected,) = derivatives(looped(THEIRS), 2, x, 1.0)[2]
+        for g in (ft.derivative(ft.grad(f), 1), ft.grad(ft.derivative(f, 1))):
+            np.testing.assert_allclose(g(x), expected, rtol=1e-10)
+
+
+def test_collectives():
+    """Under a mapped axis each row has its own derivative, and what is summed over rows is that of all of them."""
+    ys = np.array([0.5, 1.0, 1.5])
+
+    def row(y):
+        f = lambda x: ft.lax.pmax(fnp.sin(x * y), "rows") + ft.lax.psum(x**3 * y, "rows") * ft.lax.axis_index("rows")
+        return ft.derivative(f, 2)(0.7)
+
+    with jax.enable_x64(True):
+        found = ft.vmap(row, axis_name="rows")(ys)
+        np.testing.assert_allclose(found, -(1.5**2) * np.sin(0.7 * 1.5) + 6 * 0.7 * ys.sum() * np.arange(3), rtol=1e-12)
+
+
 def test_effects_happen_once():
     seen = []
     show = ft.from_jax(lambda x: jax.debug.callback(lambda x: seen.append(float(x)), x, ordered=True))
