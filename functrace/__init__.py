@@ -17,6 +17,7 @@ from functrace.lax.sequential_vmap import sequential_vmap
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
 from functrace.transforms import (
+    biharmonic,
     checkpoint,
     checkpoint_name,
     checkpoint_policies,
@@ -31,6 +32,7 @@ from functrace.transforms import (
     jacrev,
     jit,
     jvp,
+    laplacian,
     linear_transpose,
     linearize,
     make_program,
@@ -47,10 +49,10 @@ remat = checkpoint
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
+    "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
     "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
     "io",
-    "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
+    "jacfwd", "jacrev", "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
     "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
     "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.program import Atom, Program
+    from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
 
@@ -159,6 +160,18 @@ class Primitive:
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
+
+    def laplacian(
+        self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[Any, Any, Any]:
+        """`(ys, jys, lys)`: the results, their derivatives along directions, a leading axis, and their Laplacians.
+
+        `js` and `ls` are those of the operands. By default by the derivative of the derivative. Lists if
+        `multiple_results`. See rewrites.laplacian.
+        """
+        ys, jys, lys = at.push(self, xs, js, ls)
+        lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
+        return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""

@@ -40,6 +40,7 @@ from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
     full,
+    reduce_sum,
     reshape,
     unbroadcast,
 )
@@ -111,6 +112,22 @@ class Elementwise(Primitive):
         if dy is not None and dy.aval.shape != y.aval.shape:
             dy = broadcast_to(dy, y.aval.shape)
         return y, dy
+
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        # The second derivatives are entries beside entries, so that the directions are summed before they meet them.
+        (y,), (jy,), (ly,) = at.push(self, xs, js, ls)
+        moving = [i for i, j in enumerate(js) if j is not None]
+        if any([xs[i].aval.dtype != y.aval.dtype for i in moving]):  # of a complex number it may have two
+            return y, jy, at.total(ly, *at.bend(self, xs, js))
+        for n, i in enumerate(moving):
+            for k in moving[n:]:
+                slope = at.partial(self, xs, i, k)
+                if slope is not None:
+                    rank = max(xs[i].aval.ndim, xs[k].aval.ndim)
+                    pair = [align(js[m], True, rank) for m in (i, k)]
+                    term = mul(reduce_sum(mul(*pair), (0,)), slope if i == k else mul(slope, 2.0))
+                    ly = at.total(ly, broadcast_to(term, y.aval.shape))
+        return y, jy, ly
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]

@@ -16,6 +16,7 @@ from functrace.transforms.hooks import on_backward, tap
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
 from functrace.transforms.jvp import jvp
+from functrace.transforms.laplacian import biharmonic, laplacian
 from functrace.transforms.linearize import linearize
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
@@ -23,7 +24,7 @@ from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
-    "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
+    "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
+    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "laplacian", "linear_transpose",
     "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

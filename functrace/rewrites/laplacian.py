@@ -1,0 +1,212 @@
+"""The forward Laplacian: value, Jacobian and Laplacian carried forward together.
+
+laplacian : Program(x -> y) -> Program(x -> (y, Ly))            L y = sum over k of d2y / dx_k2
+
+Beside each value y of the Program go J, its derivatives along all directions of the input (a leading axis), and L,
+its Laplacian. An equation z = f(y) makes of them
+
+    J_z = df[J_y]            L_z = df[L_y] + sum over k of d2f[J_y k, J_y k]
+
+What is zero is None: J of what does not depend on the input, L of the input itself and of what is linear in it.
+The last sum is what a primitive's own rule makes cheap; by default it is the derivative of the derivative.
+
+Source: Li et al., "A computational framework for neural network-based variational Monte Carlo with Forward
+Laplacian" (2024), arXiv:2307.08214.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Var, ambient
+from functrace.primitives.directions import unit_directions
+from functrace.primitives.elementwise import add
+from functrace.primitives.space import reduce_sum, zeros
+from functrace.rewrites.batch import batch
+from functrace.rewrites.collect import unobserved
+from functrace.rewrites.jvp import jvp
+from functrace.rewrites.memo import copy_input, derived, memoised, scatter, select
+
+
+class Directions(NamedTuple):
+    """What a rule for J and L is written with: there are `size` directions."""
+
+    size: int
+
+    def push(
+        self, prim: Primitive, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[list[Atom], list[Any], list[Any]]:
+        """The results, df[J] and df[L]: lists, whether or not there are several results."""
+        moving, bent = flags_of(js), flags_of(ls)
+        b = ambient()
+        n = len(xs)
+        avals = tuple([x.aval for x in xs])
+        ys = list(b.emit(prim, tuple(xs)))
+        pushed, moved = pushforward(prim, avals, moving)
+        along, _ = batch(pushed, self.size, (False,) * n + (True,) * sum(moving), None, True)
+        jys = scatter(moved, b.inline(along, [*xs, *select(moving, js)]))
+        pushed, moved = pushforward(prim, avals, bent) if any(bent) else (pushed, ())
+        lys = scatter(moved, b.inline(pushed, [*xs, *select(bent, ls)])) if moved else [None] * len(ys)
+        return ys, jys, lys
+
+    def bend(self, prim: Primitive, xs: Sequence[Atom], js: Sequence[Any]) -> list[Any]:
+        """The sums over k of d2f[J_k, J_k], one a result."""
+        moving = flags_of(js)
+        program, moved = second(prim, tuple([x.aval for x in xs]), moving)
+        along, _ = batch(program, self.size, (False,) * len(xs) + (True,) * sum(moving), None, True)
+        return scatter(moved, [reduce_sum(d, (0,)) for d in ambient().inline(along, [*xs, *select(moving, js)])])
+
+    def partial(self, prim: Primitive, xs: Sequence[Atom], i: int, j: int) -> Atom | None:
+        """The second derivative in operands i and j of a function applied entry by entry, or None."""
+        program = second_partial(prim, tuple([x.aval.with_shape(()) for x in xs]), i, j)
+        return None if program is None else ambient().inline(program, xs)[0]
+
+    def total(self, *terms: Any) -> Any:
+        """The sum of those that are not None."""
+        result = None
+        for t in terms:
+            if t is not None:
+                result = t if result is None else add(result, t)
+        return result
+
+    def through(
+        self, program: Program, moving: tuple[bool, ...], bent: tuple[bool, ...], fill: tuple[bool, ...] = ()
+    ) -> Spread:
+        """A Program that carries J and L, as `spread` makes it."""
+        return spread(program, self.size, moving, bent, fill)
+
+
+class Spread(NamedTuple):
+    """`(x, J, L) -> (y, J, L)`, with J for inputs and outputs flagged as moving, L for those that are bent."""
+
+    program: Program
+    moved: tuple[bool, ...]
+    bent: tuple[bool, ...]
+
+
+def flags_of(items: Sequence[Any]) -> tuple[bool, ...]:
+    """Which are not None."""
+    return tuple([x is not None for x in items])
+
+
+def carry(
+    builder: Builder, at: Directions, program: Program, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
+) -> tuple[list[Atom], list[Any], list[Any]]:
+    """Walk the equations forward into `builder`: the outputs with their J and L."""
+    value: dict[Any, Atom] = dict(zip(program.inputs, xs, strict=True))
+    first: dict[Any, Atom] = {v: j for v, j in zip(program.inputs, js, strict=True) if j is not None}
+    second: dict[Any, Atom] = {v: x for v, x in zip(program.inputs, ls, strict=True) if x is not None}
+    outer = builder.source
+    for eqn in program.equations:
+        prim = eqn.primitive
+        operands = tuple([value[x] if type(x) is Var else x for x in eqn.inputs])
+        moves = [first.get(x) for x in eqn.inputs]
+        if any([j is not None for j in moves]) and any([v.aval.is_inexact for v in eqn.outputs]):
+            builder.source = derived(eqn.source, "laplacian", prim.name)
+            ys, jys, lys = prim.laplacian(at, operands, moves, [second.get(x) for x in eqn.inputs])
+            if not prim.multiple_results:
+                ys, jys, lys = (ys,), (jys,), (lys,)
+            for v, j, x in zip(eqn.outputs, jys, lys, strict=True):
+                if j is not None:
+                    first[v] = j
+                if x is not None:
+                    second[v] = x
+        else:
+            builder.source = eqn.source
+            ys = builder.emit(prim, operands)
+        for v, y in zip(eqn.outputs, ys, strict=True):
+            value[v] = y
+            if v.name is not None and type(y) is Var and y.name is None:
+                y.name = v.name
+    builder.source = outer
+    outs = [value[x] if type(x) is Var else x for x in program.outputs]
+    of = lambda known: [known.get(x) if type(x) is Var else None for x in program.outputs]
+    return outs, of(first), of(second)
+
+
+@memoised
+def laplacian(program: Program, moving: tuple[bool, ...], count: int) -> Program:
+    """`x -> (y, L)`, the Laplacians of the first `count` outputs in all entries of the flagged inputs together."""
+    with Builder() as b:
+        xs = [copy_input(b, v) for v in program.inputs]
+        at = Directions(sum(v.aval.size for v in select(moving, program.inputs)))
+        js = scatter(moving, unit_directions([v.aval for v in select(moving, program.inputs)]))
+        ys, _, ls = carry(b, at, program, xs, js, [None] * len(xs))
+        return b.build([*ys, *[zeros(y.aval) if x is None else x for y, x in zip(ys[:count], ls, strict=False)]])
+
+
+@memoised
+def spread(
+    program: Program, size: int, moving: tuple[bool, ...], bent: tuple[bool, ...], fill: tuple[bool, ...] = ()
+) -> Spread:
+    """The Program that carries J and L along `size` directions, for use inside of another one.
+
+    Args:
+      program: x -> y.
+      size: how many directions there are.
+      moving: which inputs have a J; it has the directions as its leading axis.
+      bent: which inputs have an L.
+      fill: outputs that must have both; zeros are put where there is none.
+    """
+    with Builder() as b:
+        xs = [copy_input(b, v) for v in program.inputs]
+        js = [b.input(wider(v.aval, size)) if m else None for v, m in zip(program.inputs, moving, strict=True)]
+        ls = [b.input(v.aval) if m else None for v, m in zip(program.inputs, bent, strict=True)]
+        ys, jys, lys = carry(b, Directions(size), program, xs, js, ls)
+        for i, f in enumerate(fill):
+            if f:
+                jys[i] = zeros(wider(ys[i].aval, size)) if jys[i] is None else jys[i]
+                lys[i] = zeros(ys[i].aval) if lys[i] is None else lys[i]
+        moved, curved = flags_of(jys), flags_of(lys)
+        return Spread(b.build([*ys, *select(moved, jys), *select(curved, lys)]), moved, curved)
+
+
+def wider(aval: Aval, size: int) -> Aval:
+    """The type of a J of `size` directions."""
+    return aval.with_shape((size, *aval.shape))
+
+
+@lru_cache(4096)
+def single(prim: Primitive, avals: tuple[Aval, ...]) -> Program:
+    """The Program of one equation."""
+    with Builder() as b:
+        xs = tuple([b.input(a) for a in avals])
+        return unobserved(b.build(b.emit(prim, xs)))
+
+
+@lru_cache(4096)
+def pushforward(prim: Primitive, avals: tuple[Aval, ...], moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
+    """`(x, dx) -> dy` of one equation, and which results move."""
+    program, moved = jvp(single(prim, avals), moving)
+    return Program(program.inputs, program.equations, program.outputs[len(moved) :]), moved
+
+
+@lru_cache(4096)
+def second(prim: Primitive, avals: tuple[Aval, ...], moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
+    """`(x, dx) -> d2f[dx, dx]` of one equation, and which results have one that is not zero."""
+    pushed, moved = pushforward(prim, avals, moving)
+    again, curved = jvp(pushed, (*moving, *(False,) * sum(moving)))
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in pushed.inputs]
+        outputs = b.inline(again, [*inputs, *inputs[len(avals) :]])[len(curved) :]
+        found = scatter(moved, scatter(curved, outputs))
+        return b.build(select(flags_of(found), found)), flags_of(found)
+
+
+@lru_cache(4096)
+def second_partial(prim: Primitive, avals: tuple[Aval, ...], i: int, j: int) -> Program | None:
+    """x -> d2f / dx_i dx_j for scalars."""
+    n = len(avals)
+    unit = lambda k: tuple([m == k for m in range(n)])
+    pushed, moved = pushforward(prim, avals, unit(i))
+    if not moved[0]:
+        return None
+    again, curved = jvp(pushed, (*unit(j), False))
+    if not curved[0]:
+        return None
+    with Builder() as b:
+        xs = [b.input(a) for a in avals]
+        ones = [Literal(1, Aval((), avals[k].dtype, True)) for k in (i, j)]
+        return b.build(b.inline(again, [*xs, *ones])[1:])
