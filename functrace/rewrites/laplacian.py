@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Var, ambient
 from functrace.primitives.directions import unit_directions
 from functrace.primitives.elementwise import add
-from functrace.primitives.space import reduce_sum, zeros
+from functrace.primitives.space import full, reduce_sum, zeros
 from functrace.rewrites.batch import batch
 from functrace.rewrites.collect import unobserved
 from functrace.rewrites.jvp import jvp
@@ -42,25 +42,25 @@ class Directions(NamedTuple):
         moving, bent = flags_of(js), flags_of(ls)
         b = ambient()
         n = len(xs)
-        avals = tuple([x.aval for x in xs])
+        of = signature(xs)
         ys = list(b.emit(prim, tuple(xs)))
-        pushed, moved = pushforward(prim, avals, moving)
+        pushed, moved = pushforward(prim, of, moving)
         along, _ = batch(pushed, self.size, (False,) * n + (True,) * sum(moving), None, True)
         jys = scatter(moved, b.inline(along, [*xs, *select(moving, js)]))
-        pushed, moved = pushforward(prim, avals, bent) if any(bent) else (pushed, ())
+        pushed, moved = pushforward(prim, of, bent) if any(bent) else (pushed, ())
         lys = scatter(moved, b.inline(pushed, [*xs, *select(bent, ls)])) if moved else [None] * len(ys)
         return ys, jys, lys
 
     def bend(self, prim: Primitive, xs: Sequence[Atom], js: Sequence[Any]) -> list[Any]:
         """The sums over k of d2f[J_k, J_k], one a result."""
         moving = flags_of(js)
-        program, moved = second(prim, tuple([x.aval for x in xs]), moving)
+        program, moved = second(prim, signature(xs), moving)
         along, _ = batch(program, self.size, (False,) * len(xs) + (True,) * sum(moving), None, True)
         return scatter(moved, [reduce_sum(d, (0,)) for d in ambient().inline(along, [*xs, *select(moving, js)])])
 
     def partial(self, prim: Primitive, xs: Sequence[Atom], i: int, j: int) -> Atom | None:
         """The second derivative in operands i and j of a function applied entry by entry, or None."""
-        program = second_partial(prim, tuple([x.aval.with_shape(()) for x in xs]), i, j)
+        program = second_partial(prim, signature(xs), i, j)
         return None if program is None else ambient().inline(program, xs)[0]
 
     def total(self, *terms: Any) -> Any:
@@ -71,19 +71,33 @@ class Directions(NamedTuple):
                 result = t if result is None else add(result, t)
         return result
 
-    def through(
-        self, program: Program, moving: tuple[bool, ...], bent: tuple[bool, ...], fill: tuple[bool, ...] = ()
-    ) -> Spread:
-        """A Program that carries J and L, as `spread` makes it."""
-        return spread(program, self.size, moving, bent, fill)
+    def along(self, x: Atom, j: Any, moving: bool) -> Any:
+        """The J of `x`, zeros where it must have one and has none."""
+        return zeros(wider(x.aval, self.size)) if j is None and moving else j
+
+    def through(self, programs: Sequence[Program], js: Sequence[Any], ls: Sequence[Any]) -> Spread:
+        """Programs of which one runs, carrying J and L: each gives what any of them has to give."""
+        moving, bent = flags_of(js), flags_of(ls)
+        each = [spread(p, self.size, moving, bent) for p in programs]
+        moved, curved = (tuple(map(any, zip(*flags, strict=True))) for flags in zip(*[e[1:] for e in each], strict=True))
+        return Spread(tuple([spread(p, self.size, moving, bent, moved, curved)[0][0] for p in programs]), moved, curved)
 
 
 class Spread(NamedTuple):
-    """`(x, J, L) -> (y, J, L)`, with J for inputs and outputs flagged as moving, L for those that are bent."""
+    """Programs `(x, J, L) -> (y, J, L)`, with a J for outputs that `moved` flags, and an L for those of `bent`."""
 
-    program: Program
+    programs: tuple[Program, ...]
     moved: tuple[bool, ...]
     bent: tuple[bool, ...]
+
+    def operands(self, js: Sequence[Any], ls: Sequence[Any]) -> list[Atom]:
+        """What they take besides x."""
+        return [x for x in (*js, *ls) if x is not None]
+
+    def apart(self, outputs: Sequence[Any]) -> tuple[Sequence[Any], list[Any], list[Any]]:
+        """What they give, as y, J and L."""
+        n, m = len(self.moved), len(self.moved) + sum(self.moved)
+        return outputs[:n], scatter(self.moved, outputs[n:m]), scatter(self.bent, outputs[m:])
 
 
 def flags_of(items: Sequence[Any]) -> tuple[bool, ...]:
@@ -139,8 +153,9 @@ def laplacian(program: Program, moving: tuple[bool, ...], count: int) -> Program
 
 @memoised
 def spread(
-    program: Program, size: int, moving: tuple[bool, ...], bent: tuple[bool, ...], fill: tuple[bool, ...] = ()
-) -> Spread:
+    program: Program, size: int, moving: tuple[bool, ...], bent: tuple[bool, ...],
+    fill: tuple[bool, ...] = (), fill_bent: tuple[bool, ...] = (),
+) -> Spread:  # fmt: skip
     """The Program that carries J and L along `size` directions, for use inside of another one.
 
     Args:
@@ -148,7 +163,8 @@ def spread(
       size: how many directions there are.
       moving: which inputs have a J; it has the directions as its leading axis.
       bent: which inputs have an L.
-      fill: outputs that must have both; zeros are put where there is none.
+      fill: outputs that must have a J; zeros are put where there is none.
+      fill_bent: outputs that must have an L.
     """
     with Builder() as b:
         xs = [copy_input(b, v) for v in program.inputs]
@@ -156,11 +172,14 @@ def spread(
         ls = [b.input(v.aval) if m else None for v, m in zip(program.inputs, bent, strict=True)]
         ys, jys, lys = carry(b, Directions(size), program, xs, js, ls)
         for i, f in enumerate(fill):
-            if f:
-                jys[i] = zeros(wider(ys[i].aval, size)) if jys[i] is None else jys[i]
-                lys[i] = zeros(ys[i].aval) if lys[i] is None else lys[i]
+            if f and jys[i] is None:
+                jys[i] = zeros(wider(ys[i].aval, size))
+        for i, f in enumerate(fill_bent):
+            if f and lys[i] is None:
+                lys[i] = zeros(ys[i].aval)
         moved, curved = flags_of(jys), flags_of(lys)
-        return Spread(b.build([*ys, *select(moved, jys), *select(curved, lys)]), moved, curved)
+        whole = b.build([*ys, *select(moved, jys), *select(curved, lys)])
+        return Spread((whole,), moved, curved)
 
 
 def wider(aval: Aval, size: int) -> Aval:
@@ -168,45 +187,51 @@ def wider(aval: Aval, size: int) -> Aval:
     return aval.with_shape((size, *aval.shape))
 
 
+Signature = tuple[Aval | Literal, ...]
+
+
+def signature(xs: Sequence[Atom]) -> Signature:
+    """What is known of operands: the type, or the value."""
+    return tuple([x if type(x) is Literal else x.aval for x in xs])
+
+
 @lru_cache(4096)
-def single(prim: Primitive, avals: tuple[Aval, ...]) -> Program:
+def single(prim: Primitive, of: Signature) -> Program:
     """The Program of one equation."""
     with Builder() as b:
-        xs = tuple([b.input(a) for a in avals])
-        return unobserved(b.build(b.emit(prim, xs)))
+        xs = [b.input(x.aval if isinstance(x, Literal) else x) for x in of]
+        known = tuple([x if isinstance(x, Literal) else v for x, v in zip(of, xs, strict=True)])
+        return unobserved(b.build(b.emit(prim, known)))
 
 
 @lru_cache(4096)
-def pushforward(prim: Primitive, avals: tuple[Aval, ...], moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
+def pushforward(prim: Primitive, of: Signature, moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
     """`(x, dx) -> dy` of one equation, and which results move."""
-    program, moved = jvp(single(prim, avals), moving)
+    program, moved = jvp(single(prim, of), moving)
     return Program(program.inputs, program.equations, program.outputs[len(moved) :]), moved
 
 
 @lru_cache(4096)
-def second(prim: Primitive, avals: tuple[Aval, ...], moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
+def second(prim: Primitive, of: Signature, moving: tuple[bool, ...]) -> tuple[Program, tuple[bool, ...]]:
     """`(x, dx) -> d2f[dx, dx]` of one equation, and which results have one that is not zero."""
-    pushed, moved = pushforward(prim, avals, moving)
+    pushed, moved = pushforward(prim, of, moving)
     again, curved = jvp(pushed, (*moving, *(False,) * sum(moving)))
     with Builder() as b:
         inputs = [copy_input(b, v) for v in pushed.inputs]
-        outputs = b.inline(again, [*inputs, *inputs[len(avals) :]])[len(curved) :]
+        outputs = b.inline(again, [*inputs, *inputs[len(of) :]])[len(curved) :]
         found = scatter(moved, scatter(curved, outputs))
         return b.build(select(flags_of(found), found)), flags_of(found)
 
 
 @lru_cache(4096)
-def second_partial(prim: Primitive, avals: tuple[Aval, ...], i: int, j: int) -> Program | None:
-    """x -> d2f / dx_i dx_j for scalars."""
-    n = len(avals)
-    unit = lambda k: tuple([m == k for m in range(n)])
-    pushed, moved = pushforward(prim, avals, unit(i))
-    if not moved[0]:
-        return None
-    again, curved = jvp(pushed, (*unit(j), False))
+def second_partial(prim: Primitive, of: Signature, i: int, j: int) -> Program | None:
+    """x -> d2f / dx_i dx_j, entry by entry of the result."""
+    unit = lambda k: tuple([m == k for m in range(len(of))])
+    pushed, moved = pushforward(prim, of, unit(i))
+    again, curved = jvp(pushed, (*unit(j), False)) if moved[0] else (pushed, moved)
     if not curved[0]:
         return None
     with Builder() as b:
-        xs = [b.input(a) for a in avals]
-        ones = [Literal(1, Aval((), avals[k].dtype, True)) for k in (i, j)]
+        xs = [copy_input(b, v) for v in pushed.inputs[:-1]]
+        ones = [full(Aval(xs[k].aval.shape, xs[k].aval.dtype, True), 1) for k in (i, j)]
         return b.build(b.inline(again, [*xs, *ones])[1:])
