@@ -22,12 +22,16 @@ from functrace.transforms import (
     checkpoint_name,
     checkpoint_policies,
     closure_convert,
+    curl,
     custom_jvp,
     custom_vjp,
     custom_vmap,
+    divergence,
     eval_shape,
     grad,
     hessian,
+    hessian_diag,
+    hvp,
     jacfwd,
     jacrev,
     jit,
@@ -40,6 +44,7 @@ from functrace.transforms import (
     stop_gradient,
     tap,
     value_and_grad,
+    vhp,
     vjp,
     vmap,
 )
@@ -49,10 +54,10 @@ remat = checkpoint
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
-    "io",
-    "jacfwd", "jacrev", "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
-    "tree", "value_and_grad", "vjp", "vmap",
+    "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches",
+    "closure_convert", "config", "curl", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "divergence",
+    "errors", "eval_shape", "from_jax", "grad", "hessian", "hessian_diag", "hvp", "io", "jacfwd", "jacrev",
+    "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
+    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap",
+    "testing", "tree", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip

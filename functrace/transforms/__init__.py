@@ -8,9 +8,11 @@ order.
 from functrace.transforms import checkpoint_policies
 from functrace.transforms.checkpoint import checkpoint, checkpoint_name
 from functrace.transforms.closure_convert import closure_convert
+from functrace.transforms.curvature import hessian_diag, hvp, vhp
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.custom_vmap import custom_vmap
+from functrace.transforms.fields import curl, divergence
 from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.hooks import on_backward, tap
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
@@ -24,7 +26,8 @@ from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
-    "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "laplacian", "linear_transpose",
-    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "curl",
+    "custom_jvp", "custom_vjp", "custom_vmap", "divergence", "eval_shape", "grad", "hessian", "hessian_diag",
+    "hvp", "jacfwd", "jacrev", "jit", "jvp", "laplacian", "linear_transpose", "linearize", "make_program",
+    "on_backward", "stop_gradient", "tap", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip
