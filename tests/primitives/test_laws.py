@@ -333,7 +333,7 @@ def test_laplacian_is_a_sum_of_second_derivatives(c):
         expected = [evaluate(first, [*values, *j])[n:] for j in js]
         lap = [sum(terms) for terms in zip(evaluate(first, [*values, *ls])[n:], *bends, strict=True)]
         flags = tuple(a.is_inexact for a in c.program.out_avals)
-        program, moved, bent = rewrites.spread(c.program, 2, c.moving, c.moving, flags)
+        (program,), moved, bent = rewrites.spread(c.program, 2, c.moving, c.moving, flags, flags)
         program.verify()
         assert moved == bent == flags
         ours = evaluate(program, [*values, *map(np.stack, zip(*js, strict=True)), *ls])
