@@ -173,6 +173,17 @@ class Primitive:
         lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
         return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Axes of operand i along which the result is made entry by entry, none of which reads another one.
+
+        Each with the axis of the result that it is, and its size; several, where it is split.
+        """
+        return {}
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        """Whether entries of the result depend on the same entries of the operands alone, and as numbers of one kind."""
+        return False
+
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
         return None

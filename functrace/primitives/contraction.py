@@ -265,6 +265,9 @@ class DotGeneral(Bilinear):
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[i].shape[a]),) for k, a in self.in_common(i, xs[i], xs[1 - i])}
+
     def summed(self, x: Atom, y: Atom) -> Atom:
         (xc, yc), (xb, yb) = self.dimension_numbers
         numbers = (((0, *behind(xc)), (0, *behind(yc))), (behind(xb), behind(yb)))

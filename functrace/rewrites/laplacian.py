@@ -21,9 +21,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Var, ambient
-from functrace.primitives.directions import unit_directions
-from functrace.primitives.elementwise import add
-from functrace.primitives.space import full, reduce_sum, zeros
+from functrace.primitives.directions import Part, dense, identity, matched, meeting
+from functrace.primitives.elementwise import add, mul, summed_along
+from functrace.primitives.selection import where
+from functrace.primitives.space import broadcast_to, full, reduce_sum, zeros
 from functrace.rewrites.batch import batch
 from functrace.rewrites.collect import unobserved
 from functrace.rewrites.jvp import jvp
@@ -31,9 +32,17 @@ from functrace.rewrites.memo import copy_input, derived, memoised, scatter, sele
 
 
 class Directions(NamedTuple):
-    """What a rule for J and L is written with: there are `size` directions."""
+    """What a rule for J and L is written with: there are `size` directions.
+
+    `leaves` has the sizes of the inputs whose entries they are, where a J may come in parts.
+    """
 
     size: int
+    leaves: tuple[int, ...] = ()
+
+    def densely(self, j: Any) -> Any:
+        """A J with all directions."""
+        return dense(j, self.leaves) if isinstance(j, tuple) else j
 
     def push(
         self, prim: Primitive, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
@@ -108,9 +117,9 @@ def flags_of(items: Sequence[Any]) -> tuple[bool, ...]:
 def carry(
     builder: Builder, at: Directions, program: Program, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
 ) -> tuple[list[Atom], list[Any], list[Any]]:
-    """Walk the equations forward into `builder`: the outputs with their J and L."""
+    """Walk the equations forward into `builder`: the outputs with their J and L. A J is an atom, or a tuple of parts."""
     value: dict[Any, Atom] = dict(zip(program.inputs, xs, strict=True))
-    first: dict[Any, Atom] = {v: j for v, j in zip(program.inputs, js, strict=True) if j is not None}
+    first: dict[Any, Any] = {v: j for v, j in zip(program.inputs, js, strict=True) if j is not None}
     second: dict[Any, Atom] = {v: x for v, x in zip(program.inputs, ls, strict=True) if x is not None}
     outer = builder.source
     for eqn in program.equations:
@@ -119,7 +128,9 @@ def carry(
         moves = [first.get(x) for x in eqn.inputs]
         if any([j is not None for j in moves]) and any([v.aval.is_inexact for v in eqn.outputs]):
             builder.source = derived(eqn.source, "laplacian", prim.name)
-            ys, jys, lys = prim.laplacian(at, operands, moves, [second.get(x) for x in eqn.inputs])
+            bends = [second.get(x) for x in eqn.inputs]
+            found = in_parts(at, prim, operands, moves, bends) if at.leaves else None
+            ys, jys, lys = found or prim.laplacian(at, operands, [at.densely(j) for j in moves], bends)
             if not prim.multiple_results:
                 ys, jys, lys = (ys,), (jys,), (lys,)
             for v, j, x in zip(eqn.outputs, jys, lys, strict=True):
@@ -140,14 +151,93 @@ def carry(
     return outs, of(first), of(second)
 
 
+def in_parts(
+    at: Directions, prim: Primitive, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
+) -> tuple[Any, Any, Any] | None:
+    """The rule of a primitive for operands with a J in parts: part by part, each along its own free directions.
+
+    None where that is no gain, or the parts act on each other in a way that only the dense rule knows.
+    """
+    if prim.multiple_results or not any([isinstance(j, tuple) for j in js]):
+        return None
+    avals = tuple([x.aval for x in xs])
+    placed: list[tuple[int, Part]] = []
+    for i, j in enumerate(js):
+        if j is None:
+            continue
+        if not isinstance(j, tuple):
+            return None
+        along = prim.entries_along(i, *avals)
+        placed += [(i, moved_along(part, along)) for part in j]
+    parts = matched([part for _, part in placed])
+    groups: dict[Any, list[Any]] = {}
+    for (i, _), part in zip(placed, parts, strict=True):
+        group = groups.setdefault(part.kind, [None] * len(xs))
+        group[i] = part.data if group[i] is None else add(group[i], part.data)
+    kinds = list(groups)
+    free = [next(p for p in parts if p.kind == kind).free for kind in kinds]
+    if sum(free) >= at.size and at.size > 1:
+        return None
+    moving = flags_of(js)
+    if len(kinds) > 1 and not prim.is_entrywise(*[a for a, m in zip(avals, moving, strict=True) if m]) and any(second(prim, signature(xs), moving)[1]):
+        return None
+    found: list[Part] = []
+    y, total = None, None
+    for n, (kind, group) in enumerate(groups.items()):
+        part_of = Directions(free[n])
+        y, jy, ly = prim.laplacian(part_of, xs, group, ls if n == 0 else [None] * len(xs))
+        if jy is not None:
+            found.append(Part(*kind, jy))
+        total = at.total(total, ly)
+    for n, one in enumerate(kinds):
+        for other in kinds[n + 1 :]:
+            total = at.total(total, crossed(at, prim, xs, y, one, groups[one], other, groups[other]))
+    return y, tuple(found) or None, total
+
+
+def moved_along(part: Part, along: dict[int, tuple[tuple[int, int], ...]]) -> Part:
+    """The part with its ties those to axes of the result, free where there is none."""
+    for k in reversed(range(len(part.sizes))):
+        axis = part.ties[k]
+        if axis is not None and axis not in along:
+            part = part.untied(k)
+    sizes: list[int] = []
+    ties: list[int | None] = []
+    for n, axis in zip(part.sizes, part.ties, strict=True):
+        if axis is None:
+            sizes.append(n)
+            ties.append(None)
+        else:
+            sizes += [m for _, m in along[axis]]
+            ties += [a for a, _ in along[axis]]
+    return Part(part.leaf, tuple(sizes), tuple(ties), part.data)
+
+
+def crossed(
+    at: Directions, prim: Primitive, xs: Sequence[Atom], y: Any, one: Any, js: Sequence[Any], other: Any,
+    others: Sequence[Any],
+) -> Atom | None:  # fmt: skip
+    """What two groups of parts add to L together: twice the second derivative along both, where their directions meet."""
+    meet = meeting(one, other, y.aval.shape)
+    if meet is False:
+        return None
+    term = None
+    for i, j in enumerate(js):
+        for k, o in enumerate(others):
+            slope = None if j is None or o is None else at.partial(prim, xs, i, k)
+            if slope is not None:
+                term = at.total(term, summed_along(j, o, mul(slope, 2.0), y.aval))
+    return term if term is None or meet is True else where(broadcast_to(meet, y.aval.shape), term, 0)
+
+
 @memoised
 def laplacian(program: Program, moving: tuple[bool, ...], count: int) -> Program:
     """`x -> (y, L)`, the Laplacians of the first `count` outputs in all entries of the flagged inputs together."""
     with Builder() as b:
         xs = [copy_input(b, v) for v in program.inputs]
-        at = Directions(sum(v.aval.size for v in select(moving, program.inputs)))
-        js = scatter(moving, unit_directions([v.aval for v in select(moving, program.inputs)]))
-        ys, _, ls = carry(b, at, program, xs, js, [None] * len(xs))
+        avals = [v.aval for v in select(moving, program.inputs)]
+        at = Directions(sum(a.size for a in avals), tuple([a.size for a in avals]))
+        ys, _, ls = carry(b, at, program, xs, scatter(moving, identity(avals)), [None] * len(xs))
         return b.build([*ys, *[zeros(y.aval) if x is None else x for y, x in zip(ys[:count], ls, strict=False)]])
 
 
