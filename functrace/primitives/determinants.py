@@ -7,7 +7,7 @@ share one inverse, and are products of matrices; JAX's solves a linear system fo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax import numpy as jnp
@@ -15,9 +15,12 @@ from jax import numpy as jnp
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Work, is_complex
 from functrace.primitives.complex import REAL_OF, complex_, imag, real
-from functrace.primitives.contraction import matmul
+from functrace.primitives.contraction import dot_general, matmul
 from functrace.primitives.elementwise import C64, F32, literal, mul, neg
 from functrace.primitives.space import move_axis, reduce_sum
+
+if TYPE_CHECKING:
+    from functrace.rewrites.laplacian import Directions
 
 MATRICES = [
     (np.array([[2.0, 1.0, 0.5], [0.3, -1.5, 1.0], [1.0, 0.2, 1.7]], F32),),
@@ -89,6 +92,19 @@ class _SlogDet(OfMatrices):
             return (sign, size), [None, growth]
         turn = imag(growth)
         return (sign, size), [mul(sign, complex_(literal(0, turn.aval), turn)), real(growth)]
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        (x,), (j,) = xs, js
+        if is_complex(x.aval.dtype):
+            return super().laplacian(at, xs, js, ls)
+        # d2 log |det| along J is the trace of -(Y J)^2, with Y the inverse.
+        n = x.aval.ndim
+        leading = tuple(range(n - 2))
+        numbers = (((n - 1,), (n - 1,)), (tuple([a + 1 for a in leading]), leading))
+        steps = dot_general(j, inverse(x), numbers, ("HIGHEST", "HIGHEST"))  # of the transposed Y J, directions behind
+        bend = reduce_sum(mul(steps, move_axis(steps, n, n - 1)), (n - 2, n - 1, n))
+        ys, jys, lys = at.push(self, xs, js, ls)
+        return ys, jys, [lys[0], at.total(lys[1], neg(bend))]
 
 
 def product(x: Atom, y: Atom) -> Atom:

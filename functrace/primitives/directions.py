@@ -78,9 +78,11 @@ def mask(shape: tuple[int, ...], first: int, second: int) -> Atom:
 
 def identity(avals: Sequence[Aval]) -> list[tuple[Part, ...]]:
     """For inputs of these types, the Jacobian of each of them."""
-    return [
-        (Part(i, a.shape, tuple(range(a.ndim)), full(a.with_shape((1, *a.shape)), 1)),) for i, a in enumerate(avals)
-    ]
+    found = []
+    for i, a in enumerate(avals):
+        axes = tuple([k for k, n in enumerate(a.shape) if n != 1])
+        found.append((Part(i, tuple([a.shape[k] for k in axes]), axes, full(a.with_shape((1, *a.shape)), 1)),))
+    return found
 
 
 def dense(parts: Sequence[Part], leaves: Sequence[int]) -> Atom:

@@ -59,17 +59,14 @@ class Reshape(Linear):
         return reshape(xs[0], (size, *self.new_shape)), True
 
     def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
-        found, axis, shape = {}, 0, self.new_shape
-        before = 1
+        # Axes of size 1 aside, an axis that becomes one, or several of which it is the product.
+        found, before = {}, 1
+        wide = [(k, n) for k, n in enumerate(self.new_shape) if n != 1]
         for a, n in enumerate(xs[0].shape):
-            while axis < len(shape) and math.prod(shape[:axis]) < before:
-                axis += 1
-            end = axis
-            while end < len(shape) and math.prod(shape[axis:end]) < n:
-                end += 1
-            if math.prod(shape[:axis]) == before and math.prod(shape[axis:end]) == n and end > axis:
-                found[a] = tuple([(k, shape[k]) for k in range(axis, end)])
-                axis = end
+            start = next((k for k in range(len(wide)) if math.prod([m for _, m in wide[:k]]) >= before), 0)
+            for end in range(start + 1, len(wide) + 1):
+                if math.prod([m for _, m in wide[:start]]) == before and math.prod([m for _, m in wide[start:end]]) == n:
+                    found[a] = tuple(wide[start:end])
             before *= n
         return found
 

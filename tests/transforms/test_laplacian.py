@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, settings, strategies as st
 from jax import flatten_util, numpy as jnp, tree_util
 
 import functrace as ft
@@ -15,6 +15,7 @@ from tests.control.table import OUR_FUNCTIONS, ROWS, THEIR_FUNCTIONS
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(3, 4)) / 2
+PARTICLES = RNG.normal(size=(4, 3))
 ONE = np.ones(3, np.float32)
 ATOMS = RNG.normal(size=(4, 3))
 
@@ -91,6 +92,14 @@ FUNCTIONS = {
     "powers": lambda n, x: (x * x) ** 1.3 + n.abs(x) ** n.abs(x[::-1]),
     "no input": lambda n, x: n.ones(3),
     "linear": lambda n, x: {"a": 2 * x, "b": (x[1:, :2].T, n.floor(x))},
+    "slater by particle": lambda n, x: n.linalg.slogdet(n.tanh(x @ W) + n.eye(4))[1],
+    "pairs by broadcasting": lambda n, x: n.exp(-((x[:, None] - x[None] + 0.3) ** 2).sum(-1)) @ n.sin(x),
+    "network of pairs": lambda n, x: n.tanh(n.tanh((x[:, None] * x[None]) @ W) @ W.T).mean(1) * x,
+    "flat input": lambda n, x: n.tanh(n.reshape(n.reshape(x, 12) ** 2, (4, 3)) @ W).sum(0),
+    "mean field": lambda n, x: n.tanh(n.concatenate([x, n.broadcast_to(n.tanh(x @ W).mean(0), (4, 4))], 1)) @ n.ones(7),
+    "rows and columns": lambda n, x: n.einsum("ic,jc->ij", n.sin(x), x**2) + n.stack([x[:, 0], x[:, 1]], 1) @ x[:2, :2].T @ n.ones((2, 4)),
+    "transposed": lambda n, x: n.cumsum(n.tanh(x.T)[None] * x.T[:, :, None].sum(2) ** 2, 1)[0, ::-1],
+    "extrema of rows": lambda n, x: n.max(x**2, 1) * n.prod(x, 1) + n.sort(x, 1)[:, 0],
     "indexed": lambda n, x: n.stack([x[0, 0] * x[1, 1], x[2, 0] ** 2]) + x[np.array([0, 2]), 1] ** 3,
 }
 
@@ -136,6 +145,60 @@ def test_of_random_programs(program):
 def test_of_random_loops(program):
     with jax.enable_x64(True):
         check(function(FUNCTRACE, program), function(JAX, program), [X], 1e-8)
+
+
+# Functions of particles, [4, 3], each of which keeps the shape.
+STEPS = {
+    "each entry": lambda n, x: n.sin(x) * 0.9,
+    "each particle": lambda n, x: n.tanh(x @ W @ W.T),
+    "mean": lambda n, x: x * (1 + x.mean(0)),
+    "norms": lambda n, x: x / n.sqrt(1 + (x * x).sum(1, keepdims=True)),
+    "pairs": lambda n, x: (n.cos(x[:, None] - x[None]) * x[None]).sum(1) * 0.3,
+    "weights": lambda n, x: n.exp(-((x[:, None] - x[None]) ** 2).sum(-1)) @ x * 0.5,
+    "products": lambda n, x: n.tanh(x @ x.T) @ x,
+    "transpose": lambda n, x: n.reshape(x.T**2, (4, 3)),
+    "flat": lambda n, x: n.reshape(n.reshape(x, 12)[::-1] * n.reshape(x, 12), (4, 3)),
+    "halves": lambda n, x: n.concatenate([x[:2] * x[2:], n.sin(x[1:3])]),
+    "columns": lambda n, x: n.concatenate([x[:, :1] * x[:, 1:2], x[:, 1:] ** 2], 1),
+    "stack": lambda n, x: n.stack([x, n.tanh(x[::-1])], 1).sum(1),
+}
+
+
+@settings(max_examples=25, derandomize=True, **QUIET)
+@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.booleans()), min_size=1, max_size=4))
+def test_of_random_functions_of_particles(steps):
+    """Compositions, with what went in added again or not: parts that are tied meet others in all ways."""
+
+    def f(n, x):
+        for name, again in steps:
+            x = STEPS[name](n, x) + (x if again else 0)
+        return x
+
+    with jax.enable_x64(True):
+        check(lambda x: f(fnp, x), lambda x: f(jnp, x), [PARTICLES], 1e-8)
+
+
+def largest(f, x):
+    """How many entries the largest array of the Laplacian's Program has, and their number at a time."""
+    program = ft.make_program(lambda x: ft.laplacian(f)(x)[1])(x)
+    return max(v.aval.size for eqn in program.equations for v in eqn.outputs)
+
+
+# What is largest is the Jacobian of what has 8 x 16 entries, or 8 x 8 x 16 of pairs, by so many directions of 24.
+DIRECTIONS = {
+    "each particle": (lambda x: (fnp.tanh(fnp.tanh(x @ WIDE) @ WIDE.T) ** 2).sum(), 3 * 8 * 16),
+    "each particle of a flat input": (lambda x: fnp.tanh(x.reshape(8, 3) @ WIDE).sum(), 3 * 8 * 16),
+    "pairs": (lambda x: fnp.tanh((x[:, None] - x[None]) @ WIDE).sum(), 3 * 8 * 8 * 16),
+    "each entry": (lambda x: fnp.sin(fnp.sin(x)).sum(), 24),
+}
+WIDE = RNG.normal(size=(3, 16))
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_few_directions_are_carried(name):
+    f, size = DIRECTIONS[name]
+    x = RNG.normal(size=24 if "flat" in name else (8, 3))
+    assert largest(f, x) <= size
 
 
 LAYERS = [(RNG.normal(size=s) / 2, RNG.normal(size=s[1])) for s in ((3, 5), (5, 5), (5, 1))]
