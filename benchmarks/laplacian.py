@@ -15,7 +15,7 @@ from functrace import numpy as fnp
 
 TITLE = "Laplacians"
 NOTE = (
-    "Value and Laplacian of a function of each of 64 points (16 for the last three), compiled; beside the time, what "
+    "Value and Laplacian of a function of each of 64 points (16 from attention on), compiled; beside the time, what "
     "the compiled function has in temporary memory."
 )
 BATCH, WIDTH, HEADS, ELECTRONS = 64, 256, 4, 8
@@ -66,6 +66,13 @@ def slater(n, params, x):
     return n.linalg.slogdet((h @ orbitals) * n.exp(-size))[1] - (1 / (1 + distance)).sum()
 
 
+def pairs(n, params, x):
+    """A network of the differences of all pairs of particles."""
+    first, second = params
+    r = x.reshape(-1, 3)
+    return n.tanh(n.tanh((r[:, None] - r[None]) @ first) @ second).sum()
+
+
 def independent(n, params, x):
     """Logarithm of a determinant of orbitals of one particle each."""
     first, second, third, orbitals = params
@@ -87,6 +94,8 @@ def tasks():
     yield f"attention, {ELECTRONS} particles", attention, embed + block, points(16, 3 * ELECTRONS)
     wide = [matrices(rng, m, n)[0] for m, n in ((4, 64), (128, 64), (128, 64), (64, ELECTRONS))]
     yield f"determinant, {ELECTRONS} particles", slater, wide, points(16, 3 * ELECTRONS)
+    pair = matrices(rng, 3, 32, 32)
+    yield f"features of pairs, {ELECTRONS} particles", pairs, pair, points(16, 3 * ELECTRONS)
     yield f"determinant of one-particle orbitals, {ELECTRONS} particles", independent, wide, points(16, 3 * ELECTRONS)
 
 
@@ -110,11 +119,13 @@ def contenders(f, params):
     if importlib.util.find_spec("folx"):
         import folx
 
-        def forward(x):
-            result = folx.forward_laplacian(lambda x: f(jnp, params, x))(x)
+        def forward(x, threshold=0):
+            result = folx.forward_laplacian(lambda x: f(jnp, params, x), sparsity_threshold=threshold)(x)
             return result.x, result.laplacian
 
         found["folx"] = jax.jit(jax.vmap(forward))
+        if f in (pairs, independent):
+            found["folx, sparse"] = jax.jit(jax.vmap(lambda x: forward(x, 6)))
     return found
 
 
@@ -129,6 +140,6 @@ def measure() -> list[Row]:
             for y, z in zip(run(x), expected, strict=True):
                 np.testing.assert_allclose(y, z, rtol=1e-3, atol=1e-3 * float(np.abs(z).max()))
             memory[name] = run.lower(x).compile().memory_analysis().temp_size_in_bytes
-        calls = {name: (lambda run=run: jax.block_until_ready(run(x))) for name, run in runs.items()}
+        calls = {name: (lambda run=run, x=x: jax.block_until_ready(run(x))) for name, run in runs.items()}
         rows.append(Row(task, alternate(calls, rounds=9), "", memory))
     return rows

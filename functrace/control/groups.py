@@ -43,26 +43,6 @@ def apart(sizes: Sequence[int], flags: Sequence[bool], items: Sequence[Any]) -> 
     return firsts, added
 
 
-def spread_in(sizes: Sequence[int], flags: Sequence[Sequence[bool]], items: Sequence[Any]) -> list[Any]:
-    """As `beside`, with several flags an item: of all items and then those that each flag adds, group by group."""
-    n = len(flags[0])
-    firsts, added = list(items[:n]), iter(items[n:])
-    extra = [[[next(added) for f in group if f] for group in cut(marks, *sizes)] for marks in flags]
-    groups = cut(firsts, *sizes)
-    return [x for i, group in enumerate(groups) for part in (group, *[more[i] for more in extra]) for x in part]
-
-
-def spread_out(sizes: Sequence[int], flags: Sequence[Sequence[bool]], items: Sequence[Any]) -> list[list[Any]]:
-    """The inverse of `spread_in`: all items, and for each flag what it added, None at entries without it."""
-    rest = iter(items)
-    found: list[list[Any]] = [[] for _ in range(1 + len(flags))]
-    for groups in zip(*[cut(marks, *sizes) for marks in flags], strict=True):
-        found[0] += [next(rest) for _ in groups[0]]
-        for more, group in zip(found[1:], groups, strict=True):
-            more += [next(rest) if f else None for f in group]
-    return found
-
-
 def counted(sizes: Sequence[int], flags: Sequence[bool]) -> list[int]:
     """How many flags are set in each group."""
     return [sum(group) for group in cut(flags, *sizes)]

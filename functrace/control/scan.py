@@ -18,19 +18,9 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.bent import bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import (
-    apart,
-    arranged,
-    beside,
-    counted,
-    cut,
-    narrowed,
-    needed_inputs,
-    reads,
-    spread_in,
-    spread_out,
-)
+from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.ir import (
     Atom,
     Aval,
@@ -56,7 +46,7 @@ from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
 from functrace.rewrites import batch, collect, jvp, memoised
-from functrace.rewrites.laplacian import Directions, flags_of, spread
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.thread import Thread
@@ -156,20 +146,13 @@ class Scan(Primitive):
         return apart((self.carry,), moved, outputs)
 
     def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
-        moving, bent = grown_bent(self.body, self.consts, self.carry, at.size, flags_of(js), flags_of(ls))
-        fills = [fill_carry(self.body, cut(flags, *self.sizes)[1]) for flags in (moving, bent)]
-        found = spread(self.body, at.size, moving, bent, *fills)
-        body = spread_body(self.body, self.sizes, (self.carry,), moving, bent, found)
+        wide = bent_loop(at, self.body, self.sizes, self.carry, js, ls)
+        js, ls = wide.operands(at, xs, js, ls)
         n = self.consts + self.carry
-        js = [at.along(x, j, m) for x, j, m in zip(xs, js, moving, strict=True)]
         js = [move_axis(j, 0, 1) if i >= n and j is not None else j for i, j in enumerate(js)]
-        ls = [zeros(x.aval) if t is None and m else t for x, t, m in zip(xs, ls, bent, strict=True)]
-        more = [v for v in (*js, *ls) if v is not None]
-        counts = [counted(self.sizes, flags) for flags in (moving, bent)]
-        consts, carry, _ = (sum(c) for c in zip((self.consts, self.carry, 0), *counts, strict=True))
-        wide = Scan(body, consts, carry, self.length, self.reverse, self.unroll)
-        outputs = wide(*spread_in(self.sizes, (moving, bent), [*xs, *more]))
-        ys, jys, lys = spread_out((self.carry,), (found.moved, found.bent), outputs)
+        operands = spread_in(self.sizes, (wide.moving, wide.bent), [*xs, *[v for v in (*js, *ls) if v is not None]])
+        scan = Scan(wide.body, *wide.counts(*self.sizes), self.length, self.reverse, self.unroll)
+        ys, jys, lys = spread_out((self.carry,), (wide.found.moved, wide.found.bent), scan(*operands))
         return ys, [move_axis(j, 1, 0) if i >= self.carry and j is not None else j for i, j in enumerate(jys)], lys
 
     @property
@@ -382,33 +365,6 @@ def grown(
         if more == moving:
             return moving
         moving = more
-
-
-@memoised
-def grown_bent(
-    body: Program, consts: int, carry: int, size: int, moving: tuple[bool, ...], bent: tuple[bool, ...]
-) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Which operands have a J and which an L, when those flagged have them at the start."""
-    more = lambda flags, found: tuple([
-        f or (consts <= i < consts + carry and found[i - consts]) for i, f in enumerate(flags)
-    ])  # fmt: skip
-    while True:
-        found = spread(body, size, moving, bent)
-        grown = more(moving, found.moved), more(bent, found.bent)
-        if grown == (moving, bent):
-            return grown
-        moving, bent = grown
-
-
-@memoised
-def spread_body(
-    _: Program, sizes: tuple[int, ...], out_sizes: tuple[int, ...], moving: tuple[bool, ...], bent: tuple[bool, ...],
-    found: Any,
-) -> Program:  # fmt: skip
-    """A body that carries J and L, with those of each operand in its group."""
-    (program,) = found.programs
-    inputs = spread_in(sizes, (moving, bent), program.inputs)
-    return Program(tuple(inputs), program.equations, tuple(spread_in(out_sizes, (found.moved, found.bent), program.outputs)))
 
 
 class Halves(NamedTuple):

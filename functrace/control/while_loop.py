@@ -16,20 +16,10 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.bent import Bent, bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import (
-    apart,
-    arranged,
-    beside,
-    counted,
-    cut,
-    narrowed,
-    needed_inputs,
-    reads,
-    spread_in,
-    spread_out,
-)
-from functrace.control.scan import I32_SCALAR, fill_carry, grown, grown_bent, moved_to_front, spread_body, stepping, typed
+from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
@@ -43,7 +33,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, not_th
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, memoised
 from functrace.rewrites.collect import acts, unobserved
-from functrace.rewrites.laplacian import Directions, Spread, flags_of, spread
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.thread import Thread
@@ -123,12 +113,11 @@ class While(Primitive):
         return apart((), moved, pushed(*operands))
 
     def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
-        flags = grown_bent(self.body, self.consts, len(self.body.outputs), at.size, flags_of(js), flags_of(ls))
-        loop, found = spread_loop(self.body, self, at.size, *flags)
-        js = [at.along(x, j, m) for x, j, m in zip(xs, js, flags[0], strict=True)]
-        ls = [zeros(x.aval) if t is None and m else t for x, t, m in zip(xs, ls, flags[1], strict=True)]
-        outputs = loop(*spread_in((self.consts,), flags, [*xs, *[v for v in (*js, *ls) if v is not None]]))
-        return spread_out((), (found.moved, found.bent), outputs)
+        wide = bent_loop(at, self.body, (self.consts,), len(self.body.outputs), js, ls)
+        more = [v for group in wide.operands(at, xs, js, ls) for v in group if v is not None]
+        operands = spread_in((self.consts,), (wide.moving, wide.bent), [*xs, *more])
+        outputs = widened(self.body, self, wide)(*operands)
+        return spread_out((len(self.body.outputs),), (wide.found.moved, wide.found.bent), outputs)
 
     def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
@@ -250,18 +239,13 @@ def pushforward(
 
 
 @memoised
-def spread_loop(
-    body: Program, loop: While, size: int, moving: tuple[bool, ...], bent: tuple[bool, ...]
-) -> tuple[While, Spread]:
-    """The loop that carries J and L, and which carries have them."""
-    sizes, n = (loop.consts,), loop.consts
-    found = spread(body, size, moving, bent, moving[n:], bent[n:])
-    wide = spread_body(body, sizes, (), moving, bent, found)
+def widened(_: Program, loop: While, wide: Bent) -> While:
+    """The loop whose body carries J and L."""
     with Builder() as b:
-        primals = spread_out(sizes, (moving, bent), [copy_input(b, v) for v in wide.inputs])[0]
+        inputs = [copy_input(b, v) for v in wide.body.inputs]
+        primals = spread_out((loop.consts,), (wide.moving, wide.bent), inputs)[0]
         predicate = b.build(b.inline(loop.predicate, primals))
-    consts = sum(counted(sizes, flags)[0] for flags in (moving, bent))
-    return While(predicate, wide, n + consts, loop.slots), found
+    return While(predicate, wide.body, wide.counts(loop.consts)[0], loop.slots)
 
 
 @memoised

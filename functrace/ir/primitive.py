@@ -181,7 +181,7 @@ class Primitive:
         return {}
 
     def is_entrywise(self, *xs: Aval) -> bool:
-        """Whether entries of the result depend on the same entries of the operands alone, and as numbers of one kind."""
+        """Whether an entry of the result depends on the same one of each operand alone, as numbers of one kind."""
         return False
 
     def squared(self, *xs: Any) -> Any:

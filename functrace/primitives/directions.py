@@ -1,4 +1,4 @@
-"""Directions of the input space, and what moves along them: a Jacobian of which only the blocks that are not zero exist.
+"""Directions of the input space, and what moves along them: Jacobians of which only the blocks not zero exist.
 
 The entries of each input are directions, one axis of directions for each of its axes. A `Part` of the Jacobian of a
 value may be tied along some of them: then an axis of the value is that axis of directions, and entry i moves along

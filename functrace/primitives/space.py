@@ -62,11 +62,10 @@ class Reshape(Linear):
         # Axes of size 1 aside, an axis that becomes one, or several of which it is the product.
         found, before = {}, 1
         wide = [(k, n) for k, n in enumerate(self.new_shape) if n != 1]
+        sizes = [math.prod([n for _, n in wide[:k]]) for k in range(len(wide) + 1)]  # of what lies before each axis
         for a, n in enumerate(xs[0].shape):
-            start = next((k for k in range(len(wide)) if math.prod([m for _, m in wide[:k]]) >= before), 0)
-            for end in range(start + 1, len(wide) + 1):
-                if math.prod([m for _, m in wide[:start]]) == before and math.prod([m for _, m in wide[start:end]]) == n:
-                    found[a] = tuple(wide[start:end])
+            if n > 1 and before in sizes and before * n in sizes:
+                found[a] = tuple(wide[sizes.index(before) : sizes.index(before * n)])
             before *= n
         return found
 

@@ -88,7 +88,8 @@ class Directions(NamedTuple):
         """Programs of which one runs, carrying J and L: each gives what any of them has to give."""
         moving, bent = flags_of(js), flags_of(ls)
         each = [spread(p, self.size, moving, bent) for p in programs]
-        moved, curved = (tuple(map(any, zip(*flags, strict=True))) for flags in zip(*[e[1:] for e in each], strict=True))
+        moved = tuple(map(any, zip(*[e.moved for e in each], strict=True)))
+        curved = tuple(map(any, zip(*[e.bent for e in each], strict=True)))
         return Spread(tuple([spread(p, self.size, moving, bent, moved, curved)[0][0] for p in programs]), moved, curved)
 
 
@@ -117,7 +118,7 @@ def flags_of(items: Sequence[Any]) -> tuple[bool, ...]:
 def carry(
     builder: Builder, at: Directions, program: Program, xs: Sequence[Atom], js: Sequence[Any], ls: Sequence[Any]
 ) -> tuple[list[Atom], list[Any], list[Any]]:
-    """Walk the equations forward into `builder`: the outputs with their J and L. A J is an atom, or a tuple of parts."""
+    """Walk the equations forward into `builder`: the outputs with J, an atom or a tuple of parts, and L."""
     value: dict[Any, Atom] = dict(zip(program.inputs, xs, strict=True))
     first: dict[Any, Any] = {v: j for v, j in zip(program.inputs, js, strict=True) if j is not None}
     second: dict[Any, Atom] = {v: x for v, x in zip(program.inputs, ls, strict=True) if x is not None}
@@ -179,7 +180,7 @@ def in_parts(
     if sum(free) >= at.size and at.size > 1:
         return None
     moving = flags_of(js)
-    if len(kinds) > 1 and not prim.is_entrywise(*[a for a, m in zip(avals, moving, strict=True) if m]) and any(second(prim, signature(xs), moving)[1]):
+    if len(kinds) > 1 and not prim.is_entrywise(*select(moving, avals)) and any(second(prim, signature(xs), moving)[1]):
         return None
     found: list[Part] = []
     y, total = None, None
@@ -187,7 +188,7 @@ def in_parts(
         part_of = Directions(free[n])
         y, jy, ly = prim.laplacian(part_of, xs, group, ls if n == 0 else [None] * len(xs))
         if jy is not None:
-            found.append(Part(*kind, jy))
+            found.append(Part(kind[0], kind[1], kind[2], jy))
         total = at.total(total, ly)
     for n, one in enumerate(kinds):
         for other in kinds[n + 1 :]:
@@ -217,7 +218,7 @@ def crossed(
     at: Directions, prim: Primitive, xs: Sequence[Atom], y: Any, one: Any, js: Sequence[Any], other: Any,
     others: Sequence[Any],
 ) -> Atom | None:  # fmt: skip
-    """What two groups of parts add to L together: twice the second derivative along both, where their directions meet."""
+    """What two groups of parts add to L together: twice the derivative along both, where their directions meet."""
     meet = meeting(one, other, y.aval.shape)
     if meet is False:
         return None
@@ -225,7 +226,7 @@ def crossed(
     for i, j in enumerate(js):
         for k, o in enumerate(others):
             slope = None if j is None or o is None else at.partial(prim, xs, i, k)
-            if slope is not None:
+            if j is not None and o is not None and slope is not None:
                 term = at.total(term, summed_along(j, o, mul(slope, 2.0), y.aval))
     return term if term is None or meet is True else where(broadcast_to(meet, y.aval.shape), term, 0)
 

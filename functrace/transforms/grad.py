@@ -114,8 +114,9 @@ def grad(
 
 
 def gradient_of(
-    transform: str, fun: Any, argnums: Any = 0, has_aux: bool = False, holomorphic: bool = False, allow_int: bool = False
-) -> Callable[..., Any]:
+    transform: str, fun: Any, argnums: Any = 0, has_aux: bool = False, holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:  # fmt: skip
     """`grad` on behalf of a transform, which its errors name."""
     both = _value_and_grad(transform, fun, argnums, has_aux, holomorphic, allow_int)
 
