@@ -70,7 +70,7 @@ def pairs(n, params, x):
     """A network of the differences of all pairs of particles."""
     first, second = params
     r = x.reshape(-1, 3)
-    return n.tanh(n.tanh((r[:, None] - r[None]) @ first) @ second).sum()
+    return (n.tanh(n.tanh((r[:, None] - r[None]) @ first) @ second) ** 2).sum()
 
 
 def independent(n, params, x):

@@ -151,7 +151,8 @@ class Scan(Primitive):
         n = self.consts + self.carry
         js = [move_axis(j, 0, 1) if i >= n and j is not None else j for i, j in enumerate(js)]
         operands = spread_in(self.sizes, (wide.moving, wide.bent), [*xs, *[v for v in (*js, *ls) if v is not None]])
-        scan = Scan(wide.body, *wide.counts(*self.sizes), self.length, self.reverse, self.unroll)
+        consts, carry = wide.counts(*self.sizes)
+        scan = Scan(wide.body, consts, carry, self.length, self.reverse, self.unroll)
         ys, jys, lys = spread_out((self.carry,), (wide.found.moved, wide.found.bent), scan(*operands))
         return ys, [move_axis(j, 1, 0) if i >= self.carry and j is not None else j for i, j in enumerate(jys)], lys
 
