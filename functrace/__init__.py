@@ -26,6 +26,7 @@ from functrace.transforms import (
     custom_jvp,
     custom_vjp,
     custom_vmap,
+    derivative,
     divergence,
     eval_shape,
     grad,
@@ -34,6 +35,7 @@ from functrace.transforms import (
     hvp,
     jacfwd,
     jacrev,
+    jet,
     jit,
     jvp,
     laplacian,
@@ -43,6 +45,7 @@ from functrace.transforms import (
     on_backward,
     stop_gradient,
     tap,
+    taylor,
     value_and_grad,
     vhp,
     vjp,
@@ -55,9 +58,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches",
-    "closure_convert", "config", "curl", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "divergence",
-    "errors", "eval_shape", "from_jax", "grad", "hessian", "hessian_diag", "hvp", "io", "jacfwd", "jacrev",
-    "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap",
-    "testing", "tree", "value_and_grad", "vhp", "vjp", "vmap",
+    "closure_convert", "config", "curl", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative",
+    "divergence", "errors", "eval_shape", "from_jax", "grad", "hessian", "hessian_diag", "hvp", "io", "jacfwd",
+    "jacrev", "jet", "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program",
+    "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap",
+    "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
 from functrace.primitives.complex import real
-from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, mul
+from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, mul, series_of_product
 from functrace.primitives.selection import any_along
 from functrace.primitives.space import broadcast_in_dim, move_axis, transpose
 
@@ -59,6 +59,9 @@ class Bilinear(Primitive):
     def summed(self, x: Atom, y: Atom) -> Atom | None:
         """The products of operands with one more leading axis, summed over it; None where that is no product."""
         return None
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return series_of_product(self, xs)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]

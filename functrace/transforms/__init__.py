@@ -22,12 +22,13 @@ from functrace.transforms.laplacian import biharmonic, laplacian
 from functrace.transforms.linearize import linearize
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
+from functrace.transforms.taylor import derivative, jet, taylor
 from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
-    "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "curl",
-    "custom_jvp", "custom_vjp", "custom_vmap", "divergence", "eval_shape", "grad", "hessian", "hessian_diag",
-    "hvp", "jacfwd", "jacrev", "jit", "jvp", "laplacian", "linear_transpose", "linearize", "make_program",
-    "on_backward", "stop_gradient", "tap", "value_and_grad", "vhp", "vjp", "vmap",
+    "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "curl", "custom_jvp",
+    "custom_vjp", "custom_vmap", "derivative", "divergence", "eval_shape", "grad", "hessian", "hessian_diag", "hvp",
+    "jacfwd", "jacrev", "jet", "jit", "jvp", "laplacian", "linear_transpose", "linearize", "make_program",
+    "on_backward", "stop_gradient", "tap", "taylor", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip
