@@ -17,22 +17,28 @@ from functrace.lax.sequential_vmap import sequential_vmap
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
 from functrace.transforms import (
+    biharmonic,
     checkpoint,
     checkpoint_name,
     checkpoint_policies,
     closure_convert,
+    curl,
     custom_jvp,
     custom_vjp,
     custom_vmap,
     derivative,
+    divergence,
     eval_shape,
     grad,
     hessian,
+    hessian_diag,
+    hvp,
     jacfwd,
     jacrev,
     jet,
     jit,
     jvp,
+    laplacian,
     linear_transpose,
     linearize,
     make_program,
@@ -41,6 +47,7 @@ from functrace.transforms import (
     tap,
     taylor,
     value_and_grad,
+    vhp,
     vjp,
     vmap,
 )
@@ -50,9 +57,10 @@ remat = checkpoint
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative", "errors", "eval_shape", "from_jax",
-    "grad", "hessian", "io", "jacfwd", "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose", "linearize",
-    "make_program", "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy",
-    "sequential_vmap", "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vjp", "vmap",
+    "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches",
+    "closure_convert", "config", "curl", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative",
+    "divergence", "errors", "eval_shape", "from_jax", "grad", "hessian", "hessian_diag", "hvp", "io", "jacfwd",
+    "jacrev", "jet", "jit", "jvp", "laplacian", "lax", "linear_transpose", "linearize", "make_program",
+    "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap",
+    "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, transpose
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import flat, present, unflat
@@ -92,6 +93,10 @@ class Call(Applies):
         outputs = self.of(program)(*xs, *select(moving, dxs))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through([self.program], js, ls)
+        return found.apart(self.of(*found.programs)(*xs, *found.operands(js, ls)))
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         program, found = series(self.program, tuple(map(present, xs)))

@@ -30,6 +30,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, broadc
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, collect, jvp, memoised, series, transpose
 from functrace.rewrites.collect import is_observed
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import either, flat, present, unflat
@@ -103,6 +104,11 @@ class Cond(Primitive):
         outputs = pushed(*xs, *select(moving, dxs[1:]))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through(self.branches, js[1:], ls[1:])
+        chosen = Cond(found.programs, self.batched)
+        return found.apart(chosen(*xs, *found.operands(js[1:], ls[1:])))
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         (index, *_), *operands = xs

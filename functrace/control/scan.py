@@ -18,6 +18,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.bent import bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.ir import (
@@ -45,6 +46,7 @@ from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
 from functrace.rewrites import batch, collect, jvp, memoised, series
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.series import either, flat, present, unflat
@@ -157,6 +159,17 @@ class Scan(Primitive):
         known = beside(self.sizes, moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = pushed.separate(operands, known)
         return apart((self.carry,), moved, outputs)
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        wide = bent_loop(at, self.body, self.sizes, self.carry, js, ls)
+        js, ls = wide.operands(at, xs, js, ls)
+        n = self.consts + self.carry
+        js = [move_axis(j, 0, 1) if i >= n and j is not None else j for i, j in enumerate(js)]
+        operands = spread_in(self.sizes, (wide.moving, wide.bent), [*xs, *[v for v in (*js, *ls) if v is not None]])
+        consts, carry = wide.counts(*self.sizes)
+        scan = Scan(wide.body, consts, carry, self.length, self.reverse, self.unroll)
+        ys, jys, lys = spread_out((self.carry,), (wide.found.moved, wide.found.bent), scan(*operands))
+        return ys, [move_axis(j, 1, 0) if i >= self.carry and j is not None else j for i, j in enumerate(jys)], lys
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.bent import Bent, bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import (
@@ -42,6 +43,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, not_th
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, memoised, series
 from functrace.rewrites.collect import acts, unobserved
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.series import flat, present, unflat
@@ -121,6 +123,13 @@ class While(Primitive):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)
         return apart((), moved, pushed(*operands))
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        wide = bent_loop(at, self.body, (self.consts,), len(self.body.outputs), js, ls)
+        more = [v for group in wide.operands(at, xs, js, ls) for v in group if v is not None]
+        operands = spread_in((self.consts,), (wide.moving, wide.bent), [*xs, *more])
+        outputs = widened(self.body, self, wide)(*operands)
+        return spread_out((len(self.body.outputs),), (wide.found.moved, wide.found.bent), outputs)
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         given, fill = lasting(self.body, self.consts, len(self.body.outputs), tuple(map(present, xs)))
@@ -255,6 +264,16 @@ def pushforward(
         primals = apart(sizes, moving, inputs)[0]
         predicate = b.build(b.inline(loop.predicate, primals))
     return While(predicate, body, loop.consts + counted(sizes, moving)[0], loop.slots), moved
+
+
+@memoised
+def widened(_: Program, loop: While, wide: Bent) -> While:
+    """The loop whose body carries J and L."""
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in wide.body.inputs]
+        primals = spread_out((loop.consts,), (wide.moving, wide.bent), inputs)[0]
+        predicate = b.build(b.inline(loop.predicate, primals))
+    return While(predicate, wide.body, wide.counts(loop.consts)[0], loop.slots)
 
 
 @memoised

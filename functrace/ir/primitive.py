@@ -24,6 +24,7 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.program import Atom, Program
+    from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
 
@@ -163,6 +164,29 @@ class Primitive:
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
+
+    def laplacian(
+        self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[Any, Any, Any]:
+        """`(ys, jys, lys)`: the results, their derivatives along directions, a leading axis, and their Laplacians.
+
+        `js` and `ls` are those of the operands. By default by the derivative of the derivative. Lists if
+        `multiple_results`. See rewrites.laplacian.
+        """
+        ys, jys, lys = at.push(self, xs, js, ls)
+        lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
+        return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Axes of operand i along which the result is made entry by entry, none of which reads another one.
+
+        Each with the axis of the result that it is, and its size; several, where it is split.
+        """
+        return {}
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        """Whether an entry of the result depends on the same one of each operand alone, as numbers of one kind."""
+        return False
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any] | None:
         """The coefficients of t ** k in the results, for operands that are power series; see `rewrites.series`.

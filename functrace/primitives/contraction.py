@@ -18,7 +18,7 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
 from functrace.primitives.complex import real
-from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, series_of_product
+from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, mul, series_of_product
 from functrace.primitives.selection import any_along
 from functrace.primitives.space import broadcast_in_dim, move_axis, transpose
 
@@ -46,6 +46,19 @@ class Bilinear(Primitive):
         if dy is None:
             return z, self(dx, y)
         return z, add(self(dx, y), self(x, dy))
+
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        (z,), (jz,), (lz,) = at.push(self, xs, js, ls)
+        if js[0] is None or js[1] is None:
+            return z, jz, lz
+        summed = self.summed(js[0], js[1])
+        if summed is None:
+            return z, jz, at.total(lz, *at.bend(self, xs, js))
+        return z, jz, at.total(lz, mul(summed, 2.0))
+
+    def summed(self, x: Atom, y: Atom) -> Atom | None:
+        """The products of operands with one more leading axis, summed over it; None where that is no product."""
+        return None
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return series_of_product(self, xs)
@@ -254,6 +267,14 @@ class DotGeneral(Bilinear):
         product = DotGeneral(((c0, c1), (b0, b1)), self.precision, self.preferred_element_type)(left, right)
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[i].shape[a]),) for k, a in self.in_common(i, xs[i], xs[1 - i])}
+
+    def summed(self, x: Atom, y: Atom) -> Atom:
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        numbers = (((0, *behind(xc)), (0, *behind(yc))), (behind(xb), behind(yb)))
+        return DotGeneral(numbers, self.precision, self.preferred_element_type)(x, y)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         x, y = xs

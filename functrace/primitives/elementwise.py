@@ -41,6 +41,7 @@ from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
     full,
+    reduce_sum,
     reshape,
     unbroadcast,
 )
@@ -117,6 +118,26 @@ class Elementwise(Primitive):
             dy = broadcast_to(dy, y.aval.shape)
         return y, dy
 
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        # The second derivatives are entries beside entries, so that the directions are summed before they meet them.
+        (y,), (jy,), (ly,) = at.push(self, xs, js, ls)
+        if not self.is_entrywise(*[x.aval for x, j in zip(xs, js, strict=True) if j is not None], y.aval):
+            return y, jy, at.total(ly, *at.bend(self, xs, js))
+        moving = [i for i, j in enumerate(js) if j is not None]
+        for n, i in enumerate(moving):
+            for k in moving[n:]:
+                slope = at.partial(self, xs, i, k)
+                if slope is not None:
+                    ly = at.total(ly, summed_along(js[i], js[k], slope if i == k else mul(slope, 2.0), y.aval))
+        return y, jy, ly
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        return all([x.dtype == xs[0].dtype for x in xs])  # the derivative in a complex number may be two
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        y = self.shape(*xs)
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if n == y.shape[a]}
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]
         if others or i not in self.linear_in:
@@ -159,6 +180,12 @@ def align(x: Atom, is_batched: bool, rank: int) -> Atom:
     if is_batched:
         return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
     return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
+
+def summed_along(j: Atom, other: Atom, slope: Atom, aval: Aval) -> Atom:
+    """`slope` times the products of entries that move along the same directions, the leading axis of both."""
+    rank = max(j.aval.ndim, other.aval.ndim) - 1
+    products = mul(align(j, True, rank), align(other, True, rank))
+    return broadcast_to(mul(reduce_sum(products, (0,)), slope), aval.shape)
 
 class Formula(Elementwise):
     """An elementwise primitive without parameters, given by its formulas."""

@@ -7,6 +7,7 @@
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
+    laplacian  x -> (y, Ly)                          value, Jacobian and Laplacian carried together
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
@@ -16,6 +17,7 @@ Results are memoised on the Program, so a layer that is called 48 times is rewri
 from functrace.rewrites.batch import batch
 from functrace.rewrites.collect import collect
 from functrace.rewrites.jvp import jvp
+from functrace.rewrites.laplacian import Directions, laplacian, spread
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
@@ -25,6 +27,7 @@ from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient", "jet", "jvp",
-    "linearize", "memoised", "separate", "separated", "series", "split", "thread", "transpose", "vjp",
+    "Directions", "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient",
+    "jet", "jvp", "laplacian", "linearize", "memoised", "separate", "separated", "series", "split", "spread",
+    "thread", "transpose", "vjp",
 ]  # fmt: skip

@@ -110,7 +110,15 @@ def grad(
     >>> float(ft.grad(cube)(2.0)), float(ft.grad(ft.grad(cube))(2.0))
     (12.0, 12.0)
     """
-    both = _value_and_grad("grad", fun, argnums, has_aux, holomorphic, allow_int)
+    return gradient_of("grad", fun, argnums, has_aux, holomorphic, allow_int)
+
+
+def gradient_of(
+    transform: str, fun: Any, argnums: Any = 0, has_aux: bool = False, holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:  # fmt: skip
+    """`grad` on behalf of a transform, which its errors name."""
+    both = _value_and_grad(transform, fun, argnums, has_aux, holomorphic, allow_int)
 
     @wraps(fun)
     def grad_fun(*args: Any, **kwargs: Any) -> Any:
