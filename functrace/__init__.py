@@ -35,6 +35,8 @@ from functrace.transforms import (
     linearize,
     make_program,
     on_backward,
+    per_example_clipped_grad,
+    per_example_norms,
     stop_gradient,
     tap,
     value_and_grad,
@@ -51,6 +53,6 @@ __all__ = [
     "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
     "io",
     "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
+    "numpy", "on_backward", "optim", "per_example_clipped_grad", "per_example_norms", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
     "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

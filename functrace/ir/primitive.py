@@ -48,6 +48,13 @@ class Masked(NamedTuple):
         return self.there.zeroed(self.value) if self.dirty else self.value
 
 
+class Squares(NamedTuple):
+    """A term of a sum of squares: what `through` makes of that of the entries of `x`."""
+
+    x: Any
+    through: Callable[[Any], Any] = lambda n: n
+
+
 class Sample(NamedTuple):
     """Operands on which the laws of a primitive are tested.
 
@@ -162,6 +169,18 @@ class Primitive:
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
+    def squares(self, *xs: Any) -> Sequence[Any] | None:
+        """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
+        the result does: real scalars, and `Squares` of operands; or None. Asked if it has one result.
+        """
+        return None
+
+    def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """The same with further results, and to which of its own they belong: the entries of such a one add up to
+        the sum of squares of its own. Asked of primitives with multiple results; None for none.
+        """
         return None
 
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:

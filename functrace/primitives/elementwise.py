@@ -28,6 +28,7 @@ from functrace.ir import (
     Masked,
     Primitive,
     Sample,
+    Squares,
     Undefined,
     Var,
     Work,
@@ -40,6 +41,7 @@ from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
     full,
+    reduce_sum,
     reshape,
     unbroadcast,
 )
@@ -366,7 +368,23 @@ def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
 
 NUMBERS = (F32, C64)
-neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+class _Neg(Formula):
+    def squares(self, *xs: Any) -> Any:
+        return [Squares(xs[0])]
+
+class _Product(Formula):
+    """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
+
+    def squares(self, *xs: Any) -> Any:
+        x, y = xs
+        if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
+            return None
+        if self is div:
+            return None if y.aval.shape else [Squares(x, lambda n: div(n, sum_of_squares(y)))]
+        big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
+        return [Squares(big, lambda n: mul(n, sum_of_squares(small)))]
+
+neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
@@ -376,15 +394,14 @@ sub = _Sum(
     "sub", lax.sub, (None, None), linear_in=(0, 1), fold=np.subtract, simplify=_simplify_sub,
     dtypes=NUMBERS,
 )  # fmt: skip
-mul = binary(
-    "mul", lax.mul, None, None, linear_in=(0, 1), commutative=True, fold=np.multiply,
+mul = _Product(
+    "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
     simplify=_simplify_mul, dtypes=NUMBERS,
 )  # fmt: skip
-div = binary(
+div = _Product(
     "div",
     lax.div,
-    None,
-    lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
+    (None, lambda x, y, z: mul(neg(x), integer_pow(y, -2))),
     linear_in=(0,),
     simplify=_simplify_div,
     has_pole=True,
@@ -499,6 +516,10 @@ class ConvertElementType(Elementwise):
             ct = Primitive.named["real"](ct)
         return [convert_element_type(ct, aval.dtype, aval.weak_type)]
 
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        return [Squares(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:
         new_dtype = params["new_dtype"]
@@ -508,4 +529,16 @@ class ConvertElementType(Elementwise):
 def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
     """`x` as another dtype."""
     return ConvertElementType(np.dtype(dtype), weak_type)(x)
+
+def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
+    """The squared magnitudes of the entries of `x` added up, over all axes unless some are given; float32 at least."""
+    axes = tuple(range(x.aval.ndim)) if axes is None else axes
+    if is_complex(x.aval.dtype):
+        return add(*[sum_of_squares(Primitive.named[part](x), axes) for part in ("real", "imag")])
+    x = widened(x)
+    return reduce_sum(mul(x, x), axes)
+
+def widened(x: Atom) -> Atom:
+    """`x` in a dtype of at least 32 bits, and no longer weak."""
+    return convert_element_type(x, F32 if x.aval.dtype.itemsize < 4 else x.aval.dtype)
 

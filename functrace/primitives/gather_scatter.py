@@ -16,6 +16,7 @@ and writes nothing, "promise_in_bounds" leaves it undefined.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -24,13 +25,15 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, Work, primitive
-from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub
-from functrace.primitives.families import Linear
+from functrace.ir import Atom, Aval, Primitive, Sample, Squares, Undefined, Work, ambient, primitive
+from functrace.primitives.binary import clamp
+from functrace.primitives.comparison import eq, ge, le, logical_and
+from functrace.primitives.elementwise import C64, F32, I32, add, div, is_constant, mul, neg, sub
+from functrace.primitives.families import Linear, literal
+from functrace.primitives.reductions import ArgMax, ReduceAnd
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_to, full, reshape, zeros
-from functrace.primitives.structural import JointlyLinear, iota
+from functrace.primitives.space import BroadcastInDim, batched_operand, broadcast_to, full, reshape, transpose, zeros
+from functrace.primitives.structural import JointlyLinear, iota, slice_along, stack
 
 U32 = np.dtype(np.uint32)
 MODES = ("clip", "fill_or_drop", "promise_in_bounds")
@@ -384,6 +387,31 @@ class ScatterAdd(ScatterFamily):
 
     def samples(self) -> Iterator[Sample]:
         return scatter_samples(ScatterAdd)
+
+    def squares(self, *xs: Any) -> Any:
+        """Of rows added to zeros: those of the few that are written, in an array that has no others."""
+        x, indices, updates = xs
+        made = ambient().definition(x)
+        count, depth = math.prod(indices.aval.shape[:-1]), indices.aval.shape[-1]
+        whole = self.operand_batching_dims or set(self.scatter_dims_to_operand_dims) - set(self.inserted_window_dims)
+        is_zero = made is not None and type(made.primitive) is BroadcastInDim and is_constant(made.inputs[0], 0)
+        if not is_zero or whole or not count or count * (count + updates.aval.size // count) >= x.aval.size:
+            return None
+        places = [d for d in range(updates.aval.ndim) if d not in self.update_window_dims]
+        rows = reshape(transpose(updates, (*places, *self.update_window_dims)), (count, updates.aval.size // count))
+        where_to = reshape(indices, (count, depth))
+        last = [x.aval.shape[d] - 1 for d in self.scatter_dims_to_operand_dims]
+        columns = [reshape(slice_along(where_to, 1, d, d + 1), (count,)) for d in range(depth)]
+        if self.mode == "clip":
+            columns = [clamp(literal(0, c.aval), c, literal(n, c.aval)) for c, n in zip(columns, last, strict=True)]
+        same = ReduceAnd((0,))(stack([eq(reshape(c, (count, 1)), reshape(c, (1, count))) for c in columns], 0))
+        if self.mode == "fill_or_drop":
+            inside = [logical_and(ge(c, 0), le(c, n)) for c, n in zip(columns, last, strict=True)]
+            inside = reshape(ReduceAnd((0,))(stack(inside, 0)), (count, 1))
+            rows = where(broadcast_to(inside, rows.aval.shape), rows, 0)
+        first = reshape(ArgMax(1, I32)(same), (count, 1))
+        apart = ScatterAdd((1,), (0,), (), (), (0,), False, False, "promise_in_bounds")
+        return [Squares(apart(zeros(rows.aval), first, rows))]
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, indices, updates = xs

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Sample, Work, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Squares, Work, ambient, primitive
 from functrace.primitives.families import Linear, literal
 
 F32 = np.dtype(np.float32)
@@ -56,6 +56,9 @@ class Reshape(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reshape(xs[0], (size, *self.new_shape)), True
+
+    def squares(self, *xs: Any) -> Any:
+        return [Squares(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Reshape | None:
@@ -106,6 +109,9 @@ class Transpose(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return transpose(xs[0], (0, *(i + 1 for i in self.permutation))), True
+
+    def squares(self, *xs: Any) -> Any:
+        return [Squares(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Transpose:
@@ -171,6 +177,13 @@ class BroadcastInDim(Linear):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         dimensions = (0, *(d + 1 for d in self.dimensions))
         return broadcast_in_dim(xs[0], (size, *self.new_shape), dimensions), True
+
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        if not x.aval.size:
+            return None
+        times = self.shape(x.aval).size // x.aval.size
+        return [Squares(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> BroadcastInDim:

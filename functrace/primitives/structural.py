@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, Work, primitive
-from functrace.primitives.elementwise import BOOL, C64, F32, I32
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Squares, Undefined, Work, primitive
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
@@ -110,6 +110,9 @@ class Concatenate(JointlyLinear):
             start = stop
         return cts
 
+    def squares(self, *xs: Any) -> Any:
+        return [Squares(x) for x in xs]
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return concatenate(xs, self.dimension + 1), True
@@ -180,6 +183,11 @@ class Pad(JointlyLinear):
             outside = select_n(self.mask(shape), ct, zeros(ct.aval))
             ct_value = reduce_sum(outside, tuple(range(ct.aval.ndim)))
         return [ct_x, ct_value]
+
+    def squares(self, *xs: Any) -> Any:
+        x, value = xs
+        keeps = all([low >= 0 and high >= 0 for low, high, _ in self.config])
+        return [Squares(x)] if keeps and is_constant(value, 0) else None
 
     def mask(self, shape: tuple[int, ...]) -> Atom:
         """Where the result holds values of an operand of this shape."""
@@ -445,6 +453,9 @@ class Stack(JointlyLinear):
     def transpose(self, ct: Any, *xs: Any) -> Any:
         pieces = unstack(ct, self.axis)
         return [p if isinstance(x, Undefined) else None for p, x in zip(pieces, xs, strict=True)]
+
+    def squares(self, *xs: Any) -> Any:
+        return [Squares(x) for x in xs]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]

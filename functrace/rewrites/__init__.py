@@ -6,6 +6,7 @@
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
+    squares    x -> |y|^2                            sums of squares, without y where that takes less
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
@@ -18,11 +19,12 @@ from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
+from functrace.rewrites.squares import squares
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
     "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised",
-    "separate", "separated", "split", "thread", "transpose", "vjp",
+    "separate", "separated", "split", "squares", "thread", "transpose", "vjp",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
 from functrace.transforms.jvp import jvp
 from functrace.transforms.linearize import linearize
+from functrace.transforms.per_example import per_example_clipped_grad, per_example_norms
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
 from functrace.transforms.vjp import linear_transpose, vjp
@@ -25,5 +26,5 @@ from functrace.transforms.vmap import vmap
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
     "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "linearize", "make_program", "on_backward", "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
