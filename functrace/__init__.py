@@ -24,7 +24,11 @@ from functrace.transforms import (
     custom_jvp,
     custom_vjp,
     custom_vmap,
+    empirical_fisher_vp,
     eval_shape,
+    fisher_vp,
+    gauss_newton_vp,
+    ggn,
     grad,
     hessian,
     jacfwd,
@@ -50,7 +54,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "errors", "eval_shape", "from_jax", "grad", "hessian",
+    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "empirical_fisher_vp", "errors", "eval_shape", "fisher_vp",
+    "from_jax", "gauss_newton_vp", "ggn", "grad", "hessian",
     "io",
     "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
     "numpy", "on_backward", "optim", "per_example_clipped_grad", "per_example_norms", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",

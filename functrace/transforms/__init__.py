@@ -11,6 +11,7 @@ from functrace.transforms.closure_convert import closure_convert
 from functrace.transforms.custom_jvp import custom_jvp
 from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.custom_vmap import custom_vmap
+from functrace.transforms.gauss_newton import empirical_fisher_vp, fisher_vp, gauss_newton_vp, ggn
 from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.hooks import on_backward, tap
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
@@ -25,6 +26,6 @@ from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
+    "custom_vmap", "empirical_fisher_vp", "eval_shape", "fisher_vp", "gauss_newton_vp", "ggn", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
     "linearize", "make_program", "on_backward", "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
