@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -76,9 +77,9 @@ def text(np_: Any, lax: Any) -> Loss:
 def tasks() -> dict[str, tuple[Callable[[Any, Any], Loss], Any, tuple[Any, ...]]]:
     """By name: the loss of each library, the params, a batch."""
     sizes = (784, 512, 512, 10)
-    dense = [(normal(m, n, scale=m**-0.5), np.zeros(n, np.float32)) for m, n in zip(sizes, sizes[1:], strict=False)]
+    dense = [(normal(m, n, scale=m**-0.5), np.zeros(n, np.float32)) for m, n in pairwise(sizes)]
     channels = (3, 32, 64, 128)
-    kernels = [normal(3, 3, m, n, scale=(9 * m) ** -0.5) for m, n in zip(channels, channels[1:], strict=False)]
+    kernels = [normal(3, 3, m, n, scale=(9 * m) ** -0.5) for m, n in pairwise(channels)]
     words = [normal(5_000, 128), normal(128, 256, scale=0.1), normal(256, 256, scale=0.1), normal(256, 10, scale=0.1)]
     labels = lambda n: RNG.integers(0, 10, n).astype(np.int32)
     return {

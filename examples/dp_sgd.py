@@ -5,11 +5,11 @@
     python examples/dp_sgd.py --noise 8       # more of it
 
 Each example's gradient is clipped to the same norm, so that no example can move the sum by more, and normal noise in
-proportion hides whether it was there. `per_example_clipped_grad` finds that sum, and none of the gradients is made. Abadi et al., Deep learning with differential
-privacy (2016). The account of what was spent is Renyi differential privacy of the sampled Gaussian mechanism, at
-whole orders: Mironov, Talwar and Zhang, arXiv:1908.10530, section 3.3. It holds for batches into which every example
-comes by a coin of its own, as here, and neighbours that differ by one example. Noise from a seed that others know
-hides nothing: this is a demonstration.
+proportion hides whether it was there. `per_example_clipped_grad` finds that sum, and none of the gradients is made.
+Abadi et al., Deep learning with differential privacy (2016). The account of what was spent is Renyi differential
+privacy of the sampled Gaussian mechanism, at whole orders: Mironov, Talwar and Zhang, arXiv:1908.10530, section 3.3. It
+holds for batches into which every example comes by a coin of its own, as here, and neighbours that differ by one
+example. Noise from a seed that others know hides nothing: this is a demonstration.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def loss_of(model: nn.Layer, params: PyTree, image: Array, label: Array, present
 def clipped_sum(
     model: nn.Layer, params: PyTree, images: Array, labels: Array, present: Array, most: float
 ) -> tuple[PyTree, Array]:
-    """The sum of the examples' gradients, each scaled down to a global norm of at most `most`, and the norms they had."""
+    """The sum of the examples' gradients, each scaled down to a global norm of at most `most`; and their norms."""
     loss = lambda params, *example: loss_of(model, params, *example)
     return ft.per_example_clipped_grad(loss, most, with_norms=True)(params, images, labels, present)
 

@@ -4,14 +4,14 @@
     python examples/hessian_spectrum.py --hidden 8    # one of 610, whose whole Hessian is made to compare
     python examples/hessian_spectrum.py --quick       # the same, in seconds
 
-Lanczos's method needs only products of the Hessian with vectors. One `linearize` of the gradient gives those as a linear
-program, which a loop calls; from a random vector it builds a small tridiagonal matrix, whose eigenvalues approach the
-outermost ones of the Hessian, and whose eigenvectors weigh them so that they stand for all. The mean over some vectors,
-each line widened a little, is the density of the spectrum. Ghorbani, Krishnan and Xiao, An investigation into neural
+Lanczos's method needs only products of the Hessian with vectors. One `linearize` of the gradient gives those as a
+linear program, which a loop calls; from a random vector it builds a small tridiagonal matrix, whose eigenvalues
+approach the outermost ones of the Hessian, and whose eigenvectors weigh them so that they stand for all. The mean over
+some vectors, each line widened a little, is the density of the spectrum. Ghorbani, Krishnan and Xiao, An investigation into neural
 net optimization via Hessian eigenvalue density, arXiv:1901.10159; Golub and Welsch (1969).
 
-The figure, hessian_spectrum.png, shows it before and after training: after it, most eigenvalues are nearly 0, and a few,
-about as many as there are classes, stand apart.
+The figure, hessian_spectrum.png, shows it before and after training: after it, most eigenvalues are nearly 0, and a
+few, about as many as there are classes, stand apart.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def draw(run: Run, path: Path) -> bool:
         if moment in run.whole:
             values = run.whole[moment]
             exact = Quadrature(values, np.full(len(values), 1 / len(values)))
-            axes.semilogy(grid, density([exact], grid, 0.006 * span), color="#d62728", linewidth=0.9, label="whole Hessian")
+            curve = density([exact], grid, 0.006 * span)
+            axes.semilogy(grid, curve, color="#d62728", linewidth=0.9, label="whole Hessian")
             axes.legend(frameon=False)
         axes.set_ylim(1e-6, None)
         axes.set_title(f"{moment} training: loss {run.losses[moment]:.3f}, largest {high:.3g}")
@@ -193,8 +194,9 @@ def study(data: Data, hidden: int, steps: int, probes: int, lanczos_steps: int, 
         run.spectra[moment] = spectra(loss, weights, probes, lanczos_steps, probing)
         run.losses[moment] = float(loss(weights))
         took = time.perf_counter() - began
-        print(f"{moment} training: loss {run.losses[moment]:.4f}; {weights.size} weights; {probes} times {lanczos_steps} "
-              f"products in {took:.1f} s; largest eigenvalue {run.top(moment):.4f}, mean {run.trace(moment):.2e}")  # fmt: skip
+        print(f"{moment} training: loss {run.losses[moment]:.4f}; {weights.size} weights")
+        print(f"  {probes} times {lanczos_steps} products in {took:.1f} s; largest eigenvalue {run.top(moment):.4f}, "
+              f"mean {run.trace(moment):.2e}")  # fmt: skip
         if weights.size <= SMALL:
             run.whole[moment] = np.linalg.eigvalsh(np.asarray(ft.hessian(loss)(weights), np.float64))
             print(f"  of the whole Hessian: {run.whole[moment][-1]:.4f}, {run.whole[moment].mean():.2e}")

@@ -184,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> Run:
         again = time.perf_counter() - began
         accuracy = np.mean((problem.test_images @ params["W"] + params["b"]).argmax(1) == problem.test_labels)
     run = Run(foretold, chosen, foretold[chosen], found, slope)
-    print(f"{len(problem.labels)} digits, accuracy on {len(problem.test_labels)} others {accuracy:.1%}; slope {slope:.0e}")
-    print(f"influence of all {len(foretold)} in {one_solve:.1f} s; {len(chosen)} left out, one by one, in {again:.1f} s")
+    print(f"{len(foretold)} digits, accuracy on {len(problem.test_labels)} others {accuracy:.1%}; slope {slope:.0e}")
+    print(f"influence of all of them in {one_solve:.1f} s; {len(chosen)} left out, one by one, in {again:.1f} s")
     for i, a, b in list(zip(chosen, run.foretold, run.found, strict=True))[:8]:
         print(f"  digit {i:4}, a {problem.labels[i]}: foretold {a:+.3e}, found {b:+.3e}")
     print(f"correlation {run.correlation:.4f}")

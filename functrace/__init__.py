@@ -54,10 +54,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "empirical_fisher_vp", "errors", "eval_shape", "fisher_vp",
-    "from_jax", "gauss_newton_vp", "ggn", "grad", "hessian",
-    "io",
-    "jacfwd", "jacrev", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "per_example_clipped_grad", "per_example_norms", "random", "remat", "scipy", "sequential_vmap", "stop_gradient", "tap", "testing",
-    "tree", "value_and_grad", "vjp", "vmap",
+    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "empirical_fisher_vp", "errors", "eval_shape",
+    "fisher_vp", "from_jax", "gauss_newton_vp", "ggn", "grad", "hessian", "io", "jacfwd", "jacrev", "jit",
+    "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn", "numpy", "on_backward",
+    "optim", "per_example_clipped_grad", "per_example_norms", "random", "remat", "scipy", "sequential_vmap",
+    "stop_gradient", "tap", "testing", "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

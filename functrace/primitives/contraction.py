@@ -254,10 +254,9 @@ class DotGeneral(Bilinear):
         return as_dtype(transpose(product, order), x.dtype)
 
     def squares(self, *xs: Any) -> Any:
-        contracted, batch = self.dimension_numbers
-        return squares_of_product(*[
-            matrices(x, b, c) for x, b, c in zip(xs, batch, contracted, strict=True)
-        ], self.precision)  # fmt: skip
+        x, y = xs
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        return squares_of_product(matrices(x, xb, xc), matrices(y, yb, yc), self.precision)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         x, y = xs

@@ -26,6 +26,7 @@ from functrace.primitives.contraction import (
     Dims,
     Precision,
     as_dtype,
+    behind,
     dtype_or_none,
     jax_precision,
     matrices,
@@ -284,12 +285,10 @@ class ConvGeneralDilated(Bilinear):
         places = at(self.shape(x.aval, w.aval).shape, of_y[2:])
         if max(self.feature_group_count, self.batch_group_count) > 1 or not 0 < math.prod(places) <= MOST_PATCHES:
             return None
-        windows = transpose(w, of_w)
-        rows = tuple(range(1, len(of_w)))
-        return squares_of_product(
-            matrices(self.patches(transpose(x, of_x), at(w.aval.shape, of_w[2:]), places), (), tuple([r + 1 for r in rows])),
-            matrices(windows, (), rows), self.precision,
-        )  # fmt: skip
+        seen = self.patches(transpose(x, of_x), at(w.aval.shape, of_w[2:]), places)
+        rows = tuple(range(1, len(of_w)))  # the features, and the window
+        left, right = matrices(seen, (), behind(rows)), matrices(transpose(w, of_w), (), rows)
+        return squares_of_product(left, right, self.precision)
 
     def patches(self, x: Atom, window: Dims, places: Dims) -> Atom:
         """What each place of the result sees of `x`, whose axes are batch, feature, spatial: places come first."""

@@ -26,6 +26,7 @@ from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "empirical_fisher_vp", "eval_shape", "fisher_vp", "gauss_newton_vp", "ggn", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "on_backward", "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "empirical_fisher_vp", "eval_shape", "fisher_vp", "gauss_newton_vp", "ggn", "grad",
+    "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose", "linearize", "make_program", "on_backward",
+    "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -83,8 +83,8 @@ def ggn(model: Callable[[Any], Any], loss: Callable[[Any], Any]) -> Callable[[An
         rows = vmap(times)(tree_util.tree_unflatten(tree, basis(leaves)))
         blocks, start = [], 0
         for x in map(aval_of, leaves):
-            part = slice(start, start + x.size)
-            blocks.append(tree_util.tree_map(lambda r, x=x, part=part: reshape(r[part], (*x.shape, *r.shape[1:])), rows))
+            of_x = tree_util.tree_map(lambda r, n=start, x=x: r[n : n + x.size], rows)
+            blocks.append(tree_util.tree_map(lambda r, x=x: reshape(r, (*x.shape, *r.shape[1:])), of_x))
             start += x.size
         return tree_util.tree_unflatten(tree, blocks)
 
@@ -135,7 +135,7 @@ def empirical_fisher_vp(losses: Callable[[Any], Any], params: Any, v: Any) -> An
     """The product of the sum of `g g^T` over the examples, with g the gradient of each one's loss, with a vector.
 
     It takes the targets for what the model would draw, and so is no approximation of the Fisher matrix that is good
-    away from a minimum: Martens (2020), section 11; Kunstner et al., arXiv:1905.12558. No gradient of an example is made.
+    away from a minimum: Martens (2020), section 11; Kunstner et al., arXiv:1905.12558. No example's gradient is made.
 
     Args:
       losses: params to the losses of the examples, an array of any shape.

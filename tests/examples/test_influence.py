@@ -35,7 +35,8 @@ def test_against_the_whole_hessian():
         params = train(problem, start, np.ones(40), 8)
         H = np.asarray(ft.hessian(lambda v: problem.objective(tree(v), np.ones(40)))(flat(params)))
         held_out = np.asarray(ft.grad(lambda v: problem.held_out(tree(v)))(flat(params)))
-        each = np.asarray(ft.jacrev(lambda v: influence.losses_of(tree(v), problem.images, problem.labels))(flat(params)))
+        losses = lambda v: influence.losses_of(tree(v), problem.images, problem.labels)
+        each = np.asarray(ft.jacrev(losses)(flat(params)))
         expected = each @ np.linalg.solve(H, held_out) / 40
         np.testing.assert_allclose(influences(problem, params), expected, rtol=1e-6, atol=1e-9)
         less = np.ones(40)

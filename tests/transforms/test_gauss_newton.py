@@ -67,10 +67,10 @@ def test_gauss_newton(case):
     blocks = ft.ggn(model(fnp), loss(fnp))(PARAMS)
     size = lambda x: int(np.size(x))
     leaves = jax.tree.leaves(PARAMS)
-    rows = [
-        np.concatenate([np.reshape(b, (size(x), size(y))) for b, y in zip(jax.tree.leaves(row), leaves, strict=True)], 1)
-        for x, row in zip(leaves, [blocks["b"], *blocks["w"]], strict=True)
-    ]
+    rows = []
+    for x, row in zip(leaves, [blocks["b"], *blocks["w"]], strict=True):
+        parts = zip(jax.tree.leaves(row), leaves, strict=True)
+        rows.append(np.concatenate([np.reshape(b, (size(x), size(y))) for b, y in parts], axis=1))
     np.testing.assert_allclose(np.concatenate(rows), expected, rtol=2e-4, atol=2e-4 * abs(expected).max())
 
 
@@ -79,10 +79,11 @@ def test_gradient_of_a_product():
     model, loss = LOSSES["cross entropy"]
 
     def form(np_, vp):
-        return lambda p, v: sum([(a * np_.cos(b)).sum() for a, b in zip(*map(jax.tree.leaves, (vp(p, v), v)), strict=True)])
+        weighed = lambda a, b: (a * np_.cos(b)).sum()
+        return lambda p, v: sum(jax.tree.leaves(jax.tree.map(weighed, vp(p, v), v)))
 
     def by_jax(p, v):
-        y, push, = jax.linearize(model(jnp), p)
+        y, push = jax.linearize(model(jnp), p)
         _, ct = jax.jvp(jax.grad(loss(jnp)), (y,), (push(v),))
         return jax.vjp(model(jnp), p)[1](ct)[0]
 
@@ -168,12 +169,14 @@ BAD = {
     "v of another shape": (lambda: ft.gauss_newton_vp(lambda w: w, lambda y: y.sum(), W, W[:1]), DtypeError,
                            "must have that of its primal, f32[2]"),
     "loss of two": (lambda: ft.gauss_newton_vp(lambda w: w, lambda y: y, W, W), DtypeError, "must return a scalar"),
-    "no model": (lambda: ft.gauss_newton_vp(W, lambda y: y, W, W), DtypeError, "expected a function as model, got ndarray"),
+    "no model": (lambda: ft.gauss_newton_vp(W, lambda y: y, W, W), DtypeError,
+                 "gauss_newton_vp: expected a function as model, got ndarray"),
     "no loss": (lambda: ft.ggn(lambda w: w, 3), DtypeError, "ggn: expected a function as loss, got int"),
     "integers": (lambda: ft.ggn(lambda w: w, lambda y: y.sum())(np.arange(3, dtype=np.int32)), DtypeError,
                  "ggn: argument 0 has dtype int32; derivatives need a floating"),
-    "complex": (lambda: ft.fisher_vp(lambda w: w, "normal", W + 0j, W + 0j), DtypeError, "must be real and floating, got c64[2]"),
-    "integer outputs": (lambda: ft.fisher_vp(lambda w: (w, w > 0), "normal", W, W), DtypeError, "got bool[2]. Return only"),
+    "complex": (lambda: ft.fisher_vp(lambda w: w, "normal", W + 0j, W + 0j), DtypeError,
+                "must be real and floating, got c64[2]"),
+    "booleans": (lambda: ft.fisher_vp(lambda w: (w, w > 0), "normal", W, W), DtypeError, "got bool[2]. Return only"),
     "unknown": (lambda: ft.fisher_vp(lambda w: w, "gamma", W, W), ArgumentError,
                 "distribution is 'gamma'; one of 'categorical', 'bernoulli', 'normal', 'poisson', or a function"),
 }  # fmt: skip
