@@ -7,8 +7,8 @@
 Lanczos's method needs only products of the Hessian with vectors. One `linearize` of the gradient gives those as a
 linear program, which a loop calls; from a random vector it builds a small tridiagonal matrix, whose eigenvalues
 approach the outermost ones of the Hessian, and whose eigenvectors weigh them so that they stand for all. The mean over
-some vectors, each line widened a little, is the density of the spectrum. Ghorbani, Krishnan and Xiao, An investigation into neural
-net optimization via Hessian eigenvalue density, arXiv:1901.10159; Golub and Welsch (1969).
+some vectors, each line widened a little, is the density of the spectrum. Ghorbani, Krishnan and Xiao, An investigation
+into neural net optimization via Hessian eigenvalue density, arXiv:1901.10159; Golub and Welsch (1969).
 
 The figure, hessian_spectrum.png, shows it before and after training: after it, most eigenvalues are nearly 0, and a
 few, about as many as there are classes, stand apart.

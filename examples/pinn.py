@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,8 @@ def derivatives(f: Callable[[Array], Array], x: Array, order: int) -> list[Array
 
 
 class Problem(NamedTuple):
-    """An equation: a network, `solution(params, *coordinates)`, the residuals of an example, and all the points."""
+    """A network, the function `(params, *coordinates)` that it makes, the residuals `(function, *coordinates)` of an
+    equation, and the points where they are to vanish."""
 
     network: nn.Layer
     solution: Callable[..., Array]
@@ -57,7 +59,7 @@ class Problem(NamedTuple):
 
     def loss(self, params: PyTree) -> Array:
         """The mean square of the residuals."""
-        at = lambda *point: self.residuals(params, *point)
+        at = lambda *point: self.residuals(partial(self.solution, params), *point)
         return (ft.vmap(at)(*self.points) ** 2).mean()
 
 
@@ -71,13 +73,14 @@ def beam(width: int, count: int) -> Problem:
     def solution(params: PyTree, x: Array) -> Array:
         return x**2 * network.apply(params, x[None])[0]
 
-    def residuals(params: PyTree, x: Array) -> Array:
-        u = lambda x: solution(params, x)
-        *_, fourth = derivatives(u, x, 4)
-        _, _, bending, shear = derivatives(u, fnp.ones_like(x), 3)
-        return fnp.stack([fourth - 1, bending, shear])
+    return Problem(network, solution, beam_residuals, (np.linspace(0, 1, count),))
 
-    return Problem(network, solution, residuals, (np.linspace(0, 1, count),))
+
+def beam_residuals(u: Callable[[Array], Array], x: Array) -> Array:
+    """What is left of the equation at x, and of the bending and the shear at the free end: `[3]`."""
+    *_, fourth = derivatives(u, x, 4)
+    _, _, bending, shear = derivatives(u, fnp.ones_like(x), 3)
+    return fnp.stack([fourth - 1, bending, shear])
 
 
 def deflection(x: np.ndarray) -> np.ndarray:
@@ -103,13 +106,14 @@ def flame(width: int, count: int) -> Problem:
         features = [2 * t / END - 1, fnp.cos(angle), fnp.sin(angle), fnp.cos(2 * angle), fnp.sin(2 * angle)]
         return first_moment(x) + t * network.apply(params, fnp.stack(features))[0]
 
-    def residuals(params: PyTree, t: Array, x: Array) -> Array:
-        u, u_x, u_xx, _, u_xxxx = derivatives(lambda x: solution(params, t, x), x, 4)
-        u_t = ft.grad(lambda t: solution(params, t, x))(t)
-        return u_t + u * u_x + u_xx + u_xxxx
-
     rng = np.random.default_rng(0)
-    return Problem(network, solution, residuals, (rng.uniform(0, END, count), rng.uniform(0, PERIOD, count)))
+    return Problem(network, solution, flame_residual, (rng.uniform(0, END, count), rng.uniform(0, PERIOD, count)))
+
+
+def flame_residual(u: Callable[[Array, Array], Array], t: Array, x: Array) -> Array:
+    """What is left of the equation at t and x."""
+    value, u_x, u_xx, _, u_xxxx = derivatives(lambda x: u(t, x), x, 4)
+    return ft.grad(u)(t, x) + value * u_x + u_xx + u_xxxx
 
 
 def spectral(times: int, modes: int = 64, steps_each: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -231,13 +235,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Run]:
     )
     add = parser.add_argument
     add("--problem", choices=("beam", "flame", "both"), default="both")
-    add("--steps", type=count, help="of L-BFGS; 300 for the beam, 3000 for the flame")
+    add("--steps", type=count, help="of L-BFGS; 300 for the beam, 2000 for the flame")
     add("--width", type=count, help="of the two hidden layers; 16 and 32")
     add("--seed", type=int, default=0, help="of the weights")
     add("--quick", action="store_true", help="few steps, small networks")
     add("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the figure; out/")
     options = parser.parse_args(arguments)
-    sizes = {"beam": (16, 32, 300), "flame": (32, 800, 3000)}
+    sizes = {"beam": (16, 32, 300), "flame": (32, 800, 2000)}
     if options.quick:
         sizes = {"beam": (8, 16, 100), "flame": (8, 100, 100)}
     runs = {}

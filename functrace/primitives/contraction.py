@@ -315,6 +315,11 @@ def matrices(x: Atom, batch: Dims, rows: Dims) -> Atom:
     return reshape(transpose(x, (*batch, *rows, *rest)), tuple(shape))
 
 
+def products_take_less(k: int, m: int, n: int) -> bool:
+    """Whether those of k rows of m entries, and of n, take less than the product of the two matrices."""
+    return k * (m + n) <= m * n
+
+
 def squares_of_product(x: Atom, y: Atom, precision: Precision) -> list[Atom] | None:
     """The sum of squares of `x^T y`, for matrices in a batch, where that takes less than the product.
 
@@ -325,10 +330,12 @@ def squares_of_product(x: Atom, y: Atom, precision: Precision) -> list[Atom] | N
     """
     _, k, m = x.aval.shape
     n = y.aval.shape[2]
+    if not x.aval.is_inexact or not y.aval.is_inexact:
+        return None
     if k == 1:
         squares = mul(sum_of_squares(x, (1, 2)), sum_of_squares(y, (1, 2)))
         return [reduce_sum(squares, (0,))]
-    if k * (m + n) > m * n or is_complex(x.aval.dtype) or is_complex(y.aval.dtype):
+    if not products_take_less(k, m, n) or is_complex(x.aval.dtype) or is_complex(y.aval.dtype):
         return None
     gram = DotGeneral((((2,), (2,)), ((0,), (0,))), precision)
     squares = mul(*[gram(v, v) for v in map(widened, (x, y))])
