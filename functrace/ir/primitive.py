@@ -177,6 +177,14 @@ class Primitive:
         """
         return None
 
+    def factors(self, *xs: Any) -> Any:
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`; None if it is none."""
+        return None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        """A range for each axis of the one result, beyond which all of it is zero; None where that is not known."""
+        return None
+
     def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
         """The same with further results, and to which of its own they belong: the entries of such a one add up to
         the sum of squares of its own. Asked of primitives with multiple results; None for none.

@@ -7,8 +7,8 @@ operand. The result's axes are the batch axes, then the free axes of the left an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -22,6 +22,7 @@ from functrace.primitives.elementwise import C64, F32, I32, add, convert_element
 from functrace.primitives.families import literal
 from functrace.primitives.selection import any_along
 from functrace.primitives.space import broadcast_in_dim, move_axis, reduce_sum, reshape, transpose
+from functrace.primitives.structural import concatenate
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -145,6 +146,47 @@ def behind(dims: Dims) -> Dims:
     return tuple([d + 1 for d in dims])
 
 
+class Factors(NamedTuple):
+    """An array as a sum of outer products over k: of `left [k, ...]`, which has its axes `rows`, in order, and of
+    `right [k, ...]`, which has the others."""
+
+    rows: tuple[int, ...]
+    left: Atom
+    right: Atom
+    precision: Precision = None
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The axes that `right` has."""
+        rank = self.left.aval.ndim + self.right.aval.ndim - 2
+        return tuple([a for a in range(rank) if a not in self.rows])
+
+    def permuted(self, order: Dims) -> Factors:
+        """Those of the array whose axis i is axis `order[i]` of this one."""
+
+        def of(axes: Dims, x: Atom) -> tuple[Dims, Atom]:
+            new = tuple([i for i, a in enumerate(order) if a in axes])
+            return new, transpose(x, (0, *[1 + axes.index(order[i]) for i in new]))
+
+        rows, left = of(self.rows, self.left)
+        return Factors(rows, left, of(self.columns, self.right)[1], self.precision)
+
+    def scaled(self, by: Callable[[Atom], Atom]) -> Factors:
+        """Those of a multiple, of which `by` makes that of any array."""
+        return self._replace(right=by(self.right))
+
+    def squares_with(self, others: Sequence[Factors]) -> list[Atom] | None:
+        """The sum of squares of the sum of all these arrays, for less than that takes."""
+        alike = [f if f.rows == self.rows else Factors(f.columns, f.right, f.left) for f in others]
+        if any([f.rows != self.rows for f in alike]):
+            return None
+        left, right = (
+            concatenate([reshape(x, (x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 0)
+            for xs in zip(*[(f.left, f.right) for f in (self, *alike)], strict=True)
+        )
+        return squares_of_product(*[reshape(x, (1, *x.aval.shape)) for x in (left, right)], self.precision)
+
+
 @primitive
 class DotGeneral(Bilinear):
     """Products summed over contracted axes, for each index of the batch axes.
@@ -252,6 +294,19 @@ class DotGeneral(Bilinear):
         product = DotGeneral(((c0, c1), (b0, b1)), self.precision, self.preferred_element_type)(left, right)
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs
+        (xc, yc), batch = self.dimension_numbers
+        if batch != ((), ()):
+            return None
+
+        def rows(x: Atom, contracted: Dims) -> Atom:
+            free = free_axes(x.aval, contracted, ())
+            k = math.prod([x.aval.shape[d] for d in contracted])
+            return reshape(transpose(x, (*contracted, *free)), (k, *[x.aval.shape[d] for d in free]))
+
+        return Factors(tuple(range(x.aval.ndim - len(xc))), rows(x, xc), rows(y, yc), self.precision)
 
     def squares(self, *xs: Any) -> Any:
         x, y = xs

@@ -14,6 +14,7 @@ the transpose of those that are `linear_in` an operand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -354,6 +355,19 @@ class _Sum(Formula):
             for s, x in zip(signed, xs, strict=True)
         ]
 
+    def squares(self, *xs: Any) -> Any:
+        """Of all that is added up: either it has no entries in common, or it is outer products, which make one."""
+        parts = addends(self, xs)
+        made = [ambient().definition(x) for x, _ in parts]
+        supports = [m and m.primitive.support(*m.inputs) for m in made]
+        if supports and apart(supports):
+            return [Squares(x) for x, _ in parts]
+        factors = [factors_of(x) for x, _ in parts]
+        if not factors or not all(factors):
+            return None
+        signed = [f if positive else f.scaled(neg) for f, (_, positive) in zip(factors, parts, strict=True)]
+        return signed[0].squares_with(signed[1:])
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         z = self(*xs)
         if not z.aval.is_inexact or (dxs[0] is None and dxs[1] is None):
@@ -364,13 +378,48 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
+MOST_ADDENDS = 1000
+
+def addends(prim: Formula, xs: Sequence[Atom]) -> list[tuple[Atom, bool]]:
+    """What a sum or difference is made of down to other operations, with its sign; nothing if it is too much."""
+    found: list[tuple[Atom, bool]] = []
+    todo: list[tuple[Any, Sequence[Atom], bool]] = [(prim, xs, True)]
+    while todo:
+        prim, xs, positive = todo.pop()
+        for x, sign in zip(xs, (positive, positive == (prim is add)), strict=True):
+            made = ambient().definition(x)
+            if made is not None and made.primitive in (add, sub):
+                todo.append((made.primitive, made.inputs, sign))
+            else:
+                found.append((x, sign))
+        if len(found) + len(todo) > MOST_ADDENDS or any([x.aval.shape != xs[0].aval.shape for x in xs]):
+            return []
+    return found
+
+def apart(boxes: Sequence[Any]) -> bool:
+    """Whether along some axis no two of the boxes meet."""
+    for ranges in zip(*boxes, strict=True) if all(boxes) else ():
+        ordered = sorted(ranges)
+        if all([before[1] <= after[0] for before, after in pairwise(ordered)]):
+            return True
+    return False
+
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
 
 NUMBERS = (F32, C64)
+def factors_of(x: Atom) -> Any:
+    """`x` as a sum of outer products, by the primitive that made it."""
+    made = ambient().definition(x)
+    return made and made.primitive.factors(*made.inputs)
+
 class _Neg(Formula):
     def squares(self, *xs: Any) -> Any:
         return [Squares(xs[0])]
+
+    def factors(self, *xs: Any) -> Any:
+        found = factors_of(xs[0])
+        return found and found.scaled(neg)
 
 class _Product(Formula):
     """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
@@ -383,6 +432,11 @@ class _Product(Formula):
             return None if y.aval.shape else [Squares(x, lambda n: div(n, sum_of_squares(y)))]
         big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
         return [Squares(big, lambda n: mul(n, sum_of_squares(small)))]
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
+        found = None if y.aval.shape else factors_of(x)
+        return found and found.scaled(lambda v: self(v, y))
 
 neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True

@@ -101,6 +101,11 @@ class Transpose(Linear):
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
 
+    def factors(self, *xs: Any) -> Any:
+        made = ambient().definition(xs[0])
+        found = made and made.primitive.factors(*made.inputs)
+        return found and found.permuted(self.permutation)
+
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return [cts[0].there.permuted(self._inverse())]
 

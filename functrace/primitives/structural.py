@@ -185,9 +185,14 @@ class Pad(JointlyLinear):
         return [ct_x, ct_value]
 
     def squares(self, *xs: Any) -> Any:
+        return [Squares(xs[0])] if self.support(*xs) else None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
         x, value = xs
-        keeps = all([low >= 0 and high >= 0 for low, high, _ in self.config])
-        return [Squares(x)] if keeps and is_constant(value, 0) else None
+        if not is_constant(value, 0) or any([low < 0 or high < 0 for low, high, _ in self.config]):
+            return None
+        sizes = self.shape(x.aval, value.aval).shape
+        return tuple([(low, n - high) for (low, high, _), n in zip(self.config, sizes, strict=True)])
 
     def mask(self, shape: tuple[int, ...]) -> Atom:
         """Where the result holds values of an operand of this shape."""

@@ -35,7 +35,20 @@ def unrolled(p, x):
     h = x[0]
     for i in range(1, 4):
         h = fnp.tanh(h @ p["w"] + x[i])
-    return h.sum() + (p["w"] ** 2).sum()
+    return h.sum()
+
+
+def penalized(p, x):
+    return unrolled(p, x) + (p["w"] ** 2).sum()
+
+
+def tied(p, ids):
+    """A table that is read, and that the logits are made of."""
+    return fnp.sin(fnp.tanh(p[ids]) @ p.T).sum()
+
+
+def used_both_ways(p, x):
+    return fnp.sin(fnp.tanh(x @ p) @ p.T - x @ (3.0 * p) @ fnp.ones((9, 8), x.dtype)).sum()
 
 
 def stacked_layers(p, x):
@@ -135,7 +148,10 @@ CASES = {
         *of_layer(nn.sequential(nn.dense(4, 6), nn.layer_norm(6)), lambda y: fnp.sin(y).sum()), (normal(N, 3, 4),)
     ),
     "rnn by a scan": (*of_layer(nn.rnn(3, 4)), (normal(N, 5, 3),)),
-    "weights used again": (unrolled, {"w": normal(4, 4)}, (normal(N, 4, 4),)),
+    "weights used again": (unrolled, {"w": normal(8, 8)}, (normal(N, 4, 8),)),
+    "weights used again, and a penalty": (penalized, {"w": normal(4, 4)}, (normal(N, 4, 4),)),
+    "tied": (tied, normal(40, 16), (RNG.integers(0, 40, (N, 3)),)),
+    "used both ways": (used_both_ways, normal(8, 9), (normal(N, 8),)),
     "layers by a scan": (stacked_layers, 0.5 * normal(3, 4, 4), (normal(N, 4),)),
     "layers of a sequence by a scan": (stacked_layers, 0.5 * normal(3, 8, 8), (normal(N, 2, 8),)),
     "heads": (heads, {"q": normal(2, 6, 5), "k": normal(2, 6, 5)}, (normal(N, 2, 6),)),
@@ -183,7 +199,8 @@ def sizes(program):
 
 GHOSTS = (
     "dense over a sequence", "few places", "strides", "embedding", "rows, dropped outside",
-    "layers of a sequence by a scan", "heads", "scaled",
+    "layers of a sequence by a scan", "heads", "scaled", "weights used again", "tied", "one vector of weights",
+    "used both ways",
 )  # fmt: skip
 
 
