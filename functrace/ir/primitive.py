@@ -48,11 +48,11 @@ class Masked(NamedTuple):
         return self.there.zeroed(self.value) if self.dirty else self.value
 
 
-class Squares(NamedTuple):
-    """A term of a sum of squares: what `through` makes of that of the entries of `x`."""
+class Through(NamedTuple):
+    """What a rule says of a result by way of an operand: what `how` makes of the same of `x`."""
 
     x: Any
-    through: Callable[[Any], Any] = lambda n: n
+    how: Callable[[Any], Any] = lambda of_x: of_x
 
 
 class Sample(NamedTuple):
@@ -173,12 +173,13 @@ class Primitive:
 
     def squares(self, *xs: Any) -> Sequence[Any] | None:
         """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
-        the result does: real scalars, and `Squares` of operands; or None. Asked if it has one result.
+        the result does: real scalars, and `Through` of operands; or None. Asked if it has one result.
         """
         return None
 
     def factors(self, *xs: Any) -> Any:
-        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`; None if it is none."""
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
+        if it is none."""
         return None
 
     def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:

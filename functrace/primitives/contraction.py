@@ -184,7 +184,8 @@ class Factors(NamedTuple):
             concatenate([reshape(x, (x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 0)
             for xs in zip(*[(f.left, f.right) for f in (self, *alike)], strict=True)
         )
-        return squares_of_product(*[reshape(x, (1, *x.aval.shape)) for x in (left, right)], self.precision)
+        left, right = (reshape(x, (1, *x.aval.shape)) for x in (left, right))
+        return squares_of_product(left, right, self.precision)
 
 
 @primitive

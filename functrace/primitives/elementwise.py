@@ -29,7 +29,7 @@ from functrace.ir import (
     Masked,
     Primitive,
     Sample,
-    Squares,
+    Through,
     Undefined,
     Var,
     Work,
@@ -361,7 +361,7 @@ class _Sum(Formula):
         made = [ambient().definition(x) for x, _ in parts]
         supports = [m and m.primitive.support(*m.inputs) for m in made]
         if supports and apart(supports):
-            return [Squares(x) for x, _ in parts]
+            return [Through(x) for x, _ in parts]
         factors = [factors_of(x) for x, _ in parts]
         if not factors or not all(factors):
             return None
@@ -409,17 +409,23 @@ def _negated(x: Any) -> Any:
 
 NUMBERS = (F32, C64)
 def factors_of(x: Atom) -> Any:
-    """`x` as a sum of outer products, by the primitive that made it."""
-    made = ambient().definition(x)
-    return made and made.primitive.factors(*made.inputs)
+    """`x` as a sum of outer products, by the primitives that made it; None if it is none."""
+    path: list[Callable[[Any], Any]] = []
+    found: Any = Through(x)
+    while isinstance(found, Through):
+        path.append(found.how)
+        made = ambient().definition(found.x)
+        found = made and made.primitive.factors(*made.inputs)
+    for how in reversed(path):
+        found = found and how(found)
+    return found
 
 class _Neg(Formula):
     def squares(self, *xs: Any) -> Any:
-        return [Squares(xs[0])]
+        return [Through(xs[0])]
 
     def factors(self, *xs: Any) -> Any:
-        found = factors_of(xs[0])
-        return found and found.scaled(neg)
+        return Through(xs[0], lambda found: found.scaled(neg))
 
 class _Product(Formula):
     """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
@@ -429,14 +435,13 @@ class _Product(Formula):
         if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
             return None
         if self is div:
-            return None if y.aval.shape else [Squares(x, lambda n: div(n, sum_of_squares(y)))]
+            return None if y.aval.shape else [Through(x, lambda n: div(n, sum_of_squares(y)))]
         big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
-        return [Squares(big, lambda n: mul(n, sum_of_squares(small)))]
+        return [Through(big, lambda n: mul(n, sum_of_squares(small)))]
 
     def factors(self, *xs: Any) -> Any:
         x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
-        found = None if y.aval.shape else factors_of(x)
-        return found and found.scaled(lambda v: self(v, y))
+        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: self(v, y)))
 
 neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
@@ -572,7 +577,7 @@ class ConvertElementType(Elementwise):
 
     def squares(self, *xs: Any) -> Any:
         (x,) = xs
-        return [Squares(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
+        return [Through(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, Squares, Undefined, Work, ambient, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Through, Undefined, Work, ambient, primitive
 from functrace.primitives.binary import clamp
 from functrace.primitives.comparison import eq, ge, le, logical_and
 from functrace.primitives.contraction import Factors
@@ -451,7 +451,7 @@ class ScatterAdd(ScatterFamily):
         first = reshape(ArgMax(1, I32)(same), (count, 1))
         windows = tuple(range(1, rows.aval.ndim))
         apart = ScatterAdd(windows, (0,), (), (), (0,), False, False, "promise_in_bounds")
-        return [Squares(apart(zeros(rows.aval), first, rows))]
+        return [Through(apart(zeros(rows.aval), first, rows))]
 
     def factors(self, *xs: Any) -> Any:
         found = self.rows(*xs)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Squares, Work, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Through, Work, ambient, primitive
 from functrace.primitives.families import Linear, literal
 
 F32 = np.dtype(np.float32)
@@ -58,7 +58,7 @@ class Reshape(Linear):
         return reshape(xs[0], (size, *self.new_shape)), True
 
     def squares(self, *xs: Any) -> Any:
-        return [Squares(xs[0])]
+        return [Through(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Reshape | None:
@@ -102,9 +102,7 @@ class Transpose(Linear):
         return [transpose(ct, self._inverse())]
 
     def factors(self, *xs: Any) -> Any:
-        made = ambient().definition(xs[0])
-        found = made and made.primitive.factors(*made.inputs)
-        return found and found.permuted(self.permutation)
+        return Through(xs[0], lambda found: found.permuted(self.permutation))
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return [cts[0].there.permuted(self._inverse())]
@@ -116,7 +114,7 @@ class Transpose(Linear):
         return transpose(xs[0], (0, *(i + 1 for i in self.permutation))), True
 
     def squares(self, *xs: Any) -> Any:
-        return [Squares(xs[0])]
+        return [Through(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Transpose:
@@ -188,7 +186,7 @@ class BroadcastInDim(Linear):
         if not x.aval.size:
             return None
         times = self.shape(x.aval).size // x.aval.size
-        return [Squares(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
+        return [Through(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> BroadcastInDim:

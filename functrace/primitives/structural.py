@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Squares, Undefined, Work, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Through, Undefined, Work, primitive
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
@@ -111,7 +111,7 @@ class Concatenate(JointlyLinear):
         return cts
 
     def squares(self, *xs: Any) -> Any:
-        return [Squares(x) for x in xs]
+        return [Through(x) for x in xs]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
@@ -185,7 +185,7 @@ class Pad(JointlyLinear):
         return [ct_x, ct_value]
 
     def squares(self, *xs: Any) -> Any:
-        return [Squares(xs[0])] if self.support(*xs) else None
+        return [Through(xs[0])] if self.support(*xs) else None
 
     def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
         x, value = xs
@@ -460,7 +460,7 @@ class Stack(JointlyLinear):
         return [p if isinstance(x, Undefined) else None for p, x in zip(pieces, xs, strict=True)]
 
     def squares(self, *xs: Any) -> Any:
-        return [Squares(x) for x in xs]
+        return [Through(x) for x in xs]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]

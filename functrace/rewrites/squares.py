@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Builder, Equation, Literal, Program, Squares
+from functrace.ir import Atom, Builder, Equation, Literal, Program, Through
 from functrace.primitives.elementwise import add, sum_of_squares
 from functrace.primitives.space import reduce_sum
 from functrace.rewrites.memo import copy_input, derived, memoised
@@ -34,18 +34,18 @@ def squares(program: Program, flags: tuple[bool, ...], beside: bool = False) -> 
 def total(b: Builder, y: Atom, sums: dict[Atom, Atom]) -> Atom:
     """The sum of squares of `y`, term by term."""
     found: Atom | None = None
-    todo: list[tuple[Any, tuple[Callable[[Any], Any], ...]]] = [(Squares(y), ())]
+    todo: list[tuple[Any, tuple[Callable[[Any], Any], ...]]] = [(Through(y), ())]
     while todo:
         term, path = todo.pop()
-        if isinstance(term, Squares):
-            path = (term.through, *path)
+        if isinstance(term, Through):
+            path = (term.how, *path)
             terms = terms_of(b, term.x, sums)
             if terms is not None:
                 todo += [(t, path) for t in terms]
                 continue
             term = sum_of_squares(term.x)
-        for through in path:
-            term = through(term)
+        for how in path:
+            term = how(term)
         if found is None or not (isinstance(term, Literal) and term.value == 0):
             found = term if found is None else add(found, term)
     assert found is not None, "a sum of squares has a term"

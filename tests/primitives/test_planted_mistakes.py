@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from functrace.ir import Literal, Primitive, Squares, builder
+from functrace.ir import Literal, Primitive, Through, builder
 from functrace.primitives import comparison, convolution, elementwise as el, reductions, space, structural, unary
 from functrace.primitives.elementwise import add, mul, neg, sub
 from functrace.primitives.selection import where
@@ -102,7 +102,7 @@ MISTAKES = {
     "squares of one part": (
         structural.Concatenate,
         "squares",
-        lambda self, *xs: [Squares(xs[0])],
+        lambda self, *xs: [Through(xs[0])],
         laws.test_squares_add_up,
     ),
     "windows taken at the wrong places": (
