@@ -21,12 +21,14 @@ from functrace.transforms.linearize import linearize
 from functrace.transforms.per_example import per_example_clipped_grad, per_example_norms
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
+from functrace.transforms.taylor import derivative, jet, taylor
 from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "empirical_fisher_vp", "eval_shape", "fisher_vp", "gauss_newton_vp", "ggn", "grad",
-    "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose", "linearize", "make_program", "on_backward",
-    "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "derivative", "empirical_fisher_vp", "eval_shape", "fisher_vp", "gauss_newton_vp", "ggn",
+    "grad", "hessian", "jacfwd", "jacrev", "jet", "jit", "jvp", "linear_transpose", "linearize", "make_program",
+    "on_backward", "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "taylor",
+    "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
