@@ -22,7 +22,7 @@ from timing import table
 
 NAMES = [
     "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing", "gradient_flow", "nonfinite",
-    "laplacian", "series",
+    "laplacian", "per_example", "series",
 ]  # fmt: skip
 HEAD = """# Benchmarks
 

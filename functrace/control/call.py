@@ -16,7 +16,7 @@ from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, transpose
+from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, squares, transpose
 from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
@@ -162,6 +162,10 @@ class Call(Applies):
 
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         return threads_call(self.of(at.into()), at, state, xs)
+
+    def beside_squares(self) -> Any:
+        flags = tuple([v.is_inexact for v in self.program.out_avals])
+        return self.of(squares(self.program, flags, True)), flags
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

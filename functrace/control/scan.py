@@ -45,7 +45,7 @@ from functrace.primitives.indexing import DynamicSlice
 from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, collect, jvp, memoised, series
+from functrace.rewrites import batch, collect, jvp, memoised, series, squares
 from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
@@ -280,6 +280,10 @@ class Scan(Primitive):
         mapped = Scan(body, self.consts, self.carry, self.length, self.reverse, self.unroll)
         finals, ys = cut(mapped(*c, *s, *x), self.carry)
         return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
+
+    def beside_squares(self) -> Any:
+        flags = tuple([i >= self.carry and v.is_inexact for i, v in enumerate(self.body.out_avals)])
+        return replace(self, body=squares(self.body, flags, True)), flags
 
     def with_programs(self, change: Callable[[Program], Program]) -> Scan:
         return replace(self, body=change(self.body))

@@ -49,6 +49,13 @@ class Masked(NamedTuple):
         return self.there.zeroed(self.value) if self.dirty else self.value
 
 
+class Through(NamedTuple):
+    """What a rule says of a result by way of an operand: what `how` makes of the same of `x`."""
+
+    x: Any
+    how: Callable[[Any], Any] = lambda of_x: of_x
+
+
 class Sample(NamedTuple):
     """Operands on which the laws of a primitive are tested.
 
@@ -214,6 +221,27 @@ class Primitive:
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
+    def squares(self, *xs: Any) -> Sequence[Any] | None:
+        """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
+        the result does: real scalars, and `Through` of operands; or None. Asked if it has one result.
+        """
+        return None
+
+    def factors(self, *xs: Any) -> Any:
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
+        if it is none."""
+        return None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        """A range for each axis of the one result, beyond which all of it is zero; None where that is not known."""
+        return None
+
+    def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """The same with further results, and to which of its own they belong: the entries of such a one add up to
+        the sum of squares of its own. Asked of primitives with multiple results; None for none.
+        """
         return None
 
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:

@@ -8,6 +8,7 @@
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
     laplacian  x -> (y, Ly)                          value, Jacobian and Laplacian carried together
+    squares    x -> |y|^2                            sums of squares, without y where that takes less
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
@@ -22,6 +23,7 @@ from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
 from functrace.rewrites.series import derivative, jet, series
+from functrace.rewrites.squares import squares
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import gradient, vjp
@@ -29,5 +31,5 @@ from functrace.rewrites.vjp import gradient, vjp
 __all__ = [
     "Directions", "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient",
     "jet", "jvp", "laplacian", "linearize", "memoised", "separate", "separated", "series", "split", "spread",
-    "thread", "transpose", "vjp",
+    "squares", "thread", "transpose", "vjp",
 ]  # fmt: skip
