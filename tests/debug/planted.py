@@ -301,6 +301,28 @@ def a_custom_pushforward(x):
     return f(x).sum()
 
 
+@fault(np.float32(2.0), phase="backward", primitive="integer_pow")
+def a_hook_on_a_known_cotangent(x):
+    return ft.on_backward(x, lambda ct: ct / 0.0) + 1.0  # planted
+
+
+@fault(np.float32(2.0), phase="backward", primitive="integer_pow")
+def a_power_of_a_known_cotangent(x):
+    def damped(ct):
+        gap = ct - 1.0
+        return ct * gap**-1  # planted
+
+    return ft.on_backward(x, damped) + 1.0
+
+
+@fault(np.float32(2.0), phase="backward", primitive="mul")
+def a_known_cotangent_overflows(x):
+    def amplified(ct):
+        return fnp.maximum(ct * 3e38 * 10.0, 1.0)  # planted
+
+    return ft.on_backward(x, amplified) + 1.0
+
+
 @fault(np.array([0.0, 2.0], np.float32), phase="backward", trap=True)
 def the_where_trap(x):
     @ft.custom_vjp
