@@ -95,7 +95,8 @@ TABLE = [
            "keep the argument positive: `log(maximum(x, eps))`"),
     Remedy(is_("log"), "log of 0 is -Inf",
            "keep the argument above 0: `log(x + eps)` or `log(maximum(x, eps))`; for probabilities `log_softmax` of "
-           "the logits; for x * log(x), `scipy.special.xlogy`"),
+           "the logits; for x * log(x), which is 0 at 0, `scipy.special.xlogy(x, x)`, or, as its slope there is -Inf, "
+           "`xlogy(x, x + eps)` where it is differentiated"),
     Remedy(is_("log1p"), "log1p of -1 is -Inf, and of less NaN",
            "keep the argument above -1: `log1p(maximum(x, -1 + eps))`"),
     Remedy(both(is_("sqrt", "rsqrt"), operand(0, negative)), "the square root of a negative number is NaN",

@@ -301,6 +301,12 @@ def a_custom_pushforward(x):
     return f(x).sum()
 
 
+@fault(np.array([0.5, 0.0, 0.5], np.float32), phase="backward", primitive="log")
+def entropy_of_a_certain_event(p):
+    total = p.sum()
+    return -ft.scipy.special.xlogy(p, p).sum() / total  # planted
+
+
 @fault(np.float32(2.0), phase="backward", primitive="integer_pow")
 def a_hook_on_a_known_cotangent(x):
     return ft.on_backward(x, lambda ct: ct / 0.0) + 1.0  # planted
@@ -549,6 +555,11 @@ def smallest_of_the_allowed(x):
 @healthy(np.float32(0.0))
 def removable_by_xlogy(x):
     return ft.scipy.special.xlogy(x, x), fnp.sinc(x), fnp.hypot(x, x + 1)
+
+
+@healthy(np.array([0.5, 0.0, 0.5], np.float32))
+def entropy_with_a_margin(p):
+    return -ft.scipy.special.xlogy(p, p + 1e-6).sum() + ft.scipy.special.xlogy(np.array([1, 0, 0]), p).sum()
 
 
 @healthy(np.float32(1.0), grad=False)
