@@ -23,7 +23,7 @@ from functrace.ir import Builder, Equation, Program
 from functrace.rewrites.memo import copy_input
 from functrace.tracing import apply
 from functrace.tracing.trace import leaf_names, parameter_names
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.grad import check_inputs, check_output
 
@@ -78,13 +78,15 @@ def explain_zero(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..
     check_callable("explain_zero", loss)
 
     @wraps(loss)
-    def explained(params: Any, *batch: Any) -> ZeroReport:
+    def explained(*args: Any) -> ZeroReport:
+        check_call("explain_zero", loss, args, {}, first=True)
+        params = args[0]
         leaves = tree_util.tree_leaves(params)
-        check_inputs("explain_zero", [params], leaves, [0], False, False)
-        traced, _, _, n = trace_with_aux("explain_zero", loss, (params, *batch), has_aux, own_lines=True)
-        check_output("explain_zero", traced, n, False)
+        check_inputs("explain_zero", [params], leaves, [0])
+        traced, _, _, n = trace_with_aux("explain_zero", loss, args, has_aux, own_lines=True)
+        check_output("explain_zero", traced, n)
         program = inlined(Program(traced.program.inputs, traced.program.equations, traced.program.outputs[:1]))
-        values = [*traced.captures, *tree_util.tree_leaves((params, *batch))]
+        values = [*traced.captures, *tree_util.tree_leaves(args)]
         c = len(traced.captures)
         names = leaf_names((params,), {}, parameter_names(loss)[:1])
         moving = tuple([c <= i < c + len(leaves) for i in range(len(values))])

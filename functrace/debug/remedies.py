@@ -122,6 +122,8 @@ TABLE = [
     Remedy(both(is_("sub", "add", "reduce_sum", "cumsum"), some(infinite)), "Inf - Inf is NaN",
            "a row in which everything is masked with -inf has no largest element: mask with a large finite number "
            "(-1e9, or `finfo(dtype).min`), or leave such rows out"),
+    Remedy(both(is_("atanh"), lambda m: not m.has(0, lambda x: abs(x) > 1)), "atanh of -1 or 1 is infinite",
+           "keep the argument within: `clip(x, -1 + eps, 1 - eps)`"),
     Remedy(is_("asin", "acos", "atanh", "acosh"), "an argument outside of the function's domain",
            "clip the argument to the domain"),
     Remedy(is_("gather"), "an index out of range, which reads NaN", "check the index, or pass mode='clip'"),
