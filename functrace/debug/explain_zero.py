@@ -136,13 +136,14 @@ def blocked(program: Program, moving: Sequence[bool]) -> Death | None:
     moved, blocks = derivative_paths(program, moving)
     if any(moved):
         return None
-    names = list(dict.fromkeys([describe(eqn) for eqn in blocks]))
     source = blocks[0].source if blocks else None
+    at_once = [eqn for eqn in blocks if eqn.source == source]  # a line such as x // 2 compares, too
+    block = next((eqn for eqn in at_once if eqn.primitive.name not in COMPARISONS), blocks[0] if blocks else None)
     others = [f"{describe(eqn)} at {eqn.source}" for eqn in blocks[1:4] if eqn.source != source]
-    reason = f"no derivative goes through {names[0] if names else 'what is computed from it'}"
+    reason = f"no derivative goes through {describe(block) if block else 'what is computed from it'}"
     if others:
         reason += f" (nor through {', '.join(others)})"
-    return Death("blocked", reason, source, fix_for(blocks[0] if blocks else None))
+    return Death("blocked", reason, source, fix_for(block))
 
 
 def derivative_paths(program: Program, moving: Sequence[bool]) -> tuple[list[bool], list[Equation]]:

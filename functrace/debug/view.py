@@ -74,8 +74,8 @@ def view(program: Program, values: Sequence[Any] | None = None, path: str | os.P
     except OSError as error:
         kind = MissingFileError if isinstance(error, FileNotFoundError) else FileError
         raise kind(
-            f"view: path {os.fspath(path)!r} cannot be written ({error.strerror or error}): give the path of a file in a "
-            f"folder that exists.{at(caller_source())}"
+            f"view: path {os.fspath(path)!r} cannot be written ({error.strerror or error}): give the path of a file in "
+            f"a folder that exists.{at(caller_source())}"
         ) from error
     return where
 

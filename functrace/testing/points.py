@@ -82,8 +82,8 @@ def checked_number(caller: str, name: str, value: Any) -> float | None:
         if 0 <= float(value) < math.inf and not (is_step and value == 0):
             return float(value)
     raise ArgumentError(
-        f"{caller}: {name} must be a finite number {'above 0' if is_step else 'at 0 or above'}, got {value!r}; leave it "
-        f"out for one that suits the dtype.{at(caller_source())}"
+        f"{caller}: {name} must be a finite number {'above 0' if is_step else 'at 0 or above'}, got {value!r}; leave "
+        f"it out for one that suits the dtype.{at(caller_source())}"
     )
 
 

@@ -77,8 +77,8 @@ class custom_jvp:
 
         def rule(primals: Any, tangents: Any) -> Any:
             out = self(*primals)
-            moving = [(f, dx) for f, dx in zip(jvps, tangents, strict=True) if f is not None and not is_zero_tangent(dx)]
-            terms = [f(dx, out, *primals) for f, dx in moving]
+            given = zip(jvps, tangents, strict=True)
+            terms = [f(dx, out, *primals) for f, dx in given if f is not None and not is_zero_tangent(dx)]
             total = tree_util.tree_map(zeros_like, out)
             for term in terms:
                 total = tree_util.tree_map(lambda a, b: a + b, total, term)

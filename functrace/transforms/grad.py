@@ -138,9 +138,9 @@ def check_inputs(
                 f"{aval.dtype}.{at(caller_source())}"
             )
         if not aval.is_inexact and not allow_int:
-            ways = ", leave it out of argnums, or pass allow_int=True" if allow_int is not None else (
-                ", or leave it out of the first argument: close over it, or pass it beside the batch"
-            )  # fmt: skip
+            ways = ", or leave it out of the first argument: close over it, or pass it beside the batch"
+            if allow_int is not None:
+                ways = ", leave it out of argnums, or pass allow_int=True"
             raise DtypeError(
                 f"{transform}: {leaf_label(args, i, numbers)} has dtype {aval.dtype}; derivatives need a floating or "
                 f"complex dtype. Cast it (`.astype(float)`){ways}.{at(caller_source())}"
@@ -152,9 +152,9 @@ def check_output(transform: str, traced: Traced, n: int, holomorphic: bool | Non
     avals = traced.program.out_avals[:n]
     if n != 1 or avals[0].shape:
         found = ", ".join(map(str, avals)) if n else "no array"
-        others = ", return the rest through has_aux=True, or use jacrev, jacfwd or vjp" if holomorphic is not None else (
-            ", and return the rest through has_aux=True"
-        )  # fmt: skip
+        others = ", and return the rest through has_aux=True"
+        if holomorphic is not None:
+            others = ", return the rest through has_aux=True, or use jacrev, jacfwd or vjp"
         raise DtypeError(
             f"{transform}: the function must return a scalar, got {found}. Reduce it (`.sum()`, `.mean()`){others}."
             f"{at(caller_source())}"

@@ -78,6 +78,11 @@ def log_of_zero(x):
     return (z * x).sum()
 
 
+@fault(np.array([0.5, 1.0], np.float32), primitive="atanh", cause="atanh of -1 or 1 is infinite")
+def end_of_the_domain(x):
+    return fnp.arctanh(x).sum()  # planted
+
+
 @fault(np.zeros((0, 3), np.float32), np.ones(3, np.float32), primitive="div")
 def mean_of_nothing(rows, w):
     total = (rows @ w).sum()
