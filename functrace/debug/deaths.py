@@ -119,10 +119,11 @@ class Watching:
 
 
 class Stop(NamedTuple):
-    """An equation at which a gradient dies, its operands `on_path`, and which equation `made` each value."""
+    """An equation at which a gradient dies, operands and all values on its path, and what `made` each value."""
 
     eqn: Equation
     on_path: tuple[Var, ...]
+    path: set[Any]
     made: dict[Any, Equation]
 
 
@@ -161,7 +162,7 @@ def frontier(program: Program, moving: Sequence[bool], watching: Watching) -> li
         for held in held_by(eqn.primitive):
             if len(held.inputs) <= len(flags):
                 inside += frontier(held, flags[len(flags) - len(held.inputs) :], watching)
-        found += inside or [Stop(eqn, through, made)]
+        found += inside or [Stop(eqn, through, path, made)]
     return found
 
 
@@ -206,17 +207,17 @@ def is_constant(x: Any, made: dict[Any, Equation]) -> bool:
 
 def compared(stop: Stop) -> Any:
     """What a `where` compares, if that is what it chooses from, or what this was made of: a bound."""
-    eqn, through, made = stop
+    eqn, through, path, made = stop
     test = made.get(eqn.inputs[0])
     if eqn.primitive.name != "select_n" or test is None or test.primitive.name not in COMPARISONS:
         return None
     near = {*through, *[x for v in through if v in made for x in made[v].inputs]}
-    return next((x for x in test.inputs if type(x) is Var and x in near), None)
+    return next((x for x in test.inputs if x in path and x in near), None)
 
 
 def classified(stop: Stop, watching: Watching) -> Death:
     """Why the cotangents of an equation's operands are zero, by its kind and its values."""
-    eqn, through, made = stop
+    eqn, through, _, made = stop
     name, dtype = eqn.primitive.name, eqn.outputs[0].aval.dtype
     ct = max(watching.cotangent(v) for v in eqn.outputs)
     of = [e for x in through if (e := watching.value(x)) is not None]

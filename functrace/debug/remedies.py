@@ -85,7 +85,7 @@ TABLE = [
     Remedy(of("log", "log1p"), "the derivative of log, 1/x, is infinite at 0",
            "keep the argument above 0: `log(maximum(x, eps))`; for probabilities compute the logarithm from logits "
            "(`log_softmax`, `log_sigmoid`)"),
-    Remedy(of("pow", "integer_pow"), "the derivative of x ** p is infinite at 0 for p < 1",
+    Remedy(both(of("pow", "integer_pow"), some(zero)), "the derivative of x ** p is infinite at 0 for p < 1",
            "keep the base above 0: `maximum(x, eps) ** p`"),
     Remedy(of("asin", "acos", "atanh"), "the derivative is infinite at the ends of the domain, -1 and 1",
            "clip the argument to within them: `clip(x, -1 + eps, 1 - eps)`"),

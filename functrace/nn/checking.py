@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from functrace import numpy as fnp, random

@@ -135,6 +135,11 @@ def beyond_a_where(p):
     return fnp.sum(h @ p["v"])
 
 
+def where_of_data(p):
+    h = fnp.where(X > 1e6, X * p["W"][:, 0], 1.0)  # here
+    return fnp.sum(h) + fnp.sum(p["v"])
+
+
 def slope_of_zero(p):
     h = nn.leaky_relu(X @ p["W"] - 100.0, 0.0)  # here
     return fnp.sum(h @ p["v"])
@@ -172,6 +177,7 @@ PLANTED = {
     wrong_rule: ("flat", "the rule of zeroed is zero", "gradcheck"),
     hook_that_zeroes: ("flat", "function given to on_backward makes a cotangent of 0", "take the hook away"),
     beyond_a_where: ("dead", "beyond the bound of where .what it compares is from", "a smooth bound"),
+    where_of_data: ("not selected", r"where \(select_n\) takes no entry", "Look at the condition"),
     slope_of_zero: ("zero factor", "the other factor of mul is 0", "Take the product away"),
     integer_division: ("blocked", "through sign", "straight-through"),
     lost_in_loop: ("flat", "no cotangent comes through the steps of while"),

@@ -123,7 +123,7 @@ CASES = {
     "no params, decay": (
         lambda: updated(optim.adamw(0.1), W),
         ArgumentError,
-        "add_decayed_weights: update needs",
+        "adamw: update needs",
     ),
     "no params, lamb": (
         lambda: updated(optim.lamb(0.1), W),
