@@ -264,12 +264,12 @@ CASES = {
     "b1 of schedule-free": (
         lambda: optim.schedule_free_adamw(0.1, b1=0.0),
         ArgumentError,
-        "schedule_free: b1 is 0.0; a number above 0 and up to 1 was expected",
+        "schedule_free_adamw: b1 is 0.0; a number above 0 and up to 1 was expected",
     ),
     "warm-up of a schedule": (
         lambda: optim.schedule_free_sgd(lambda n: 0.1, warmup_steps=3),
         ArgumentError,
-        "schedule_free: the learning rate is a schedule; with warmup_steps a number was expected",
+        "schedule_free_sgd: the learning rate is a schedule; with warmup_steps a number was expected",
     ),
     "other schedule-free parameters": (
         lambda: optim.schedule_free_eval_params(optim.schedule_free_sgd().init(W), {"w": fnp.ones(2)}),
@@ -291,18 +291,18 @@ CASES = {
     "coefficients": (
         lambda: optim.muon(0.1, ((1.0, 2.0, 3.0),), ns_steps=2),
         ArgumentError,
-        "scale_by_muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
+        "muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
     ),
     "no loss": (
         lambda: updated(optim.lbfgs(), W, W),
         ArgumentError,
-        "scale_by_zoom_linesearch: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
+        "lbfgs: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
     ),
     "no params, lbfgs": (lambda: updated(optim.lbfgs(), W), ArgumentError, "lbfgs: update needs the param"),
     "memory": (
         lambda: optim.lbfgs(memory_size=0),
         ArgumentError,
-        "scale_by_lbfgs: memory_size is 0; an integer of 1 or more was expected",
+        "lbfgs: memory_size is 0; an integer of 1 or more was expected",
     ),
     "first guess": (
         lambda: optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two"),
