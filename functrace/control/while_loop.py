@@ -384,3 +384,37 @@ def run(loop: While, xs: Sequence[Any]) -> list[Any]:
 def compiled(_: Program, loop: While) -> Any:
     """The loop as one compiled function, for where it runs alone."""
     return jax.jit(lambda *xs: run(loop, xs))
+
+
+@memoised
+def with_count(_: Program, loop: While) -> While:
+    """The loop with the number of its steps as its first carry."""
+    programs = []
+    for program in (loop.predicate, loop.body):
+        with Builder() as b:
+            c = [copy_input(b, v) for v in program.inputs[: loop.consts]]
+            n = b.input(I32_SCALAR)
+            s = [copy_input(b, v) for v in program.inputs[loop.consts :]]
+            outputs = b.inline(program, [*c, *s])
+            programs.append(b.build(outputs if program is loop.predicate else [add(n, 1), *outputs]))
+    return While(programs[0], programs[1], loop.consts, loop.slots)
+
+
+@memoised
+def repeated(body: Program, consts: int, slots: int) -> While:
+    """The loop of `steps`, its first constant, with the number of the step as its first carry."""
+    with Builder() as b:
+        steps = b.input(I32_SCALAR)
+        for v in body.inputs[:consts]:
+            copy_input(b, v)
+        i = b.input(I32_SCALAR)
+        for v in body.inputs[consts:]:
+            copy_input(b, v)
+        predicate = b.build([lt(i, steps)])
+    with Builder() as b:
+        b.input(I32_SCALAR)
+        c = [copy_input(b, v) for v in body.inputs[:consts]]
+        i = b.input(I32_SCALAR)
+        s = [copy_input(b, v) for v in body.inputs[consts:]]
+        stepped = b.build([add(i, 1), *b.inline(body, [*c, *s])])
+    return While(predicate, stepped, 1 + consts, slots)

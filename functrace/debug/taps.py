@@ -13,7 +13,7 @@ from jax import tree_util
 
 from functrace import rewrites
 from functrace.tracing import apply, trace
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 
 
 def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +50,7 @@ def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fun)
     def with_taps(*args: Any, **kwargs: Any) -> Any:
+        check_call("taps", fun, args, kwargs)
         traced = trace(fun, args, kwargs, transform="taps", concrete=True)
         program, names = rewrites.collect(traced.program)
         outputs = apply(program, [*traced.captures, *tree_util.tree_leaves((args, kwargs))])

@@ -13,6 +13,7 @@ the transpose of those that are `linear_in` an operand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -293,8 +294,14 @@ class Formula(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal values are left to the backend, which may flush them to zero.
-        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+        return None if y is None else foldable(y, *xs)
+
+def foldable(y: Any, *xs: Any) -> Any:
+    """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
+    which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
+    if any(map(is_subnormal, (*xs, y))) or (not math.isfinite(y) and all(map(math.isfinite, xs))):
+        return None
+    return y
 
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
@@ -576,7 +583,7 @@ class IntegerPow(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = np.divide(x.dtype.type(1), x)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if self.exponent == 2:
@@ -645,7 +652,7 @@ class ConvertElementType(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = x.astype(self.new_dtype)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None
