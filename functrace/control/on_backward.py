@@ -32,6 +32,7 @@ class OnBackward(Primitive):
     name = "on_backward"
     multiple_results = True
     work_each = Work(0)
+    goes_forward = False
     backward: Program
     captures: int
     label: str

@@ -14,15 +14,16 @@ Results are memoised on the Program, so a layer that is called 48 times is rewri
 
 from functrace.rewrites.batch import batch
 from functrace.rewrites.collect import collect
+from functrace.rewrites.gradient import gradient
 from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
-from functrace.rewrites.vjp import gradient, vjp
+from functrace.rewrites.vjp import pullback, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised",
+    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised", "pullback",
     "separate", "separated", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip
