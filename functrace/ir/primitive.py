@@ -296,6 +296,7 @@ def primitive(cls: P) -> P:
 class _Ambient(threading.local):
     builder: Builder | None = None
     session: object = None  # another object for each outermost trace
+    collects: bool = False  # whether what is tapped in this trace is collected
 
 
 AMBIENT = _Ambient()

@@ -9,6 +9,7 @@ gradients grows as a polynomial in its height. Reverse mode, which turns the pro
 from __future__ import annotations
 
 from functrace.ir import Builder, Program, is_complex
+from functrace.ir.primitive import AMBIENT
 from functrace.primitives.elementwise import convert_element_type
 from functrace.primitives.space import full, reshape, zeros
 from functrace.rewrites.collect import programs_of
@@ -17,22 +18,24 @@ from functrace.rewrites.memo import copy_input, memoised, select
 from functrace.rewrites.vjp import pullback
 
 
-@memoised
 def gradient(program: Program, moving: tuple[bool, ...]) -> Program:
     """`x -> (y, grad)` for a scalar first output; further outputs are carried along."""
     given = select(moving, program.inputs)
     alone = len(given) == 1 and given[0].aval.size == 1 and not is_complex(given[0].aval.dtype)
-    return along(program, moving) if alone and goes_forward(program) else pullback(program, moving)
+    is_forward = alone and goes_forward(program, AMBIENT.collects)
+    return along(program, moving) if is_forward else pullback(program, moving)
 
 
 @memoised
-def goes_forward(program: Program) -> bool:
+def goes_forward(program: Program, collects: bool) -> bool:
     """Whether forward mode gives the gradient that reverse mode does."""
     return all([
-        eqn.primitive.goes_forward and all(map(goes_forward, programs_of(eqn.primitive))) for eqn in program.equations
-    ])  # fmt: skip
+        eqn.primitive.goes_forward and all([goes_forward(p, collects) for p in programs_of(eqn.primitive)])
+        for eqn in program.equations
+    ])
 
 
+@memoised
 def along(program: Program, moving: tuple[bool, ...]) -> Program:
     """`x -> (y, dy)` where the one moving input, of one element, has the tangent 1."""
     with Builder() as b:
