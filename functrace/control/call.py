@@ -11,13 +11,13 @@ import numpy as np
 
 from functrace.control.groups import cut
 from functrace.control.masked import given, with_masks
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, linearize, memoised, transpose
-from functrace.rewrites.memo import scatter, select
+from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
@@ -87,7 +87,10 @@ class Call(Applies):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)
         program, moved = jvp(self.program, moving)
-        outputs = self.of(program)(*xs, *select(moving, dxs))
+        tangents = select(moving, dxs)
+        # The tangent 1 of a derivative in one scalar folds into what it multiplies.
+        program = bound(program, (*[None] * len(xs), *[dx if type(dx) is Literal else None for dx in tangents]))
+        outputs = self.of(program)(*xs, *[dx for dx in tangents if type(dx) is not Literal])
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
 
@@ -168,6 +171,16 @@ def inner_outputs(program: Program) -> Program:
     inputs = set(program.inputs)
     computed = tuple(y for y in program.outputs if type(y) is Var and y not in inputs)
     return Program(program.inputs, program.equations, computed)
+
+
+@memoised
+def bound(program: Program, values: tuple[Literal | None, ...]) -> Program:
+    """The Program with literals in the place of some of its inputs."""
+    if not any(values):
+        return program
+    with Builder() as b:
+        pairs = zip(program.inputs, values, strict=True)
+        return b.build(b.inline(program, [copy_input(b, v) if x is None else Literal(x.value, v.aval) for v, x in pairs]))
 
 
 @memoised

@@ -2,14 +2,18 @@
 
 gradient : Program(x -> (y, z)) -> Program(x -> (y, z, dy/dx))         y one real scalar
 
-In one scalar, forward mode is one more equation or two for each, which share what they have in common: a tower of such
-gradients grows as a polynomial in its height. Reverse mode, which turns the program round at every order, triples it.
+In one scalar, forward mode is an equation or two more for each, which share what they have in common: a tower of such
+gradients grows as a polynomial in its height. Reverse mode, which turns the Program round at every order, triples it.
 """
 
 from __future__ import annotations
 
-from functrace.ir import Builder, Program, is_complex
+from typing import NamedTuple
+
+from functrace.errors import RuleError
+from functrace.ir import Atom, Builder, Equation, Literal, Primitive, Program, Var, is_complex
 from functrace.ir.primitive import AMBIENT
+from functrace.ir.source import NOWHERE
 from functrace.primitives.elementwise import convert_element_type
 from functrace.primitives.space import full, reshape, zeros
 from functrace.rewrites.collect import programs_of
@@ -22,17 +26,8 @@ def gradient(program: Program, moving: tuple[bool, ...]) -> Program:
     """`x -> (y, grad)` for a scalar first output; further outputs are carried along."""
     given = select(moving, program.inputs)
     alone = len(given) == 1 and given[0].aval.size == 1 and not is_complex(given[0].aval.dtype)
-    is_forward = alone and goes_forward(program, AMBIENT.collects)
+    is_forward = alone and goes_forward(program, AMBIENT.collects) and not meets_pole(program, moving)
     return along(program, moving) if is_forward else pullback(program, moving)
-
-
-@memoised
-def goes_forward(program: Program, collects: bool) -> bool:
-    """Whether forward mode gives the gradient that reverse mode does."""
-    return all([
-        eqn.primitive.goes_forward and all([goes_forward(p, collects) for p in programs_of(eqn.primitive)])
-        for eqn in program.equations
-    ])
 
 
 @memoised
@@ -46,3 +41,95 @@ def along(program: Program, moving: tuple[bool, ...]) -> Program:
         if dy is None:
             return b.build([*ys, zeros(of)])
         return b.build([*ys, convert_element_type(reshape(dy, of.shape), of.dtype, of.weak_type)])
+
+
+@memoised
+def goes_forward(program: Program, collects: bool) -> bool:
+    """Whether no cotangent is watched or changed on its way back; `collects` says whether taps are collected."""
+    return all([
+        eqn.primitive.goes_forward and all([goes_forward(p, collects) for p in programs_of(eqn.primitive)])
+        for eqn in program.equations
+    ])  # fmt: skip
+
+
+@memoised
+def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
+    """Whether a tangent of which a select has left entries out may meet an infinite slope further on.
+
+    What is left out of a cotangent stays zero there; a tangent's zero becomes NaN.
+    """
+    moves = set(select(moving, program.inputs))
+    thinned: set[Atom] = set()
+    for eqn in program.equations:
+        if moves.isdisjoint(eqn.inputs):
+            continue
+        moves.update(eqn.outputs)
+        found = slopes(eqn, tuple([x in moves for x in eqn.inputs]))
+        is_thin = not thinned.isdisjoint(eqn.inputs)
+        if found.has_pole and (is_thin or (found.leaves_out and programs_of(eqn.primitive))):
+            thin = tuple([x in thinned for x in eqn.inputs])
+            if not is_thin or slopes(eqn, thin).has_pole:
+                return True
+        if is_thin or found.leaves_out:
+            thinned.update(eqn.outputs)
+    return False
+
+
+class Slopes(NamedTuple):
+    """Of a pushforward: whether it puts zeros in the place of what it leaves out, has poles, and gives a zero."""
+
+    leaves_out: bool
+    has_pole: bool
+    gives_zero: bool = False
+
+
+_slopes: dict[tuple[Primitive, tuple[object, ...], tuple[bool, ...]], Slopes] = {}
+
+
+def slopes(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
+    """What an equation's pushforward is made of, remembered."""
+    key = (eqn.primitive, tuple([x if type(x) is Literal else x.aval for x in eqn.inputs]), moving)
+    if (found := _slopes.get(key)) is None:
+        if len(_slopes) > 10_000:
+            _slopes.clear()
+        found = _slopes[key] = made_of(eqn, moving)
+    return found
+
+
+def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
+    """What an equation's pushforward is made of."""
+    prim = eqn.primitive
+    with Builder() as b:
+        b.source = eqn.source or NOWHERE
+        xs = [x if type(x) is Literal else Var(x.aval) for x in eqn.inputs]
+        dxs = [Var(x.aval) if m else None for x, m in zip(xs, moving, strict=True)]
+        try:
+            _, dys = prim.jvp(xs, dxs)
+        except RuleError:  # there is no forward mode
+            return Slopes(True, True)
+        pushed = b.build([dy for dy in (dys if prim.multiple_results else [dys]) if dy is not None])
+    # Where it is linear, a slope that is infinite makes a NaN of the value too.
+    nonlinear = tuple([e for e in pushed.equations if e.primitive != prim or set(dxs).isdisjoint(e.inputs)])
+    return Slopes(contents(pushed).leaves_out, contents(Program(pushed.inputs, nonlinear, ())).has_pole)
+
+
+@memoised
+def contents(program: Program) -> Slopes:
+    """What a Program is made of, and those that it holds."""
+    zero: set[Atom] = set()
+    leaves_out = has_pole = False
+    for eqn in program.equations:
+        prim = eqn.primitive
+        within = [contents(p) for p in programs_of(prim)]
+        reads_zero = any([x in zero or is_zero(x) for x in eqn.inputs])
+        if reads_zero and prim.keeps_values:
+            zero.update(eqn.outputs)
+        leaves_out |= any([p.leaves_out or p.gives_zero for p in within])
+        leaves_out |= reads_zero and (prim.masks or bool(within))
+        has_pole |= prim.has_pole or any([p.has_pole for p in within])
+    return Slopes(leaves_out, has_pole, any([y in zero or is_zero(y) for y in program.outputs]))
+
+
+def is_zero(x: Atom) -> bool:
+    """Whether `x` is the literal 0."""
+    return type(x) is Literal and x.value == 0
