@@ -18,6 +18,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, of_each, own, starts
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.ir import (
@@ -134,7 +135,16 @@ class Scan(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "jvp")
-        return apart((self.carry,), moved, pushed(*operands))
+        return apart((self.carry,), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        like = starts(self.body, self.sizes, xs)
+        if all(own(like)):
+            return self(*xs)
+        body, like = merged(self.body, self.sizes, like)
+        consts, carry, _ = counted(self.sizes, own(like))
+        return of_each(like, self.sizes, replace(self, body=body, consts=consts, carry=carry)(*select(own(like), xs)))
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "linearize")

@@ -16,6 +16,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, narrowed_alike, of_each, own, starts
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
 from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
@@ -108,7 +109,17 @@ class While(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)
-        return apart((), moved, pushed(*operands))
+        return apart((), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        sizes = self.consts, len(self.body.outputs)
+        like = starts(self.body, sizes, xs)
+        if all(own(like)):
+            return self(*xs)
+        body, like = merged(self.body, sizes, like)
+        loop = While(narrowed_alike(self.predicate, like), body, counted(sizes, own(like))[0], self.slots)
+        return of_each(like, sizes, loop(*select(own(like), xs)))
 
     def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
