@@ -7,11 +7,11 @@ the Builder shares them. In a loop they are carries that start alike and are ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from functrace.control.groups import cut
+from functrace.control.groups import firsts
 from functrace.ir import Atom, Builder, Literal, Program
-from functrace.rewrites.memo import copy_input, memoised
+from functrace.rewrites.memo import copy_input, memoised, select
 
 Like = tuple[int | Literal, ...]  # of each input the first one that is like it, or what it is
 
@@ -27,42 +27,37 @@ def starts(body: Program, sizes: Sequence[int], operands: Sequence[Atom]) -> Lik
     return tuple(found)
 
 
+class Kinds(NamedTuple):
+    """Of each input, and of each output, the first one that is like it, or what it is."""
+
+    inputs: Like
+    outputs: tuple[int, ...]
+
+
 @memoised
-def merged(body: Program, sizes: tuple[int, int], like: Like) -> tuple[Program, Like]:
-    """The body whose inputs are one of each kind, constants that are literals written into it; and the kinds."""
+def merged(body: Program, sizes: tuple[int, int], like: Like) -> tuple[Program, Kinds]:
+    """The body of one operand and result of each kind, constants that are literals written into it; and the kinds."""
     consts, carry = sizes
     while True:
         with Builder() as b:
-            ones = {i: copy_input(b, v) for i, (v, a) in enumerate(zip(body.inputs, like, strict=True)) if a == i}
-            ys = b.inline(body, [a if type(a) is Literal else ones[a] for a in like])
+            ys = b.inline(body, ones(b, body, like))
             first: dict[Any, int] = {}
-            pairs = zip(cut(like, *sizes)[1], ys, strict=False)
-            finer = [first.setdefault(pair, consts + i) for i, pair in enumerate(pairs)]
-            if finer == list(like[consts : consts + carry]):
-                kept = [y for i, y in enumerate(ys) if i >= carry or like[consts + i] == consts + i]
-                return b.build(kept), like
-            like = (*like[:consts], *finer, *like[consts + carry :])
+            starts = [*like[consts : consts + carry], *[None] * (len(ys) - carry)]
+            kinds = tuple([first.setdefault(pair, i) for i, pair in enumerate(zip(starts, ys, strict=True))])
+            finer = (*like[:consts], *[consts + i for i in kinds[:carry]], *like[consts + carry :])
+            if finer == like:
+                return b.build(select(firsts(kinds), ys)), Kinds(like, kinds)
+            like = finer
 
 
 @memoised
-def narrowed_alike(program: Program, like: Like) -> Program:
-    """A Program of the same inputs as that body, of one of each kind."""
+def of_kinds(program: Program, like: Like) -> Program:
+    """A Program of the same operands, of one of each kind."""
     with Builder() as b:
-        ones = {i: copy_input(b, v) for i, (v, a) in enumerate(zip(program.inputs, like, strict=True)) if a == i}
-        return b.build(b.inline(program, [a if type(a) is Literal else ones[a] for a in like]))
+        return b.build(b.inline(program, ones(b, program, like)))
 
 
-def own(like: Like) -> tuple[bool, ...]:
-    """Which inputs are the first of their kind."""
-    return tuple([a == i for i, a in enumerate(like)])
-
-
-def of_each(like: Like, sizes: tuple[int, int], outputs: Sequence[Any]) -> list[Any]:
-    """The results of the loop of `merged`, as those of the loop that it was made of."""
-    kinds = cut(like, *sizes)[1]
-    ones = sorted(set(kinds))
-    finals = dict(zip(ones, outputs, strict=False))
-    return [*[finals[a] for a in kinds], *outputs[len(ones) :]]
-
-
-__all__ = ["merged", "narrowed_alike", "of_each", "own", "starts"]
+def ones(b: Builder, program: Program, like: Like) -> list[Atom]:
+    """What stands for each input: an input for each kind, or a literal."""
+    made = {i: copy_input(b, v) for i, (v, a) in enumerate(zip(program.inputs, like, strict=True)) if a == i}
+    return [a if type(a) is Literal else made[a] for a in like]

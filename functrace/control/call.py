@@ -9,7 +9,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from functrace.control.groups import cut
+from functrace.control.groups import cut, firsts, narrowed, of_each_kind, output_kinds
 from functrace.control.masked import given, with_masks
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.primitive import Primitive
@@ -75,7 +75,10 @@ class Call(Applies):
         return compiled(self.program, self.label)(*xs)
 
     def simplify(self, builder: Builder, *xs: Atom) -> Any:
-        program = self.program
+        program, kinds = self.program, output_kinds(self.program)
+        if not all(one := firsts(kinds)):
+            ys = self.of(narrowed(program, (True,) * len(xs), one))(*xs)
+            return tuple(of_each_kind(kinds, ys))
         if not any(type(y) is not Var or y in program.inputs for y in program.outputs):
             return None
         # Outputs that are inputs or literals need no call.

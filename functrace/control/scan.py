@@ -18,9 +18,20 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.alike import merged, of_each, own, starts
+from functrace.control.alike import merged, starts
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.ir import (
     Atom,
     Aval,
@@ -140,11 +151,13 @@ class Scan(Primitive):
     def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
         """Applied, with one operand for those that are alike at every turn."""
         like = starts(self.body, self.sizes, xs)
-        if all(own(like)):
+        if all(firsts(like)):
             return self(*xs)
-        body, like = merged(self.body, self.sizes, like)
-        consts, carry, _ = counted(self.sizes, own(like))
-        return of_each(like, self.sizes, replace(self, body=body, consts=consts, carry=carry)(*select(own(like), xs)))
+        body, kinds = merged(self.body, self.sizes, like)
+        flags = firsts(kinds.inputs)
+        consts, carry, _ = counted(self.sizes, flags)
+        ys = replace(self, body=body, consts=consts, carry=carry)(*select(flags, xs))
+        return of_each_kind(kinds.outputs, ys)
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "linearize")

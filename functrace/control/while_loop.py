@@ -16,9 +16,20 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.alike import merged, narrowed_alike, of_each, own, starts
+from functrace.control.alike import merged, of_kinds, starts
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
@@ -115,11 +126,12 @@ class While(Primitive):
         """Applied, with one operand for those that are alike at every turn."""
         sizes = self.consts, len(self.body.outputs)
         like = starts(self.body, sizes, xs)
-        if all(own(like)):
+        if all(firsts(like)):
             return self(*xs)
-        body, like = merged(self.body, sizes, like)
-        loop = While(narrowed_alike(self.predicate, like), body, counted(sizes, own(like))[0], self.slots)
-        return of_each(like, sizes, loop(*select(own(like), xs)))
+        body, kinds = merged(self.body, sizes, like)
+        flags = firsts(kinds.inputs)
+        loop = While(of_kinds(self.predicate, kinds.inputs), body, counted(sizes, flags)[0], self.slots)
+        return of_each_kind(kinds.outputs, loop(*select(flags, xs)))
 
     def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
