@@ -182,8 +182,11 @@ def bound(program: Program, values: tuple[Literal | None, ...]) -> Program:
     if not any(values):
         return program
     with Builder() as b:
-        pairs = zip(program.inputs, values, strict=True)
-        return b.build(b.inline(program, [copy_input(b, v) if x is None else Literal(x.value, v.aval) for v, x in pairs]))
+        xs = [
+            copy_input(b, v) if x is None else Literal(x.value, v.aval)
+            for v, x in zip(program.inputs, values, strict=True)
+        ]
+        return b.build(b.inline(program, xs))
 
 
 @memoised

@@ -53,7 +53,9 @@ def missing(name: str, operand: str) -> Callable[..., Any]:
 
 erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(square(x))), 2 / ROOT_PI), takes=(0, 1))
 erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(square(x))), -2 / ROOT_PI), takes=(60, 1))
-erf_inv = unary("erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit", has_pole=True, takes=(37, 2))
+erf_inv = unary(
+    "erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit", has_pole=True, takes=(37, 2)
+)
 
 lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive", has_pole=True, takes=(52, 4))
 digamma = unary(

@@ -4,6 +4,7 @@
     linearize  x -> (y, r);  (r, dx) -> dy           jvp, split by dependence on dx
     separate   (a, b) -> y                           no equation mixes what depends on b with what does not
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
+    gradient   x -> (y, dy/dx)                       in the mode that keeps it small
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
@@ -24,6 +25,6 @@ from functrace.rewrites.transpose import transpose
 from functrace.rewrites.vjp import pullback, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised", "pullback",
-    "separate", "separated", "split", "thread", "transpose", "vjp",
+    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised",
+    "pullback", "separate", "separated", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip
