@@ -198,6 +198,7 @@ class Foreign(Primitive):
 
     multiple_results = True
     readable_text = False
+    analytic = False
 
     def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
         self.name = jax_primitive.name

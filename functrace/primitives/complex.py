@@ -108,6 +108,7 @@ real = _Part("real", lax.real, (None,), linear_in=(0,), simplify=_simplify_part(
 imag = _Part("imag", lax.imag, (None,), linear_in=(0,), simplify=_simplify_part(1), dtypes=(C64,))
 complex_ = _Complex("complex", lax.complex, (None, None), linear_in=(0, 1))
 conj = _Conj("conj", lax.conj, (None,), linear_in=(0,), simplify=_simplify_conj, dtypes=(C64,))
+conj.analytic = False
 
 
 class _Abs(Formula):
@@ -137,6 +138,8 @@ abs_ = _Abs(
 
 class _Sign(Formula):
     """sign: constant on both sides of 0; of a complex operand z / |z|, which moves along the circle."""
+
+    analytic = False
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         (x,) = xs

@@ -25,8 +25,13 @@ from functrace.rewrites.vjp import pullback
 def gradient(program: Program, moving: tuple[bool, ...]) -> Program:
     """`x -> (y, grad)` for a scalar first output; further outputs are carried along."""
     given = select(moving, program.inputs)
-    alone = len(given) == 1 and given[0].aval.size == 1 and not is_complex(given[0].aval.dtype)
-    is_forward = alone and goes_forward(program, AMBIENT.collects) and not meets_pole(program, moving)
+    is_forward = (
+        len(given) == 1
+        and given[0].aval.size == 1
+        and goes_forward(program, AMBIENT.collects)
+        and (not is_complex(given[0].aval.dtype) or is_holomorphic(program, moving))
+        and not meets_pole(program, moving)
+    )
     return along(program, moving) if is_forward else pullback(program, moving)
 
 
@@ -53,6 +58,25 @@ def goes_forward(program: Program, collects: bool) -> bool:
 
 
 @memoised
+def is_holomorphic(program: Program, moving: tuple[bool, ...]) -> bool:
+    """Whether the derivative in complex inputs is surely one number: nothing takes a conjugate, or a part, of them."""
+    moves = set(select(moving, program.inputs))
+    for eqn in program.equations:
+        if moves.isdisjoint(eqn.inputs):
+            continue
+        moves.update(eqn.outputs)
+        if takes_part(eqn) or not slopes(eqn, tuple([x in moves for x in eqn.inputs])).is_analytic:
+            return False
+    return True
+
+
+def takes_part(eqn: Equation) -> bool:
+    """Whether an equation makes real numbers of complex ones."""
+    has_complex = any([is_complex(x.aval.dtype) for x in eqn.inputs])
+    return has_complex and any([v.aval.is_inexact and not is_complex(v.aval.dtype) for v in eqn.outputs])
+
+
+@memoised
 def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
     """Whether a tangent of which a select has left entries out may meet an infinite slope further on.
 
@@ -76,10 +100,12 @@ def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
 
 
 class Slopes(NamedTuple):
-    """Of a pushforward: whether it puts zeros in the place of what it leaves out, has poles, and gives a zero."""
+    """Of a pushforward: whether it puts zeros in the place of what it leaves out, has poles, is complex-linear in
+    complex tangents, and gives a zero."""
 
     leaves_out: bool
     has_pole: bool
+    is_analytic: bool
     gives_zero: bool = False
 
 
@@ -106,18 +132,18 @@ def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
         try:
             _, dys = prim.jvp(xs, dxs)
         except RuleError:  # there is no forward mode
-            return Slopes(True, True)
+            return Slopes(True, True, False)
         pushed = b.build([dy for dy in (dys if prim.multiple_results else [dys]) if dy is not None])
     # Where it is linear, a slope that is infinite makes a NaN of the value too.
     nonlinear = tuple([e for e in pushed.equations if e.primitive != prim or set(dxs).isdisjoint(e.inputs)])
-    return Slopes(contents(pushed).leaves_out, contents(Program(pushed.inputs, nonlinear, ())).has_pole)
+    return contents(pushed)._replace(has_pole=contents(Program(pushed.inputs, nonlinear, ())).has_pole)
 
 
 @memoised
 def contents(program: Program) -> Slopes:
     """What a Program is made of, and those that it holds."""
     zero: set[Atom] = set()
-    leaves_out = has_pole = False
+    leaves_out, has_pole, is_analytic = False, False, True
     for eqn in program.equations:
         prim = eqn.primitive
         within = [contents(p) for p in programs_of(prim)]
@@ -127,7 +153,8 @@ def contents(program: Program) -> Slopes:
         leaves_out |= any([p.leaves_out or p.gives_zero for p in within])
         leaves_out |= reads_zero and (prim.masks or bool(within))
         has_pole |= prim.has_pole or any([p.has_pole for p in within])
-    return Slopes(leaves_out, has_pole, any([y in zero or is_zero(y) for y in program.outputs]))
+        is_analytic &= prim.analytic and not takes_part(eqn) and all([p.is_analytic for p in within])
+    return Slopes(leaves_out, has_pole, is_analytic, any([y in zero or is_zero(y) for y in program.outputs]))
 
 
 def is_zero(x: Atom) -> bool:
