@@ -21,31 +21,41 @@ from functrace.rewrites.jvp import push
 from functrace.rewrites.memo import copy_input, memoised, select
 from functrace.rewrites.vjp import pullback
 
+SEVERAL = 4  # scalars, at most, that are tried one by one
+
 
 def gradient(program: Program, moving: tuple[bool, ...]) -> Program:
     """`x -> (y, grad)` for a scalar first output; further outputs are carried along."""
-    given = select(moving, program.inputs)
-    is_forward = (
-        len(given) == 1
-        and given[0].aval.size == 1
-        and goes_forward(program, AMBIENT.collects)
-        and (not is_complex(given[0].aval.dtype) or is_holomorphic(program, moving))
-        and not meets_pole(program, moving)
-    )
-    return along(program, moving) if is_forward else pullback(program, moving)
+    given = [v.aval for v in select(moving, program.inputs)]
+    if (
+        not 1 <= len(given) <= (1 if program.has_effects else SEVERAL)
+        or any([a.size != 1 for a in given])
+        or not goes_forward(program, AMBIENT.collects)
+        or (any([is_complex(a.dtype) for a in given]) and not is_holomorphic(program, moving))
+        or meets_pole(program, moving)
+    ):
+        return pullback(program, moving)
+    forward = along(program, moving)
+    if len(given) == 1:
+        return forward
+    backward = pullback(program, moving)
+    return forward if forward.work.total < backward.work.total else backward
 
 
 @memoised
 def along(program: Program, moving: tuple[bool, ...]) -> Program:
-    """`x -> (y, dy)` where the one moving input, of one element, has the tangent 1."""
+    """`x -> (y, grad)` for moving inputs of one element: along each, the tangent of y for the tangent 1."""
     with Builder() as b:
         xs = [copy_input(b, v) for v in program.inputs]
-        dxs = [full(v.aval, 1) if m else None for v, m in zip(program.inputs, moving, strict=True)]
-        ys, (dy, *_) = push(b, program, xs, dxs)
-        (of,) = select(moving, program.in_avals)
-        if dy is None:
-            return b.build([*ys, zeros(of)])
-        return b.build([*ys, convert_element_type(reshape(dy, of.shape), of.dtype, of.weak_type)])
+        ys, found = xs, []
+        for i in [i for i, m in enumerate(moving) if m]:
+            of = xs[i].aval
+            ys, (dy, *_) = push(b, program, xs, [full(of, 1) if j == i else None for j in range(len(xs))])
+            if dy is None:
+                found.append(zeros(of))
+            else:
+                found.append(convert_element_type(reshape(dy, of.shape), of.dtype, of.weak_type))
+        return b.build([*ys, *found])
 
 
 @memoised
