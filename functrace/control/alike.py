@@ -60,4 +60,4 @@ def of_kinds(program: Program, like: Like) -> Program:
 def ones(b: Builder, program: Program, like: Like) -> list[Atom]:
     """What stands for each input: an input for each kind, or a literal."""
     made = {i: copy_input(b, v) for i, (v, a) in enumerate(zip(program.inputs, like, strict=True)) if a == i}
-    return [a if type(a) is Literal else made[a] for a in like]
+    return [a if isinstance(a, Literal) else made[a] for a in like]
