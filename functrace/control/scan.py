@@ -18,9 +18,21 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, starts
 from functrace.control.bent import bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.control.reversed_body import counter_steps, mask_at_first, mask_of, reversed_body, step_types
 from functrace.ir import (
     Atom,
@@ -137,7 +149,18 @@ class Scan(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "jvp")
-        return apart((self.carry,), moved, pushed(*operands))
+        return apart((self.carry,), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        like = starts(self.body, self.sizes, xs)
+        if all(firsts(like)):
+            return self(*xs)
+        body, kinds = merged(self.body, self.sizes, like)
+        flags = firsts(kinds.inputs)
+        consts, carry, _ = counted(self.sizes, flags)
+        ys = replace(self, body=body, consts=consts, carry=carry)(*select(flags, xs))
+        return of_each_kind(kinds.outputs, ys)
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         given, fill = lasting(self.body, self.consts, self.carry, tuple(map(present, xs)))

@@ -16,9 +16,21 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, of_kinds, starts
 from functrace.control.bent import Bent, bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.control.scan import (
     I32_SCALAR,
     fill_carry,
@@ -122,7 +134,18 @@ class While(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)
-        return apart((), moved, pushed(*operands))
+        return apart((), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        sizes = self.consts, len(self.body.outputs)
+        like = starts(self.body, sizes, xs)
+        if all(firsts(like)):
+            return self(*xs)
+        body, kinds = merged(self.body, sizes, like)
+        flags = firsts(kinds.inputs)
+        loop = While(of_kinds(self.predicate, kinds.inputs), body, counted(sizes, flags)[0], self.slots)
+        return of_each_kind(kinds.outputs, loop(*select(flags, xs)))
 
     def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
         wide = bent_loop(at, self.body, (self.consts,), len(self.body.outputs), js, ls)

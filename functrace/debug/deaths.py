@@ -66,7 +66,7 @@ class Watching:
     def of(cls, program: Program, moving: tuple[bool, ...], values: Sequence[Any]) -> Watching:
         """Compute value and gradient once, and take down the extents."""
         self = cls()
-        joint, names = rewrites.collect(rewrites.gradient(self.watched(program), moving))
+        joint, names = rewrites.collect(rewrites.pullback(self.watched(program), moving))
         outputs = apply(joint, values)
         for name, x in zip(names, outputs[len(outputs) - len(names) :], strict=True):
             kind, _, number = name.partition(" ")

@@ -90,7 +90,7 @@ def explain_zero(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..
         c = len(traced.captures)
         names = leaf_names((params,), {}, parameter_names(loss)[:1])
         moving = tuple([c <= i < c + len(leaves) for i in range(len(values))])
-        gradient = apply(rewrites.gradient(program, moving), values)[1:]
+        gradient = apply(rewrites.pullback(program, moving), values)[1:]
         zero = [i for i, g in enumerate(gradient) if not np.asarray(g).any()]
         rows, watching = [], None
         for i in zero:

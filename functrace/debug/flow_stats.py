@@ -112,7 +112,7 @@ def with_statistics(
         names = leaf_names((params,), {}, parameter_names(loss)[:1])
         shape = layout(program, range(c, c + len(leaves)), names)
         moving = tuple([c <= i < c + len(leaves) for i in range(len(program.inputs))])
-        program, labels = rewrites.collect(rewrites.gradient(program, moving))
+        program, labels = rewrites.collect(rewrites.pullback(program, moving))
         kept = [i for i, text in enumerate(labels) if read_label(text)]
 
         def sampled(*args: Any) -> Any:

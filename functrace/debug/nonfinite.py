@@ -103,7 +103,7 @@ def with_gradient(program: Program, arguments: Sequence[int], asked: bool | None
         )
     if asked is None:
         asked = scalar and len(outputs) == 1 and any(moving) and not differentiates(program)
-    return rewrites.gradient(program, moving) if asked else program
+    return rewrites.pullback(program, moving) if asked else program
 
 
 @memoised

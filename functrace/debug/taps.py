@@ -12,6 +12,7 @@ from typing import Any
 from jax import tree_util
 
 from functrace import rewrites
+from functrace.ir.primitive import AMBIENT
 from functrace.tracing import apply, trace
 from functrace.transforms.arguments import check_call, check_callable
 
@@ -51,7 +52,11 @@ def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(fun)
     def with_taps(*args: Any, **kwargs: Any) -> Any:
         check_call("taps", fun, args, kwargs)
-        traced = trace(fun, args, kwargs, transform="taps", concrete=True)
+        outer, AMBIENT.collects = AMBIENT.collects, True
+        try:
+            traced = trace(fun, args, kwargs, transform="taps", concrete=True)
+        finally:
+            AMBIENT.collects = outer
         program, names = rewrites.collect(traced.program)
         outputs = apply(program, [*traced.captures, *tree_util.tree_leaves((args, kwargs))])
         n = len(traced.program.outputs)

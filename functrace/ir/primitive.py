@@ -120,6 +120,8 @@ class Primitive:
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
+    analytic: bool = True  # whether its derivative in complex numbers is one number: it conjugates nothing
+    goes_forward: bool = True  # whether forward mode gives what reverse mode does: nothing watches its cotangents
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
@@ -375,6 +377,7 @@ def primitive(cls: P) -> P:
 class _Ambient(threading.local):
     builder: Builder | None = None
     session: object = None  # another object for each outermost trace
+    collects: bool = False  # whether what is tapped in this trace is collected
 
 
 AMBIENT = _Ambient()
