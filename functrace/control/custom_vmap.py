@@ -56,7 +56,7 @@ class CustomVmap(Applies):
 
     name = "custom_vmap"
     multiple_results = True
-    readable_text: ClassVar[bool] = False
+    readable_text: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
     program: Program
     rule: Any
     label: str

@@ -18,7 +18,8 @@ from jax.extend import core as jax_core
 from functrace.control import Checkpoint, Cond, LinearSolve, Scan, While
 from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
-from functrace.errors import RuleError
+from functrace.errors import ProgramError, RuleError
+from functrace.foreign import reading
 from functrace.foreign.factorizations import FLOPS
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
 from functrace.ir.source import NOWHERE
@@ -190,7 +191,6 @@ class Foreign(Primitive):
     """A JAX primitive with its parameters and the avals of its results."""
 
     multiple_results = True
-    readable_text = False
 
     def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
         self.name = jax_primitive.name
@@ -214,6 +214,14 @@ class Foreign(Primitive):
     @property
     def params(self) -> dict[str, Any]:
         return self.jax_params
+
+    @property
+    def readable_text(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.has_effects and self.name in reading.primitives() and reading.plain(self.jax_params) is not None
+
+    @property
+    def text_params(self) -> dict[str, Any]:
+        return reading.plain(self.jax_params) or {}
 
     def shape(self, *xs: Aval) -> Any:
         return self.out_avals
@@ -354,3 +362,24 @@ class Foreign(Primitive):
         return ambient().inline(imported, xs), (True,) * len(self.out_avals)
 
 
+
+
+class Read:
+    """What the text of a Program has of JAX's own."""
+
+    def dtype(self, name: str) -> Any:
+        """The dtype of the keys of a generator."""
+        return reading.key_dtypes().get(name)
+
+    def primitive(self, name: str, params: dict[str, Any], out_avals: tuple[Aval, ...]) -> Primitive:
+        """The foreign equation of this name and these parameters."""
+        found = reading.primitives().get(name)
+        if found is None:
+            raise ProgramError(
+                f"{name!r} is an equation of JAX's that has no definition in functrace; one that is not among JAX's "
+                "public primitives, or that holds a function, cannot be read back"
+            )
+        return Foreign(found, {k: reading.member(v) for k, v in params.items()}, out_avals, False)
+
+
+Primitive.foreign = Read()

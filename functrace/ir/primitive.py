@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 from functrace.errors import RuleError
 from functrace.ir.aval import Aval
@@ -93,6 +93,29 @@ class Run(NamedTuple):
     times: int | None = 1
 
 
+@dataclass(frozen=True)
+class Member:
+    """A parameter's value that has a name of its own: `FftType.RFFT`."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.name}"
+
+
+class Foreigners(Protocol):
+    """Who knows the dtypes and primitives that are the backend's own."""
+
+    def dtype(self, name: str) -> Any:
+        """The dtype of a name such as `key<fry>`, or None."""
+        ...
+
+    def primitive(self, name: str, params: dict[str, Any], out_avals: tuple[Aval, ...]) -> Primitive:
+        """The primitive of an equation whose text is read; ProgramError where there is none."""
+        ...
+
+
 class Primitive:
     """One primitive operation, applied to its parameters."""
 
@@ -102,13 +125,14 @@ class Primitive:
     observed: ClassVar[bool] = False  # whether its one effect is that `rewrites.collect` sees its operand
     commutative: bool = False
     keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
-    readable_text: ClassVar[bool] = True  # whether its text reads back
+    readable_text: bool = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
+    foreign: ClassVar[Foreigners]  # and one that begins with `foreign.`
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
 
@@ -121,6 +145,11 @@ class Primitive:
     def params(self) -> dict[str, Any]:
         """The parameters by name."""
         return {}
+
+    @property
+    def text_params(self) -> dict[str, Any]:
+        """The parameters as values that have a text."""
+        return self.params
 
     def __repr__(self) -> str:
         params = ", ".join(f"{k}={v!r}" for k, v in self.params.items())

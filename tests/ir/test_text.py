@@ -113,7 +113,7 @@ GOOD = "program(x: f32[3]) {\n  a: f32[3] = sin x\n  return a\n}"
         (GOOD.replace("f32[3]) {", "f33[3]) {"), r"line 1: unknown dtype 'f33'"),
         (GOOD.replace("sin x", "sin[accuracy=2] x"), r"line 2: sin takes no parameters"),
         (GOOD.replace("sin x", "reshape[shape=(3,)] x"), r"line 2: reshape: .*shape"),
-        (GOOD.replace("sin x", "foreign.fft x"), r"line 2: 'fft' is an equation of JAX's .*cannot be read back"),
+        (GOOD.replace("sin x", "foreign.ftt x"), r"line 2: 'ftt' is an equation of JAX's .*cannot be read back"),
         (GOOD.replace("sin x", "sin é"), r"line 2: cannot read"),
         (GOOD[:-1], r"line 4: expected ',', found 'the end of the text'"),
         (GOOD + " more", r"line 4: expected the end of the text, found 'more'"),
