@@ -231,13 +231,17 @@ class Foreign(Primitive):
         outputs = self.jax_primitive.bind(*xs, **params)
         return outputs if self.jax_primitive.multiple_results else [outputs]
 
-    def runs(self) -> tuple[Run, ...]:
+    def applied(self) -> Program | None:
         jaxpr = self.jax_params.get("call_jaxpr")  # that of a function with a custom derivative
         if jaxpr is None:
-            return ()
-        if "runs" not in self._derived:
-            self._derived["runs"] = closed(import_jaxpr(jaxpr))
-        return (Run(self._derived["runs"]),)
+            return None
+        if "applied" not in self._derived:
+            self._derived["applied"] = closed(import_jaxpr(jaxpr))
+        return self._derived["applied"]
+
+    def runs(self) -> tuple[Run, ...]:
+        applied = self.applied()
+        return () if applied is None else (Run(applied),)
 
     def work(self, *xs: Aval) -> Work:
         count = FLOPS.get(self.name)

@@ -255,6 +255,10 @@ class Primitive:
         """The Programs that applying it runs; of several to choose from, the one that takes most."""
         return ()
 
+    def applied(self) -> Program | None:
+        """The Program whose results are those of the primitive, applied to the same operands; None if there is none."""
+        return None
+
     def work(self, *xs: Aval) -> Work:
         """The operations it takes: those of the Programs it runs, with one turn for a number that is not known;
         without any, `work_each` for each entry of the results."""

@@ -7,6 +7,7 @@
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
+    replace    x -> y                                what looks like a pattern gives way to what equals it
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
 Results are memoised on the Program, so a layer that is called 48 times is rewritten once.
@@ -17,6 +18,7 @@ from functrace.rewrites.collect import collect
 from functrace.rewrites.jvp import jvp
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
+from functrace.rewrites.replace import replace
 from functrace.rewrites.separate import separate, separated, split
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
@@ -24,5 +26,5 @@ from functrace.rewrites.vjp import gradient, vjp
 
 __all__ = [
     "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "gradient", "jvp", "linearize", "memoised",
-    "separate", "separated", "split", "thread", "transpose", "vjp",
+    "replace", "separate", "separated", "split", "thread", "transpose", "vjp",
 ]  # fmt: skip

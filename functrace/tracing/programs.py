@@ -122,9 +122,9 @@ def structure_of(tree: Any, numbers: Any) -> Any:
         return next(numbers)
     data = tree.node_data()
     parts = [structure_of(child, numbers) for child in tree.children()]
-    if data is None:
+    kind, about = data or (None, None)
+    if kind is None or kind is type(None):
         return None
-    kind, about = data
     if kind is list:
         return parts
     if kind is tuple:

@@ -13,17 +13,19 @@ from functrace.transforms.custom_vjp import custom_vjp
 from functrace.transforms.custom_vmap import custom_vmap
 from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.hooks import on_backward, tap
+from functrace.transforms.interpret import interpret
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
 from functrace.transforms.jvp import jvp
 from functrace.transforms.linearize import linearize
 from functrace.transforms.program import eval_shape, make_program
+from functrace.transforms.rewrite import rewrite
 from functrace.transforms.stop_gradient import stop_gradient
 from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "eval_shape", "grad", "hessian", "interpret", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
+    "linearize", "make_program", "on_backward", "rewrite", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
