@@ -21,6 +21,7 @@ from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import mul
@@ -228,6 +229,12 @@ class Cond(Primitive):
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(max(self.branches, key=lambda p: p.work.total)),)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        index, *xs = writer.operands(eqn)
+        names = [writer.closure(f"case_{i}", "", p, xs, tuple_text) for i, p in enumerate(self.branches)]
+        how = "" if self.batched == "select" else f", batched={self.batched!r}"
+        writer.assign(eqn, f"lax.switch({index}, {tuple_text(names)}{how})")
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

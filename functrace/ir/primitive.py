@@ -23,7 +23,8 @@ from functrace.ir.aval import Aval
 
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
-    from functrace.ir.program import Atom, Program
+    from functrace.ir.program import Atom, Equation, Program
+    from functrace.ir.python import Python
     from functrace.rewrites.thread import Thread
 
 
@@ -135,6 +136,7 @@ class Primitive:
     foreign: ClassVar[Foreigners]  # and one that begins with `foreign.`
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
+    spelling: ClassVar[str] = ""  # in Python: "lax.reshape({0}, {new_shape})"
 
     def __call__(self, *operands: Atom) -> Any:
         """Emit into the ambient Builder: an atom, or a tuple of them if `multiple_results`."""
@@ -296,6 +298,10 @@ class Primitive:
             f"{self.name}: values tapped inside one cannot be collected; tap what goes into it or what comes out."
             f"{where}"
         )
+
+    def spelled(self, writer: Python, eqn: Equation) -> None:
+        """Write an equation of this primitive as lines of Python."""
+        writer.usual(eqn)
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:

@@ -10,12 +10,14 @@ Programs are closed and immutable. Equality and hash are structural: they ignore
 
 from __future__ import annotations
 
+import keyword
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from functrace.errors import ArgumentError
 from functrace.ir.aval import Aval
 from functrace.ir.primitive import Primitive, Work
 from functrace.ir.source import Source
@@ -227,6 +229,36 @@ class Program:
         (25.0, 10.0)
         """
         return self.runtime.call(self, args, kwargs)
+
+    def to_python(self, name: str = "program") -> str:
+        """The text of a Python function that gives the same results, and of what it imports: numpy and functrace.
+
+        It takes the inputs one by one, those that are captured too, and has the names of the user's arguments.
+
+        Args:
+          name: what to call it.
+        Raises:
+          ArgumentError: the name is no name of Python's.
+          ProgramError: a part has no text: a `custom_vmap` rule, a callback, a JAX function with a rule of its own.
+
+        >>> import functrace as ft
+        >>> print(ft.make_program(ft.grad(lambda x: x**3))(2.0).to_python("slope"))
+        import numpy as np
+        <BLANKLINE>
+        import functrace as ft
+        from functrace import lax
+        <BLANKLINE>
+        <BLANKLINE>
+        def slope(x: "f32[]~"):
+            a = lax.integer_pow(x, 2)
+            b = a * 3.0
+            return b
+        """
+        from functrace.ir.python import to_python
+
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise ArgumentError(f"to_python: name must be one that Python takes for a function, got {name!r}.")
+        return to_python(self, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the Program to a file, whole or not at all: its text, below a line with a checksum.

@@ -65,11 +65,11 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
             scope = f" in {eqn.source.scope}" if eqn.source.scope else ""
             line = f"{line:<{COMMENT_COLUMN}}  # {eqn.source}{scope}"
         lines.append(line)
-    lines.append(f"{indent}  return {_results(program, [names.read(x) for x in program.outputs])}".rstrip())
+    lines.append(f"{indent}  return {container(program, [names.read(x) for x in program.outputs])}".rstrip())
     lines.append(indent + "}")
 
 
-def _results(program: Program, outputs: list[str]) -> str:
+def container(program: Program, outputs: list[str]) -> str:
     """The outputs as what a call returns; those of a tuple of several stand without brackets."""
 
     def nested(x: Any) -> str:

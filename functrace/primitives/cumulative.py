@@ -136,6 +136,7 @@ class CumSum(Linear, Cumulative):
     """Running sum; its transpose is the running sum from the other end."""
 
     name = "cumsum"
+    spelling = "lax.cumsum({0}, {axis}, {reverse})"
     work_each = Work(1)
     jax_names = ("cumsum",)
     scan = lax.cumsum
@@ -152,6 +153,7 @@ class CumProd(Cumulative):
     """Running product."""
 
     name = "cumprod"
+    spelling = "lax.cumprod({0}, {axis}, {reverse})"
     jax_names = ("cumprod",)
     scan = lax.cumprod
     combine = mul
@@ -165,6 +167,7 @@ class CumMax(Cumulative):
     """Running maximum."""
 
     name = "cummax"
+    spelling = "lax.cummax({0}, {axis}, {reverse})"
     jax_names = ("cummax",)
     scan = lax.cummax
     combine = max_
@@ -178,6 +181,7 @@ class CumMin(Cumulative):
     """Running minimum."""
 
     name = "cummin"
+    spelling = "lax.cummin({0}, {axis}, {reverse})"
     jax_names = ("cummin",)
     scan = lax.cummin
     combine = min_
@@ -191,6 +195,7 @@ class CumLogSumExp(Cumulative):
     """Running log of a sum of exponentials."""
 
     name = "cumlogsumexp"
+    spelling = "lax.cumlogsumexp({0}, {axis}, {reverse})"
     jax_names = ("cumlogsumexp",)
     scan = lax.cumlogsumexp
     work_each = logaddexp.work_each
