@@ -35,6 +35,9 @@ INLINED = {
 }
 
 
+Flags = tuple[bool, ...]
+
+
 class Imported(NamedTuple):
     """A Program whose leading inputs are the jaxpr's array constants."""
 
@@ -260,12 +263,12 @@ class Foreign(Primitive):
                 raise RuleError(f"{self.name}: jax has no rule for this: {error}") from error
         return self._derived[key]
 
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        moving = tuple(dx is not None for dx in dxs)
+    def pushforward(self, moving: Flags, avals: Sequence[Aval]) -> Program:
+        """`(x, dx) -> (y, dy)`, with a tangent for each moving operand and each inexact result."""
         moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
-        n = len(xs)
+        n = len(moving)
 
-        def pushforward(*args: Any) -> Any:
+        def pushed(*args: Any) -> Any:
             xs, rest = args[:n], iter(args[n:])
 
             def of_moving(*moving_xs: Any) -> Any:
@@ -279,21 +282,18 @@ class Foreign(Primitive):
             )
             return [*ys, *[dys[i] for i in moved]]
 
+        return self._imported(("jvp", moving), pushed, avals)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        moving = tuple(dx is not None for dx in dxs)
         tangents = [dx for dx in dxs if dx is not None]
         avals = [x.aval for x in [*xs, *tangents]]
-        outputs = ambient().inline(self._imported(("jvp", moving), pushforward, avals), [*xs, *tangents])
-        n_out = len(self.out_avals)
-        dys: list[Any] = [None] * n_out
-        for i, dy in zip(moved, outputs[n_out:], strict=True):
-            dys[i] = dy
-        return outputs[:n_out], dys
+        outputs = ambient().inline(self.pushforward(moving, avals), [*xs, *tangents])
+        rest = iter(outputs[len(self.out_avals) :])
+        return outputs[: len(self.out_avals)], [next(rest) if a.is_inexact else None for a in self.out_avals]
 
-    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
-        if not any(hasattr(v, "jaxpr") or (isinstance(v, tuple) and any(hasattr(u, "jaxpr") for u in v))
-                   for v in self.jax_params.values()) or self.name == "custom_jvp_call":
-            return self.jvp(xs, dxs)
-        moving = tuple(dx is not None for dx in dxs)
+    def halves(self, moving: Flags, avals: Sequence[Aval]) -> tuple[Program, Program]:
+        """`x -> (y, r)` and `(r, ct_y) -> ct_x`, with cotangents of inexact results and moving operands."""
         moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
         pulled: list[Any] = []
 
@@ -310,27 +310,31 @@ class Foreign(Primitive):
             pulled.append(tree)
             return [*ys, *residuals]
 
-        avals = [x.aval for x in xs]
         program = self._imported(("forward", moving), forward, avals)
         if pulled:
             self._derived["pullback", moving, tuple(avals)] = pulled[-1]
         tree = self._derived["pullback", moving, tuple(avals)]
-        n = len(self.out_avals)
-        outputs = ambient().inline(program, xs)
-        residuals = outputs[n:]
+        residuals = program.out_avals[len(self.out_avals) :]
 
         def backward(*args: Any) -> Any:
             pullback = jax.tree_util.tree_unflatten(tree, args[: len(residuals)])
             return list(pullback(list(args[len(residuals) :])))
 
-        pulled_program = self._imported(
-            ("backward", moving),
-            backward,
-            [*[r.aval for r in residuals], *[self.out_avals[i].strong() for i in moved]],
-        )
-        linear = CustomLinear(pulled_program, len(residuals), self.name)
-        tangents = [dx for dx in dxs if dx is not None]
-        rest = iter(linear(*residuals, *tangents))
+        back = [*residuals, *[self.out_avals[i].strong() for i in moved]]
+        return program, self._imported(("backward", moving), backward, back)
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
+        if not any(hasattr(v, "jaxpr") or (isinstance(v, tuple) and any(hasattr(u, "jaxpr") for u in v))
+                   for v in self.jax_params.values()) or self.name == "custom_jvp_call":
+            return self.jvp(xs, dxs)
+        moving = tuple(dx is not None for dx in dxs)
+        forward, backward = self.halves(moving, [x.aval for x in xs])
+        n = len(self.out_avals)
+        outputs = ambient().inline(forward, xs)
+        residuals = outputs[n:]
+        linear = CustomLinear(backward, len(residuals), self.name)
+        rest = iter(linear(*residuals, *[dx for dx in dxs if dx is not None]))
         return outputs[:n], [next(rest) if a.is_inexact else None for a in self.out_avals]
 
     def transpose(self, ct: Any, *xs: Any) -> Any:

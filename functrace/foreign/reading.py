@@ -24,16 +24,17 @@ LINALG_ENUMS = ("SvdAlgorithm", "EigImplementation", "EighImplementation")
 
 @cache
 def primitives() -> dict[str, Any]:
-    """JAX's primitives by name, those that apply a jaxpr left out."""
+    """JAX's primitives by name."""
     found = {p.name: p for name in dir(public) if name.endswith("_p") for p in [getattr(public, name)]}
     key = jax.random.key(0)
     for function, x in (
         (jax.random.key_data, key),
         (jax.random.wrap_key_data, np.zeros(2, np.uint32)),
         (lambda x: lax.linalg.lu_pivots_to_permutation(x, 3), np.zeros(2, np.int32)),
+        (lambda x: lax.platform_dependent(x, cpu=lax.neg, default=lax.abs), np.zeros(2, np.int32)),
     ):
         for eqn in jax.make_jaxpr(function)(x).eqns:
-            found[eqn.primitive.name] = eqn.primitive
+            found.setdefault(eqn.primitive.name, eqn.primitive)
     return found
 
 

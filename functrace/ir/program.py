@@ -102,8 +102,12 @@ class Runtime(Protocol):
         """The results at arrays, or at tracers of the running trace."""
         ...
 
+    def settled(self, program: Program) -> Program:
+        """The same with derivatives of the backend's own written out."""
+        ...
+
     def closed(self, program: Program) -> Program:
-        """The same with its captured values written out."""
+        """The same with captured values, and derivatives of the backend's own, written out."""
         ...
 
 
@@ -112,7 +116,7 @@ class Program:
 
     `memo` keeps what transforms made of this Program, so that a layer called 48 times is
     differentiated once. `captured` are values of the leading inputs, which a call fills in, and `structure` is what
-    a call returns: lists, tuples and dicts of output numbers; None for the output, or a tuple of several. These
+    a call returns: lists, tuples and dicts of output numbers; `...` for the output, or a tuple of several. These
     three take no part in equality.
     """
 
@@ -131,7 +135,7 @@ class Program:
         self.equations = equations
         self.outputs = outputs
         self.captured: tuple[Any, ...] = ()
-        self.structure: Any = None
+        self.structure: Any = ...
         self.memo: dict[Any, Any] = {}
         self._key: tuple[Any, ...] | None = None
         self._hash: int | None = None
@@ -239,7 +243,7 @@ class Program:
           name: what to call it.
         Raises:
           ArgumentError: the name is no name of Python's.
-          ProgramError: a part has no text: a `custom_vmap` rule, a callback, a JAX function with a rule of its own.
+          ProgramError: a part has no text: a `custom_vmap` rule, a callback.
 
         >>> import functrace as ft
         >>> print(ft.make_program(ft.grad(lambda x: x**3))(2.0).to_python("slope"))
@@ -258,7 +262,7 @@ class Program:
 
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
             raise ArgumentError(f"to_python: name must be one that Python takes for a function, got {name!r}.")
-        return to_python(self, name)
+        return to_python(self.runtime.settled(self), name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the Program to a file, whole or not at all: its text, below a line with a checksum.
@@ -270,7 +274,7 @@ class Program:
           path: where; the folder must exist.
         Raises:
           MissingFileError: there is no such folder.
-          ProgramError: a part has no text: a `custom_vmap` rule, a callback, a JAX function with a rule of its own.
+          ProgramError: a part has no text: a `custom_vmap` rule, a callback.
 
         >>> import tempfile, functrace as ft
         >>> path = Path(tempfile.mkdtemp()) / "gradient.txt"

@@ -81,8 +81,7 @@ def container(program: Program, outputs: list[str]) -> str:
             return f"({', '.join(map(nested, x))}{',' if len(x) == 1 else ''})"
         return "None" if x is None else outputs[x]
 
-    plain = program.structure in (None, 0, tuple(range(len(outputs)))) and program.structure != (0,)
-    return ", ".join(outputs) if plain else nested(program.structure)
+    return ", ".join(outputs) if program.structure is ... else nested(program.structure)
 
 
 def _write_value(value: Any, indent: str, lines: list[str], line: str) -> str:
@@ -270,13 +269,28 @@ def parse(text: str) -> Program:
         raise ProgramError(f"an equation has parameters that its primitive cannot have: {error}") from error
 
 
+class _Scope(dict[str, Var]):
+    """The variables of a Program by name. Of those with names that `show` makes up, no name is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh = Names().fresh
+        self.next = next(self.fresh)
+
+    def variable(self, name: str, aval: Aval, more: dict[str, Var]) -> Var:
+        """The variable of this name; `more` are bound beside those in here."""
+        while self.next in RESERVED or self.next in self or self.next in more:
+            self.next = next(self.fresh)
+        return Var(aval, None if name == self.next else name)
+
+
 def _program(reader: _Reader) -> Program:
-    scope: dict[str, Var] = {}
+    scope = _Scope()
     reader.expect("program")
     reader.expect("(")
     inputs: list[Var] = []
     while not reader.accept(")"):
-        inputs.append(_binding(reader, scope))
+        inputs.append(_binding(reader, scope, scope))
         if reader.text != ")":
             reader.expect(",")
     reader.expect("{")
@@ -326,14 +340,13 @@ def _key(reader: _Reader) -> str | int:
     return key
 
 
-def _binding(reader: _Reader, scope: dict[str, Var]) -> Var:
+def _binding(reader: _Reader, scope: _Scope, bound: dict[str, Var]) -> Var:
     line, name = reader.line, reader.take("name")
-    if name in scope:
+    if name in scope or name in bound:
         raise ProgramError(f"line {line}: {name!r} is bound twice")
     reader.expect(":")
-    # A name of letters alone is one that `show` made up.
-    scope[name] = Var(_aval(reader), None if re.fullmatch("[a-z]{1,3}", name) else name)
-    return scope[name]
+    bound[name] = scope.variable(name, _aval(reader), bound)
+    return bound[name]
 
 
 def _dtype(reader: _Reader) -> np.dtype[Any]:
@@ -387,16 +400,9 @@ def _atom(reader: _Reader, scope: dict[str, Var]) -> Any:
         raise ProgramError(f"line {line}: {text!r} is no {dtype_text(dtype)}") from error
 
 
-def _equation(reader: _Reader, scope: dict[str, Var]) -> Equation:
+def _equation(reader: _Reader, scope: _Scope) -> Equation:
     bound: dict[str, Var] = {}  # in scope after this equation
-    outputs: list[Var] = []
-    while True:
-        if reader.text in scope:
-            raise ProgramError(f"line {reader.line}: {reader.text!r} is bound twice")
-        outputs.append(_binding(reader, bound))
-        if reader.accept("="):
-            break
-        reader.expect(",")
+    outputs = _items(reader, "=", lambda: _binding(reader, scope, bound))
     line, name = reader.line, reader.take("name")
     params: dict[str, Any] = {}
     if reader.accept("["):

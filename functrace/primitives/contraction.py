@@ -153,7 +153,7 @@ class DotGeneral(Bilinear):
     """
 
     name = "dot_general"
-    spelling = "lax.dot_general({0}, {1}, {dimension_numbers}, preferred_element_type={preferred_element_type})"
+    spelling = "lax.dot_general({0}, {1}, {dimension_numbers})"
     jax_names = ("dot_general",)
     dimension_numbers: DimensionNumbers
     precision: Precision = None

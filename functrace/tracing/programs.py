@@ -11,6 +11,7 @@ import numpy as np
 from jax import tree_util
 
 from functrace.errors import ArgumentError, DtypeError, ProgramError
+from functrace.foreign.settled import settled
 from functrace.ir import Aval, Builder, Program
 from functrace.ir.program import held_programs
 from functrace.ir.source import caller_source
@@ -31,10 +32,18 @@ class Calling:
         leaves = checked_leaves(program, tree_util.tree_leaves((args, kwargs)))
         return structured(program, apply(program, [*program.captured, *leaves]))
 
+    def settled(self, program: Program) -> Program:
+        """The same as its text can tell, JAX's custom derivatives being Programs."""
+        made = settled(program)
+        if made is not program:
+            made.captured, made.structure = program.captured, program.structure
+        return made
+
     def closed(self, program: Program) -> Program:
-        """The same with its captured values as constants of the text."""
+        """The same as its text can tell, captured values being constants."""
+        written = self.settled(program)
         if not program.captured:
-            return program
+            return written
         for x in program.captured:
             if isinstance(x, Tracer | jax.core.Tracer):
                 raise ProgramError(
@@ -44,7 +53,7 @@ class Calling:
         with Builder() as b:
             values = [written_out(b, x) for x in program.captured]
             inputs = [b.input(v.aval, v.name) for v in program.inputs[len(values) :]]
-            made = b.build(b.inline(program, [*values, *inputs]))
+            made = b.build(b.inline(written, [*values, *inputs]))
         made.structure = program.structure
         return made
 
@@ -111,17 +120,24 @@ def is_wide(aval: Aval) -> bool:
 
 def structured(program: Program, outputs: Sequence[Any]) -> Any:
     """The outputs as what a call returns."""
-    if program.structure is None:
+    if program.structure is ...:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
     return tree_util.tree_map(lambda i: outputs[i], program.structure)
 
 
-def structure_of(tree: Any, numbers: Any) -> Any:
-    """A pytree's structure with numbers for leaves: named tuples and other classes become dicts."""
+def structure_of(tree: Any) -> Any:
+    """A pytree's structure with numbers for leaves, `...` if it is one leaf or a tuple of several."""
+    n = tree.num_leaves
+    made = numbered(tree, iter(range(n)))
+    return ... if made == (0 if n == 1 else tuple(range(n))) else made
+
+
+def numbered(tree: Any, numbers: Any) -> Any:
+    """A pytree's structure with the next numbers for leaves: named tuples and other classes become dicts."""
     if tree_util.treedef_is_leaf(tree) and tree.num_leaves:
         return next(numbers)
     data = tree.node_data()
-    parts = [structure_of(child, numbers) for child in tree.children()]
+    parts = [numbered(child, numbers) for child in tree.children()]
     kind, about = data or (None, None)
     if kind is None or kind is type(None):
         return None

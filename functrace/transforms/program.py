@@ -43,7 +43,7 @@ def make_program(
         names = dynamic_names(parameter_names(fun), len(args), numbers)
         traced = trace(of_arrays, xs, keyed, transform="make_program", names=names)
         traced.program.captured = traced.captures
-        traced.program.structure = structure_of(traced.out_tree, iter(range(traced.out_tree.num_leaves)))
+        traced.program.structure = structure_of(traced.out_tree)
         return traced.program
 
     return program_of
