@@ -108,8 +108,8 @@ class While(Primitive):
         return None if all(flags) else (self._with(flags, outputs), flags, outputs)
 
     def spelled(self, writer: Any, eqn: Any) -> None:
-        carry_in = self.body.inputs[self.consts :]
-        if self.slots < 4 or any([v.aval is not x.aval for v, x in zip(carry_in, eqn.inputs[self.consts :], strict=True)]):
+        carries = zip(self.body.inputs[self.consts :], eqn.inputs[self.consts :], strict=True)
+        if self.slots < 4 or any([v.aval is not x.aval for v, x in carries]):  # `lax.while_loop` would make types agree
             return writer.usual(eqn)
         consts, carry = cut(writer.operands(eqn), self.consts)
         names = []

@@ -62,5 +62,5 @@ def with_rule(eqn: Equation, around: tuple[Around | None, ...]) -> Primitive:
     label, value = prim.name, settled(program, around)
     if this in around:
         return Recur(value, label, around.index(this))
-    rules = tuple([settled(rule, (this, *around)) for rule in rules])
-    return CustomJvp(value, *rules, 0, label) if is_jvp else CustomVjp(value, *rules, 0, label)
+    first, *rest = [settled(rule, (this, *around)) for rule in rules]
+    return CustomJvp(value, first, 0, label) if is_jvp else CustomVjp(value, first, rest[0], 0, label)

@@ -37,7 +37,8 @@ def to_python(program: Program, name: str) -> str:
     with writer:
         results = writer.body(program)
         writer.line(f"return {container(program, results) or '()'}")
-    return "\n".join([IMPORTS, "", "", *[line for block in writer.functions for line in [*block, "", ""]], *writer.lines])
+    before = [line for block in writer.functions for line in [*block, "", ""]]
+    return "\n".join([IMPORTS, "", "", *before, *writer.lines])
 
 
 class Python:
@@ -51,6 +52,7 @@ class Python:
         self.functions: list[list[str]] = []  # those that stand before all others
         self.written: dict[Any, tuple[Program, str]] = {}
         self.text: dict[Any, str] = {}  # what stands for a variable
+        self.made: dict[Any, Equation] = {}  # the equation that made it
 
     def __enter__(self) -> None:
         self.indent += "    "
@@ -86,6 +88,7 @@ class Python:
                     f"to_python: {eqn.primitive.name} has parameters that no text gives back, such as a function"
                 )
             eqn.primitive.spelled(self, eqn)
+            self.made.update(dict.fromkeys(eqn.outputs, eqn))
         return [self.read(x) for x in program.outputs]
 
     def assign(self, eqn: Equation, right: str) -> None:

@@ -4,12 +4,15 @@
     equation ::=  name ": " aval, ... " = " primitive ["[" param "=" value, ... "]"] atom*
     aval     ::=  dtype "[" size, ... "]" ["~"]                   "~" marks a weak type
     atom     ::=  name | number ":" dtype ["~"]
-    result   ::=  atom | "None" | "(" result, ... ")" | "[" result, ... "]" | "{" (string | int) ": " result, ... "}"
-    value    ::=  int | float | string | dtype | kind "." name | "True" | "False" | "None" | "(" value, ... ")" | program
+    result   ::=  atom | "None" | "(" result, ... ")" | "[" result, ... "]" | "{" key ": " result, ... "}"
+    key      ::=  string | int
+    value    ::=  int | float | string | dtype | kind "." name | "True" | "False" | "None" | program
+               |  "(" value, ... ")"
 
-Parameters at their defaults are left out. From `#` to the end of a line stands the user's source line.
-JAX's own equations are `foreign.` and their name, with parameters that are such values, of which `kind.name` is one
-of an enumeration; `[...]` stands for parameters that have no text, and does not read back. Both directions are linear in the size of the Program, and reading text runs no code.
+Parameters at their defaults are left out. From `#` to the end of a line stands the user's source line. JAX's own
+equations are `foreign.` and their name, with parameters that are such values, of which `kind.name` is one of an
+enumeration; `[...]` stands for parameters that have no text, and does not read back. Both directions are linear in the
+size of the Program, and reading text runs no code.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def matches(program: Program, find: Find) -> dict[int, list[Match]]:
 
 
 def replace(program: Program, find: Find) -> tuple[Program, int]:
-    """One pass: the Program with what `find` finds replaced, in nested Programs too, and how many matches there were."""
+    """One pass: the Program with what `find` finds replaced, nested Programs too, and how many matches there were."""
     passed: dict[int, tuple[Program, Program, int]] = {}  # by identity, so that a shared one stays shared
 
     def once(program: Program) -> tuple[Program, int]:

@@ -7,6 +7,8 @@ from itertools import islice
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy
 import numpy as np
 from jax import tree_util
 
@@ -63,7 +65,7 @@ Program.runtime = Calling()
 
 def written_out(b: Builder, x: Any) -> Any:
     """An array as an equation; a key of a generator as its data, wrapped."""
-    if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
         return constant(np.asarray(x))
     data = constant(np.asarray(jax.random.key_data(x)))
     wrap = lambda data: jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -138,9 +140,10 @@ def numbered(tree: Any, numbers: Any) -> Any:
         return next(numbers)
     data = tree.node_data()
     parts = [numbered(child, numbers) for child in tree.children()]
-    kind, about = data or (None, None)
-    if kind is None or kind is type(None):
+    if data is None or data[0] is type(None):
         return None
+    kind: Any = data[0]
+    about: Any = data[1]
     if kind is list:
         return parts
     if kind is tuple:

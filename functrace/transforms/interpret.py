@@ -74,8 +74,8 @@ def interpret(
         expected = len(program.inputs) - len(program.captured)
         if len(values) != expected:
             raise ArgumentError(
-                f"interpret: the Program has {expected} inputs, got {len(values)} values; give one for each leaf of the "
-                f"arguments.{at(caller_source())}"
+                f"interpret: the Program has {expected} inputs, got {len(values)} values; give one for each leaf of "
+                f"the arguments.{at(caller_source())}"
             )
         return structured(program, walk(program, [*program.captured, *values]))
 
@@ -127,8 +127,8 @@ class Walk:
         if inside:
             raise RuleError(
                 f"interpret: {prim.name!r}{place(eqn)} holds {inside[0]!r}, which has a rule; give a rule for "
-                f"{prim.name!r} too, a function of its operands and of {', '.join(prim.params)}, which can interpret the "
-                "Programs among these."
+                f"{prim.name!r} too, a function of its operands and of {', '.join(prim.params)}, which can interpret "
+                "the Programs among these."
             )
         for i, x in enumerate(values):
             try:
@@ -191,7 +191,9 @@ def name_of(key: Any) -> str:
 def checked_rule(key: Any, rule: Any) -> Rule:
     """A rule, which must be a function."""
     if not callable(rule):
-        raise DtypeError(f"interpret: the rule of {key!r} is a {type(rule).__name__}, no function.{at(caller_source())}")
+        raise DtypeError(
+            f"interpret: the rule of {key!r} is of type {type(rule).__name__}, no function.{at(caller_source())}"
+        )
     return rule
 
 

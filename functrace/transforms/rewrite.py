@@ -77,8 +77,8 @@ def rewrite(
     else:
         if passes is None:
             raise ArgumentError(
-                f"rewrite: the pattern is still found after {PASSES} passes: what replaces it holds it. Give passes= to "
-                f"stop before.{at(caller_source())}"
+                f"rewrite: the pattern is still found after {PASSES} passes: what replaces it holds it. Give passes= "
+                f"to stop before.{at(caller_source())}"
             )
     if made is not program:
         made.captured, made.structure = program.captured, program.structure
@@ -125,8 +125,8 @@ class Rule:
         if what == "the pattern":
             if not program.outputs or any([type(y) is not Var or y in program.inputs for y in program.outputs]):
                 raise ArgumentError(
-                    f"rewrite: the pattern {fun_name(fun)} computes nothing at {', '.join(map(repr, avals))}: an output "
-                    f"of it is one of its operands, or a number.{at(caller_source())}"
+                    f"rewrite: the pattern {fun_name(fun)} computes nothing at {listed(avals)}: an output of it is one "
+                    f"of its operands, or a number.{at(caller_source())}"
                 )
             read = {x for eqn in program.equations for x in eqn.inputs}
             for i, v in enumerate(program.inputs):
@@ -147,9 +147,8 @@ class Rule:
             )
             if not same:
                 raise PatternError(
-                    f"rewrite: of operands {', '.join(map(repr, avals))}, the pattern makes "
-                    f"{listed(pattern.out_avals)}, and the replacement {listed(replacement.out_avals)}; they must agree."
-                    f"{at(caller_source())}"
+                    f"rewrite: of operands {listed(avals)}, the pattern makes {listed(pattern.out_avals)}, and the "
+                    f"replacement {listed(replacement.out_avals)}; they must agree.{at(caller_source())}"
                 )
             self.sides[avals] = Pattern(pattern), replacement
         return self.sides[avals]

@@ -13,6 +13,7 @@ from functrace.primitives.unary import sin
 from functrace.transforms import interpret
 
 X = np.array([0.3, -0.7, 1.1], np.float32)
+SINE = ft.make_program(fnp.sin)(X)
 
 
 class Dual(NamedTuple):
@@ -143,15 +144,15 @@ def loop(x):
 
 
 ERRORS = {
-    "no Program": (lambda: interpret(fnp.sin, {}), DtypeError, r"interpret: expected a Program, got function; make_program"),
+    "no Program": (lambda: interpret(fnp.sin, {}), DtypeError, r"expected a Program, got function; make_program\(f\)"),
     "no such primitive": (
-        lambda: interpret(ft.make_program(fnp.sin)(X), {"sine": abs}), ArgumentError,
+        lambda: interpret(SINE, {"sine": abs}), ArgumentError,
         r"no primitive is called 'sine'; did you mean 'sin'\?.*test_interpret",
     ),
-    "no key": (lambda: interpret(ft.make_program(fnp.sin)(X), {3: abs}), DtypeError, r"or the name of one, got int \(3\)"),
-    "no rule": (lambda: interpret(ft.make_program(fnp.sin)(X), {"sin": 3}), DtypeError, r"rule of 'sin' is a int, no func"),
+    "no key": (lambda: interpret(SINE, {3: abs}), DtypeError, r"or the name of one, got int \(3\)"),
+    "no rule": (lambda: interpret(SINE, {"sin": 3}), DtypeError, r"rule of 'sin' is of type int, no function"),
     "values": (
-        lambda: interpret(ft.make_program(fnp.sin)(X), {})(X, X), ArgumentError, r"the Program has 1 inputs, got 2 values",
+        lambda: interpret(SINE, {})(X, X), ArgumentError, r"the Program has 1 inputs, got 2 values",
     ),
     "a loop": (
         lambda: interpret(ft.make_program(loop)(X), {"sin": abs})(X), RuleError,
@@ -162,7 +163,8 @@ ERRORS = {
         r"no rule for 'sin' \(test_interpret.py:\d+\), and its operand 0 is a str \('e'\).*rules\['sin'\], or default=",
     ),
     "results": (
-        lambda: interpret(ft.make_program(lambda x: lax.split(x, (1, 2)))(X), {"split": lambda x, **_: [x]})(X), RuleError,
+        lambda: interpret(ft.make_program(lambda x: lax.split(x, (1, 2)))(X), {"split": lambda x, **_: [x]})(X),
+        RuleError,
         r"'split' \(test_interpret.py:\d+\) has 2 results, and its rule returned 1",
     ),
 }  # fmt: skip

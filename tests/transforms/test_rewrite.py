@@ -77,8 +77,9 @@ FOUND = {
         lambda x: lax.cond(x[0] > 0, log_of_exp, fnp.sin, x), (X,), log_of_exp, same, {"log"}, {"cond", "sin"},
     ),
     "in loops": (
-        lambda x: lax.scan(lambda c, _: (c * 0.5, log_of_exp(c)), lax.fori_loop(0, 3, lambda i, c: log_of_exp(c) / 2, x),
-                           None, length=2),
+        lambda x: lax.scan(
+            lambda c, _: (c * 0.5, log_of_exp(c)), lax.fori_loop(0, 3, lambda i, c: log_of_exp(c) / 2, x), None, 2
+        ),
         (X,), log_of_exp, same, {"log", "exp"}, {"scan"},
     ),
     "in custom rules": (custom, (X,), log_of_exp, same, {"log", "exp"}, set()),
@@ -97,7 +98,8 @@ def test_found(name):
     assert gone.isdisjoint(names(made)) and there <= set(names(made))
     assert [a.matches(b) for a, b in zip(made.out_avals, program.out_avals, strict=True)]
     for x, y in zip(ft.tree.leaves(made(*args)), ft.tree.leaves(program(*args)), strict=True):
-        np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), rtol=2e-2 if x.dtype.itemsize == 2 else 1e-6)
+        close = 2e-2 if x.dtype.itemsize == 2 else 1e-6
+        np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), rtol=close)
 
 
 LEFT = {
@@ -135,8 +137,8 @@ def test_several_outputs():
 def test_operands_that_come_too_late():
     # The replacement would have to stand before one of its operands.
     program = ft.make_program(lambda x: fnp.cos(fnp.sin(x)) + fnp.sin(x))(X)
-    made = rewrite(program, lambda x, y: (fnp.sin(x), fnp.cos(y)), lambda x, y: (fnp.sin(x + 0.0), fnp.cos(y)), passes=1)
-    np.testing.assert_allclose(made(X), program(X))
+    made = rewrite(program, lambda x, y: (fnp.sin(x), fnp.cos(y)), lambda x, y: (fnp.sinh(x), fnp.cosh(y)))
+    assert made is program
 
 
 def test_shared_programs_stay_shared():
@@ -168,9 +170,9 @@ def test_long_programs_take_linear_time_and_no_recursion():
     ("arguments", "options", "error", "message"),
     [
         ((log_of_exp, same), {"passes": 0}, ArgumentError, r"rewrite: passes must be a positive int, got 0"),
-        ((same, same), {}, ArgumentError, r"rewrite: the pattern same can be traced at no types .* computes nothing at"),
+        ((same, same), {}, ArgumentError, r"the pattern same can be traced at no types .* computes nothing at"),
         ((same, same), {"examples": (X,)}, ArgumentError, r"the pattern same computes nothing at f32\[3\]"),
-        ((lambda x, y: fnp.exp(x), lambda x, y: y), {}, ArgumentError, r"operand y of the pattern .* is not used in it"),
+        ((lambda x, y: fnp.exp(x), lambda x, y: y), {}, ArgumentError, r"operand y of the pattern .* is not used in"),
         ((lambda x: fnp.exp(x) * X, same), {}, ArgumentError, r"the pattern closes over an array of type f32\[3\]"),
         ((fnp.exp, lambda x: x.sum()), {}, ArgumentError,
          r"of operands f32\[3\], the pattern makes f32\[3\], and the replacement f32\[\]; they must agree"),
