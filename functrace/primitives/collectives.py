@@ -41,6 +41,8 @@ class Collective(Primitive):
     its own laws are in `tests/primitives/test_collective_laws.py`.
     """
 
+    goes_forward = False  # the gradient at one index is of the sum over all: its tangent is along all of them
+
     def samples(self) -> Iterator[Sample]:
         return iter(())
 
@@ -123,6 +125,8 @@ class PSum(AllReduce, Linear):
 @dataclass(frozen=True, repr=False)
 class PExtremum(AllReduce):
     """The greatest or least value; its derivative is shared equally by the indices that attain it."""
+
+    locally_linear = True
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         (x,), (dx,) = xs, dxs
