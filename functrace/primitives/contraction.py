@@ -223,6 +223,7 @@ class DotGeneral(Bilinear):
     """
 
     name = "dot_general"
+    spelling = "lax.dot_general({0}, {1}, {dimension_numbers})"
     jax_names = ("dot_general",)
     dimension_numbers: DimensionNumbers
     precision: Precision = None
@@ -251,6 +252,14 @@ class DotGeneral(Bilinear):
         yield Sample(wide, (Aval((2, 3), BF16), Aval((3, 2), BF16)))
         yield Sample(DotGeneral(matmul), (Aval((2, 3), BF16), Aval((3, 2), F32)))
         yield Sample(DotGeneral(matmul, None, F32), (Aval((2, 3), I32), Aval((3, 2), I32)))
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        x, y = eqn.inputs
+        of_matrices: Any = (((x.aval.ndim - 1,), (max(y.aval.ndim - 2, 0),)), ((), ()))
+        if x.aval.dtype == y.aval.dtype and {x.aval.ndim, y.aval.ndim} <= {1, 2} and self == DotGeneral(of_matrices):
+            writer.assign(eqn, " @ ".join(writer.operands(eqn)))
+        else:
+            writer.usual(eqn)
 
     def shape(self, *xs: Aval) -> Aval:
         x, y = xs

@@ -553,6 +553,7 @@ class IntegerPow(Elementwise):
     """x ** exponent for a fixed integer. At high order the derivative stays one product."""
 
     name = "integer_pow"
+    spelling = "lax.integer_pow({0}, {exponent})"
     jax_names = ("integer_pow",)
     exponent: int
 
@@ -625,6 +626,7 @@ class ConvertElementType(Elementwise):
     """Another dtype. Linear between inexact dtypes; its transpose converts back."""
 
     name = "convert_element_type"
+    spelling = "lax.convert_element_type({0}, {new_dtype})"
     jax_names = ("convert_element_type",)
     new_dtype: Any
     weak_type: bool = False
