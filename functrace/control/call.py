@@ -16,9 +16,11 @@ from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, linearize, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, squares, transpose
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
 
@@ -49,6 +51,7 @@ class Call(Applies):
 
     name = "call"
     multiple_results = True
+    at_once = True
     masks = True
     program: Program
     label: str
@@ -96,6 +99,14 @@ class Call(Applies):
         outputs = self.of(program)(*xs, *[dx for dx in tangents if type(dx) is not Literal])
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through([self.program], js, ls)
+        return found.apart(self.of(*found.programs)(*xs, *found.operands(js, ls)))
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        program, found = series(self.program, tuple(map(present, xs)))
+        return unflat(self.of(program)(*flat(xs)), found)
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)
@@ -157,6 +168,10 @@ class Call(Applies):
 
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         return threads_call(self.of(at.into()), at, state, xs)
+
+    def beside_squares(self) -> Any:
+        flags = tuple([v.is_inexact for v in self.program.out_avals])
+        return self.of(squares(self.program, flags, True)), flags
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from functrace.control.alike import merged, of_kinds, starts
+from functrace.control.bent import Bent, bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
 from functrace.control.groups import (
     apart,
@@ -30,7 +31,17 @@ from functrace.control.groups import (
     of_each_kind,
     reads,
 )
-from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
+from functrace.control.scan import (
+    I32_SCALAR,
+    fill_carry,
+    filled,
+    grouped,
+    grown,
+    lasting,
+    moved_to_front,
+    stepping,
+    typed,
+)
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
@@ -42,10 +53,12 @@ from functrace.primitives.reductions import ReduceOr
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, memoised
+from functrace.rewrites import batch, collect, jvp, memoised, series
 from functrace.rewrites.collect import acts, unobserved
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.thread import Thread
 
 F32 = np.dtype(np.float32)
@@ -62,6 +75,7 @@ class While(Primitive):
 
     name = "while"
     multiple_results = True
+    at_once = True
     predicate: Program
     body: Program
     consts: int
@@ -132,6 +146,29 @@ class While(Primitive):
         flags = firsts(kinds.inputs)
         loop = While(of_kinds(self.predicate, kinds.inputs), body, counted(sizes, flags)[0], self.slots)
         return of_each_kind(kinds.outputs, loop(*select(flags, xs)))
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        wide = bent_loop(at, self.body, (self.consts,), len(self.body.outputs), js, ls)
+        more = [v for group in wide.operands(at, xs, js, ls) for v in group if v is not None]
+        operands = spread_in((self.consts,), (wide.moving, wide.bent), [*xs, *more])
+        outputs = widened(self.body, self, wide)(*operands)
+        return spread_out((len(self.body.outputs),), (wide.found.moved, wide.found.bent), outputs)
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        given, fill = lasting(self.body, self.consts, len(self.body.outputs), tuple(map(present, xs)))
+        program, found = series(self.body, given, fill)
+        sizes = (self.consts,)
+        inputs = grouped(program.inputs, given, sizes)
+        asked = [[v, *[None if c is None else Var(c.aval) for c in x[1:]]]
+                 for v, x in zip(self.predicate.inputs, unflat(program.inputs, given), strict=True)]
+        predicate = Program(
+            tuple([v for group in cut(asked, *sizes) for v in flat(group)]),
+            self.predicate.equations, self.predicate.outputs,
+        )  # fmt: skip
+        consts = self.consts + sum(map(sum, given[: self.consts]))
+        loop = While(predicate, Program(tuple(inputs), program.equations, program.outputs), consts, self.slots)
+        results = loop(*[v for group in cut(filled(xs, given), *sizes) for v in flat(group)])
+        return unflat(results, found)
 
     def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""
@@ -253,6 +290,16 @@ def pushforward(
 
 
 @memoised
+def widened(_: Program, loop: While, wide: Bent) -> While:
+    """The loop whose body carries J and L."""
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in wide.body.inputs]
+        primals = spread_out((loop.consts,), (wide.moving, wide.bent), inputs)[0]
+        predicate = b.build(b.inline(loop.predicate, primals))
+    return While(predicate, wide.body, wide.counts(loop.consts)[0], loop.slots)
+
+
+@memoised
 def observing(_: Program, loop: While) -> tuple[While, tuple[str, ...]]:
     """The loop that also carries what is observed in its step, and the names. Its predicate is asked once more than
     its step runs, so nothing is observed there."""
@@ -360,3 +407,37 @@ def run(loop: While, xs: Sequence[Any]) -> list[Any]:
 def compiled(_: Program, loop: While) -> Any:
     """The loop as one compiled function, for where it runs alone."""
     return jax.jit(lambda *xs: run(loop, xs))
+
+
+@memoised
+def with_count(_: Program, loop: While) -> While:
+    """The loop with the number of its steps as its first carry."""
+    programs = []
+    for program in (loop.predicate, loop.body):
+        with Builder() as b:
+            c = [copy_input(b, v) for v in program.inputs[: loop.consts]]
+            n = b.input(I32_SCALAR)
+            s = [copy_input(b, v) for v in program.inputs[loop.consts :]]
+            outputs = b.inline(program, [*c, *s])
+            programs.append(b.build(outputs if program is loop.predicate else [add(n, 1), *outputs]))
+    return While(programs[0], programs[1], loop.consts, loop.slots)
+
+
+@memoised
+def repeated(body: Program, consts: int, slots: int) -> While:
+    """The loop of `steps`, its first constant, with the number of the step as its first carry."""
+    with Builder() as b:
+        steps = b.input(I32_SCALAR)
+        for v in body.inputs[:consts]:
+            copy_input(b, v)
+        i = b.input(I32_SCALAR)
+        for v in body.inputs[consts:]:
+            copy_input(b, v)
+        predicate = b.build([lt(i, steps)])
+    with Builder() as b:
+        b.input(I32_SCALAR)
+        c = [copy_input(b, v) for v in body.inputs[:consts]]
+        i = b.input(I32_SCALAR)
+        s = [copy_input(b, v) for v in body.inputs[consts:]]
+        stepped = b.build([add(i, 1), *b.inline(body, [*c, *s])])
+    return While(predicate, stepped, 1 + consts, slots)

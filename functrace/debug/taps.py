@@ -14,7 +14,7 @@ from jax import tree_util
 from functrace import rewrites
 from functrace.ir.primitive import AMBIENT
 from functrace.tracing import apply, trace
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 
 
 def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,6 +51,7 @@ def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fun)
     def with_taps(*args: Any, **kwargs: Any) -> Any:
+        check_call("taps", fun, args, kwargs)
         outer, AMBIENT.collects = AMBIENT.collects, True
         try:
             traced = trace(fun, args, kwargs, transform="taps", concrete=True)

@@ -206,6 +206,7 @@ class Foreign(Primitive):
         self.jax_params = params
         self.out_avals = out_avals
         self.has_effects = effects
+        self.jvp_has_value = self.name.startswith("custom_")
         self._derived: dict[Any, Any] = {}
         # A rule in JAX may be for reverse mode only, and axes have names.
         self.goes_forward = not effects and not holds_jaxpr(params) and "axis_index_groups" not in params

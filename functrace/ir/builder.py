@@ -128,13 +128,24 @@ class Builder:
             self._shared[key] = outputs
         return outputs
 
+    def widen(self, equation: Equation, primitive: Primitive) -> None:
+        """Let an equation of this Program be of a primitive with the same results, and more behind them."""
+        more = self.results(primitive, equation.inputs)[len(equation.outputs) :]
+        equation.primitive, equation.outputs = primitive, (*equation.outputs, *more)
+        self._definitions.update(dict.fromkeys(more, equation))
+
     def results(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Var, ...]:
         """New variables of the types that the shape rule gives."""
         if primitive.multiple_results:
             return tuple([Var(a) for a in primitive.shape(*[x.aval for x in inputs])])
-        if len(inputs) == 2:  # the usual case, written out: this runs once for each equation
+        n = len(inputs)
+        if n == 2:  # the usual cases, written out: this runs once for each equation
             x, y = inputs
+            if x.aval is y.aval and primitive.keeps_type_of == 2:
+                return (Var(x.aval),)
             return (Var(shape_of(primitive, (x.aval, y.aval))),)
+        if n == 1 and primitive.keeps_type_of == 1:
+            return (Var(inputs[0].aval),)
         return (Var(shape_of(primitive, tuple([x.aval for x in inputs]))),)
 
     def inline(self, program: Program, inputs: Sequence[Atom]) -> list[Atom]:
@@ -170,16 +181,14 @@ class Builder:
 
     def build(self, outputs: Sequence[Atom]) -> Program:
         """The finished Program, captured inputs first, without what no output needs."""
-        needed = {x for x in outputs if type(x) is Var}
+        needed = set(outputs)
         kept: list[Equation] = []
         for eqn in reversed(self.equations):
             if not needed.isdisjoint(eqn.outputs) or eqn.primitive.has_effects:
                 if len(eqn.outputs) > 1 and not needed.issuperset(eqn.outputs):
                     eqn = pruned(eqn, needed)
                 kept.append(eqn)
-                for x in eqn.inputs:
-                    if type(x) is Var:
-                        needed.add(x)
+                needed.update(eqn.inputs)
         kept.reverse()
         captured = [v for v, _ in self.captures.values()]
         return Program((*captured, *self.inputs), tuple(kept), tuple(outputs))

@@ -24,6 +24,7 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.program import Atom, Program
+    from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
 
@@ -46,6 +47,13 @@ class Masked(NamedTuple):
     def clean(self) -> Any:
         """The value with zeros where it is absent."""
         return self.there.zeroed(self.value) if self.dirty else self.value
+
+
+class Through(NamedTuple):
+    """What a rule says of a result by way of an operand: what `how` makes of the same of `x`."""
+
+    x: Any
+    how: Callable[[Any], Any] = lambda of_x: of_x
 
 
 class Sample(NamedTuple):
@@ -102,9 +110,13 @@ class Primitive:
     observed: ClassVar[bool] = False  # whether its one effect is that `rewrites.collect` sees its operand
     commutative: bool = False
     keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
+    keeps_type_of: int = 0  # so many operands of one type, whatever it is, give a result of that type; 0: not so
     readable_text: ClassVar[bool] = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
+    locally_linear: bool = False  # whether its derivative is the same at all points nearby
+    jvp_has_value: bool = False  # whether the value that its `jvp` gives need not be its own
+    at_once: ClassVar[bool] = False  # whether all coefficients of a series come together, by `series_at_once`
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
@@ -162,8 +174,76 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
+    def laplacian(
+        self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[Any, Any, Any]:
+        """`(ys, jys, lys)`: the results, their derivatives along directions, a leading axis, and their Laplacians.
+
+        `js` and `ls` are those of the operands. By default by the derivative of the derivative. Lists if
+        `multiple_results`. See rewrites.laplacian.
+        """
+        ys, jys, lys = at.push(self, xs, js, ls)
+        lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
+        return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Axes of operand i along which the result is made entry by entry, none of which reads another one.
+
+        Each with the axis of the result that it is, and its size; several, where it is split.
+        """
+        return {}
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        """Whether an entry of the result depends on the same one of each operand alone, as numbers of one kind."""
+        return False
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any] | None:
+        """The coefficients of t ** k in the results, for operands that are power series; see `rewrites.series`.
+
+        `xs[i][k]` is a coefficient of operand i, None where zero, `xs[i].moves` whether there are any beyond the first,
+        and `ys` are the results, of which those below k are known. A rule takes k > 0 and gives the coefficient of the
+        result (a list of them if `multiple_results`). None: it follows from `jvp`, the default.
+        """
+        return self.series_along(xs, ys) if self.locally_linear else None
+
+    def series_along(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+        """The rule of what is linear in the operands that move: each coefficient by itself is a tangent."""
+
+        def along(k: int) -> Any:
+            dxs = [x[k] for x in xs]
+            if all([dx is None for dx in dxs]):
+                return [None] * len(ys) if self.multiple_results else None
+            return self.jvp([x.value for x in xs], dxs)[1]
+
+        return along
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        """All coefficients of each result, the first included, from as many of each operand; if `at_once`."""
+        raise RuleError(f"{self.name} has no such rule")
+
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
+    def squares(self, *xs: Any) -> Sequence[Any] | None:
+        """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
+        the result does: real scalars, and `Through` of operands; or None. Asked if it has one result.
+        """
+        return None
+
+    def factors(self, *xs: Any) -> Any:
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
+        if it is none."""
+        return None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        """A range for each axis of the one result, beyond which all of it is zero; None where that is not known."""
+        return None
+
+    def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """The same with further results, and to which of its own they belong: the entries of such a one add up to
+        the sum of squares of its own. Asked of primitives with multiple results; None for none.
+        """
         return None
 
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:
@@ -282,11 +362,11 @@ def primitive(cls: P) -> P:
     names = tuple(f.name for f in fields(cls))
 
     def __hash__(self: Any) -> int:
-        found = self.__dict__.get("_hash")
-        if found is None:
-            found = hash((self.name, *(getattr(self, n) for n in names)))
-            object.__setattr__(self, "_hash", found)
-        return found
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash((self.name, *[getattr(self, n) for n in names])))
+            return self._hash
 
     cls.__hash__ = __hash__  # pyright: ignore[reportAttributeAccessIssue]
     cls.params = property(lambda self: {n: getattr(self, n) for n in names})

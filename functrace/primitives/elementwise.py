@@ -13,7 +13,9 @@ the transpose of those that are `linear_in` an operand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -28,21 +30,24 @@ from functrace.ir import (
     Masked,
     Primitive,
     Sample,
+    Through,
     Undefined,
     Var,
     Work,
     ambient,
 )
 from functrace.ir.aval import is_complex
-from functrace.ir.primitive import primitive
+from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
     full,
+    reduce_sum,
     reshape,
     unbroadcast,
 )
+from functrace.primitives.terms import addends, apart, factors_of
 
 F32 = np.dtype(np.float32)
 C64 = np.dtype(np.complex64)
@@ -63,7 +68,7 @@ class Elementwise(Primitive):
                 like = next(y.aval for y in operands if isinstance(y, Atom))
                 operands = tuple([y if isinstance(y, Atom) else literal(y, like) for y in operands])
                 break
-        return ambient().emit(self, operands)[0]
+        return (AMBIENT.builder or ambient()).emit(self, operands)[0]
 
     def out_dtype(self, *xs: Aval) -> Any:
         """The dtype of the result; by default the one dtype of all operands."""
@@ -94,6 +99,10 @@ class Elementwise(Primitive):
         slope = self.derivative(i, xs, y)
         return None if slope is None else mul(dx, slope)
 
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        linear = [i in self.linear_in for i, x in enumerate(xs) if x.moves]
+        return self.series_along(xs, ys) if linear == [True] else super().series(xs, ys)
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         y = self(*xs)
         if not y.aval.is_inexact:
@@ -111,6 +120,26 @@ class Elementwise(Primitive):
         if dy is not None and dy.aval.shape != y.aval.shape:
             dy = broadcast_to(dy, y.aval.shape)
         return y, dy
+
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        # The second derivatives are entries beside entries, so that the directions are summed before they meet them.
+        (y,), (jy,), (ly,) = at.push(self, xs, js, ls)
+        if not self.is_entrywise(*[x.aval for x, j in zip(xs, js, strict=True) if j is not None], y.aval):
+            return y, jy, at.total(ly, *at.bend(self, xs, js))
+        moving = [i for i, j in enumerate(js) if j is not None]
+        for n, i in enumerate(moving):
+            for k in moving[n:]:
+                slope = at.partial(self, xs, i, k)
+                if slope is not None:
+                    ly = at.total(ly, summed_along(js[i], js[k], slope if i == k else mul(slope, 2.0), y.aval))
+        return y, jy, ly
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        return all([x.dtype == xs[0].dtype for x in xs])  # the derivative in a complex number may be two
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        y = self.shape(*xs)
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if n == y.shape[a]}
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]
@@ -155,6 +184,12 @@ def align(x: Atom, is_batched: bool, rank: int) -> Atom:
         return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
     return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
 
+def summed_along(j: Atom, other: Atom, slope: Atom, aval: Aval) -> Atom:
+    """`slope` times the products of entries that move along the same directions, the leading axis of both."""
+    rank = max(j.aval.ndim, other.aval.ndim) - 1
+    products = mul(align(j, True, rank), align(other, True, rank))
+    return broadcast_to(mul(reduce_sum(products, (0,)), slope), aval.shape)
+
 class Formula(Elementwise):
     """An elementwise primitive without parameters, given by its formulas."""
 
@@ -179,6 +214,7 @@ class Formula(Elementwise):
         in_jax: bool = True,
         has_pole: bool = False,
         takes: tuple[int, int] = (1, 0),
+        series: Callable[..., Any] | None = None,
     ):
         """
         Args:
@@ -188,6 +224,7 @@ class Formula(Elementwise):
           order: 1 where JAX has no second derivative to compare with.
           in_jax: whether JAX has a primitive of this name.
           takes: operations for one entry, arithmetic and transcendental ones.
+          series: `Primitive.series` for operands of which not only one moves that it is linear in.
         """
         self.name = name
         self.arity = len(partials)
@@ -203,9 +240,14 @@ class Formula(Elementwise):
         self.sample_fixed = fixed
         self.sample_order = order
         self.has_pole = has_pole
+        if len(linear_in) < 2 and not any(partials):
+            self.locally_linear = True
         self._fold = fold
+        self._series = series
         if out_dtype is not None:
             self.out_dtype = out_dtype
+        elif type(self).out_dtype is Elementwise.out_dtype and type(self).shape is Elementwise.shape:
+            self.keeps_type_of = self.arity
         self._simplify = simplify
         self.work_each = Work(*takes)  # pyright: ignore[reportAttributeAccessIssue]
         self.jax_names = (name,) if in_jax else ()  # pyright: ignore[reportAttributeAccessIssue]
@@ -226,6 +268,9 @@ class Formula(Elementwise):
                         pair = (scalar, xs[1]) if i == 0 else (xs[0], scalar)
                         return builder.emit(self, pair)[0]
         return None if self._simplify is None else self._simplify(builder, *xs)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return super().series(xs, ys) or (self._series and self._series(xs, ys))
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         partial = self.partials[i]
@@ -249,8 +294,14 @@ class Formula(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal values are left to the backend, which may flush them to zero.
-        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+        return None if y is None else foldable(y, *xs)
+
+def foldable(y: Any, *xs: Any) -> Any:
+    """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
+    which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
+    if any(map(is_subnormal, (*xs, y))) or (not math.isfinite(y) and all(map(math.isfinite, xs))):
+        return None
+    return y
 
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
@@ -345,12 +396,27 @@ def _simplify_neg(b: Builder, x: Atom) -> Atom | None:
 class _Sum(Formula):
     """add, sub: linear in both operands jointly, so a transpose may ask for both at once."""
 
+    locally_linear = True
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         signed = (ct, neg(ct) if self is sub else ct)
         return [
             unbroadcast(s, x.aval) if isinstance(x, Undefined) else None
             for s, x in zip(signed, xs, strict=True)
         ]
+
+    def squares(self, *xs: Any) -> Any:
+        """Of all that is added up: either it has no entries in common, or it is outer products, which make one."""
+        parts = addends(self, xs, add, sub)
+        made = [ambient().definition(x) for x, _ in parts]
+        supports = [m and m.primitive.support(*m.inputs) for m in made]
+        if supports and apart(supports):
+            return [Through(x) for x, _ in parts]
+        factors = [factors_of(x) for x, _ in parts]
+        if not factors or not all(factors):
+            return None
+        signed = [f if positive else f.scaled(neg) for f, (_, positive) in zip(factors, parts, strict=True)]
+        return signed[0].squares_with(signed[1:])
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         z = self(*xs)
@@ -362,11 +428,100 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
+class _Neg(Formula):
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
+
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.scaled(neg))
+
+class _Scaling(Formula):
+    """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
+
+    def squares(self, *xs: Any) -> Any:
+        x, y = xs
+        if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
+            return None
+        if self is div:
+            return None if y.aval.shape else [Through(x, lambda n: div(n, sum_of_squares(y)))]
+        big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
+        return [Through(big, lambda n: mul(n, sum_of_squares(small)))]
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
+        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: self(v, y)))
+
+class _Product(_Scaling):
+    """mul: the rules of the family, written out for its two operands."""
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        (x, y), (dx, dy) = xs, dxs
+        z = self(x, y)
+        if not z.aval.is_inexact:
+            return z, None
+        if dx is None:
+            dz = self(x, dy)
+        elif dy is None:
+            dz = self(dx, y)
+        else:
+            dz = add(self(dx, y), self(x, dy))
+        return z, dz if dz.aval.shape == z.aval.shape else broadcast_to(dz, z.aval.shape)
+
+    def transpose(self, ct: Any, *xs: Any) -> Any:
+        x, y = xs
+        if type(x) is not Undefined:
+            return None, unbroadcast(self(x, ct), y.aval)
+        if type(y) is Undefined:
+            return super().transpose(ct, x, y)
+        return unbroadcast(self(ct, y), x.aval), None
+
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
 
+def total(terms: Sequence[Any]) -> Any:
+    """The sum of those terms that are not None; None if there are none."""
+    given = [term for term in terms if term is not None]
+    return reduce(add, given) if given else None
+
+def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
+    """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
+    if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
+        half = total([product(x[j], x[k - j]) for j in range(low, (k + 1) // 2) if x[j] and x[k - j]])
+        middle = product(x[k // 2], x[k // 2]) if k % 2 == 0 and x[k // 2] else None
+        return total([None if half is None else mul(half, 2.0), middle])
+    return total([product(x[j], y[k - j]) for j in range(low, high + 1) if x[j] and y[k - j]])
+
+def series_of_product(product: Primitive, xs: Sequence[Any]) -> Callable[[int], Any]:
+    """The rule of what is linear in each of two operands (of a square, both are one)."""
+    return lambda k: convolved(product, xs[0], xs[-1], k, 0, k)
+
+def series_of_quotient(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """z = x / y:  z_k = (x_k - sum of y_j z_(k-j) for j > 0) / y_0."""
+    (x, y), (z,) = xs, ys
+
+    def rule(k: int) -> Any:
+        known = convolved(mul, y, z, k, 1, k)
+        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        return None if rest is None else div(rest, y.value)
+
+    return rule
+
+def series_of_power(r: float, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """y = x ** r:  k x_0 y_k = sum of (r j - k + j) x_j y_(k-j) for j > 0."""
+    (x,), (y,) = xs, ys
+
+    def rule(k: int) -> Any:
+        if r == -1:
+            rest = convolved(mul, x, y, k, 1, k)
+            return None if rest is None else mul(neg(rest), y.value)
+        weights = [(j, ((r + 1) * j - k) / k) for j in range(1, k + 1) if x[j] and y[k - j]]
+        rest = total([mul(mul(x[j], w), y[k - j]) for j, w in weights if w])
+        return None if rest is None else mul(rest, reciprocal(x.value))
+
+    return rule
+
 NUMBERS = (F32, C64)
-neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
@@ -376,21 +531,21 @@ sub = _Sum(
     "sub", lax.sub, (None, None), linear_in=(0, 1), fold=np.subtract, simplify=_simplify_sub,
     dtypes=NUMBERS,
 )  # fmt: skip
-mul = binary(
-    "mul", lax.mul, None, None, linear_in=(0, 1), commutative=True, fold=np.multiply,
-    simplify=_simplify_mul, dtypes=NUMBERS,
+mul = _Product(
+    "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
+    simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
-div = binary(
+div = _Scaling(
     "div",
     lax.div,
-    None,
-    lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
+    (None, lambda x, y, z: mul(neg(x), integer_pow(y, -2))),
     linear_in=(0,),
     simplify=_simplify_div,
     has_pole=True,
     fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
     dtypes=NUMBERS,
     domain="positive",
+    series=series_of_quotient,
 )
 
 @primitive
@@ -428,7 +583,7 @@ class IntegerPow(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = np.divide(x.dtype.type(1), x)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if self.exponent == 2:
@@ -438,6 +593,20 @@ class IntegerPow(Elementwise):
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         n = self.exponent
         return None if n == 0 else mul(integer_pow(xs[0], n - 1), float(n))
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+        n, (x,) = self.exponent, xs
+        if n < 0:
+            return series_of_power(n, xs, ys)
+        if n < 2:
+            return lambda k: x[k] if n else None
+        if n == 2:
+            return series_of_product(mul, xs)
+        # By squaring: a product has no pole where x is 0, and a division by x would.
+        half = x if n < 4 else x.through(IntegerPow(n // 2))
+        whole = half.through(IntegerPow(2))
+        whole = whole.through(mul, x) if n % 2 else whole
+        return lambda k: whole[k]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> IntegerPow:
@@ -483,7 +652,7 @@ class ConvertElementType(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = x.astype(self.new_dtype)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None
@@ -499,6 +668,10 @@ class ConvertElementType(Elementwise):
             ct = Primitive.named["real"](ct)
         return [convert_element_type(ct, aval.dtype, aval.weak_type)]
 
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        return [Through(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:
         new_dtype = params["new_dtype"]
@@ -508,4 +681,16 @@ class ConvertElementType(Elementwise):
 def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
     """`x` as another dtype."""
     return ConvertElementType(np.dtype(dtype), weak_type)(x)
+
+def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
+    """The squared magnitudes of the entries of `x` added up, over all axes unless some are given; float32 at least."""
+    axes = tuple(range(x.aval.ndim)) if axes is None else axes
+    if is_complex(x.aval.dtype):
+        return add(*[sum_of_squares(Primitive.named[part](x), axes) for part in ("real", "imag")])
+    x = widened(x)
+    return reduce_sum(mul(x, x), axes)
+
+def widened(x: Atom) -> Atom:
+    """`x` in a dtype of at least 32 bits, and no longer weak."""
+    return convert_element_type(x, F32 if x.aval.dtype.itemsize < 4 else x.aval.dtype)
 

@@ -32,8 +32,11 @@ def push(
     for eqn in program.equations:
         prim = eqn.primitive
         operands = tuple([primal[x] if type(x) is Var else x for x in eqn.inputs])
-        moves = [tangent.get(x) for x in eqn.inputs] if tangent else ()
-        if any([dx is not None for dx in moves]):
+        moves = [tangent.get(x) for x in eqn.inputs]
+        if moves.count(None) == len(moves):
+            builder.source = eqn.source
+            ys = builder.emit(prim, operands)
+        else:
             builder.source = derived(eqn.source, rule, prim.name)
             ys, dys = getattr(prim, rule)(operands, moves)
             if not prim.multiple_results:
@@ -44,9 +47,6 @@ def push(
             for v, dy in zip(eqn.outputs, dys, strict=True):
                 if dy is not None:
                     tangent[v] = dy
-        else:
-            builder.source = eqn.source
-            ys = builder.emit(prim, operands)
         for v, y in zip(eqn.outputs, ys, strict=True):
             primal[v] = y
             if v.name is not None and type(y) is Var and y.name is None:

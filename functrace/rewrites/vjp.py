@@ -31,14 +31,18 @@ class Tape(Builder):
 
     def emit(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
         if self.unknown.isdisjoint(inputs):
-            return super().emit(primitive, inputs)
-        return self.append(primitive, inputs)
+            return Builder.emit(self, primitive, inputs)
+        return self.take_down(primitive, inputs)
 
     def append(
         self, primitive: Primitive, inputs: tuple[Atom, ...], like: tuple[Var, ...] | None = None
     ) -> tuple[Atom, ...]:
         if self.unknown.isdisjoint(inputs):
-            return super().append(primitive, inputs, like)
+            return Builder.append(self, primitive, inputs, like)
+        return self.take_down(primitive, inputs)
+
+    def take_down(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        """An equation that depends on tangents."""
         outputs = self.results(primitive, inputs)
         self.tangents.append(Equation(primitive, inputs, outputs, self.source))
         self.unknown.update(outputs)
