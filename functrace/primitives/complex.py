@@ -144,10 +144,10 @@ abs_ = _Abs(
 class _Sign(Formula):
     """sign: constant on both sides of 0; of a complex operand z / |z|, which moves along the circle."""
 
-    analytic = False
-
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return None if is_complex(xs[0].aval.dtype) else super().series(xs, ys)
+
+    analytic = False
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         (x,) = xs
