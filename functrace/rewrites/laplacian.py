@@ -180,7 +180,8 @@ def in_parts(
     if sum(free) >= at.size and at.size > 1:
         return None
     found: list[Part] = []
-    y, total = None, None
+    y: Any = None
+    total: Any = None
     for n, (kind, group) in enumerate(groups.items()):
         part_of = Directions(free[n])
         y, jy, ly = prim.laplacian(part_of, xs, group, ls if n == 0 else [None] * len(xs))
@@ -189,7 +190,7 @@ def in_parts(
         total = at.total(total, ly)
     for n, one in enumerate(kinds):
         for other in kinds[n + 1 :]:
-            meet = meeting(one, other, y.aval.shape) if y is not None else False
+            meet = meeting(one, other, y.aval.shape)
             term = None if meet is False else crossed(Directions(free[n]), prim, xs, y, groups[one], groups[other])
             if isinstance(meet, Atom) and term is not None:
                 term = where(broadcast_to(meet, y.aval.shape), term, 0)

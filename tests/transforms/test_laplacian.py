@@ -101,7 +101,7 @@ FUNCTIONS = {
     "transposed": lambda n, x: n.cumsum(n.tanh(x.T)[None] * x.T[:, :, None].sum(2) ** 2, 1)[0, ::-1],
     "complex pairs": lambda n, x: n.abs((x[:, None] - x[None]) * (1 + 0.5j) + 1j) ** 3,
     "norms of pairs": lambda n, x: n.exp(-n.linalg.norm(x[:, None] - x[None] + 0.3, axis=-1)) + x @ n.sin(x.T),
-    "products of pairs": lambda n, x: n.prod(x[:, None] + n.cos(x[None]), -1) + n.cumsum(x[:, None] * x[None], 2)[..., 1],
+    "products of pairs": lambda n, x: n.prod(x[:, None] + n.cos(x[None]), -1) + n.cumsum(x[:, None] * x, 2)[..., 1],
     "extrema of rows": lambda n, x: n.max(x**2, 1) * n.prod(x, 1) + n.sort(x, 1)[:, 0],
     "indexed": lambda n, x: n.stack([x[0, 0] * x[1, 1], x[2, 0] ** 2]) + x[np.array([0, 2]), 1] ** 3,
 }
