@@ -49,6 +49,13 @@ class Masked(NamedTuple):
         return self.there.zeroed(self.value) if self.dirty else self.value
 
 
+class Through(NamedTuple):
+    """What a rule says of a result by way of an operand: what `how` makes of the same of `x`."""
+
+    x: Any
+    how: Callable[[Any], Any] = lambda of_x: of_x
+
+
 class Sample(NamedTuple):
     """Operands on which the laws of a primitive are tested.
 
@@ -113,6 +120,8 @@ class Primitive:
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
+    analytic: bool = True  # whether its derivative in complex numbers is one number: it conjugates nothing
+    goes_forward: bool = True  # whether forward mode gives what reverse mode does: nothing watches its cotangents
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
@@ -214,6 +223,27 @@ class Primitive:
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
+    def squares(self, *xs: Any) -> Sequence[Any] | None:
+        """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
+        the result does: real scalars, and `Through` of operands; or None. Asked if it has one result.
+        """
+        return None
+
+    def factors(self, *xs: Any) -> Any:
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
+        if it is none."""
+        return None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        """A range for each axis of the one result, beyond which all of it is zero; None where that is not known."""
+        return None
+
+    def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """The same with further results, and to which of its own they belong: the entries of such a one add up to
+        the sum of squares of its own. Asked of primitives with multiple results; None for none.
+        """
         return None
 
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:
@@ -347,6 +377,7 @@ def primitive(cls: P) -> P:
 class _Ambient(threading.local):
     builder: Builder | None = None
     session: object = None  # another object for each outermost trace
+    collects: bool = False  # whether what is tapped in this trace is collected
 
 
 AMBIENT = _Ambient()

@@ -13,6 +13,7 @@ the transpose of those that are `linear_in` an operand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -29,6 +30,7 @@ from functrace.ir import (
     Masked,
     Primitive,
     Sample,
+    Through,
     Undefined,
     Var,
     Work,
@@ -45,6 +47,7 @@ from functrace.primitives.space import (
     reshape,
     unbroadcast,
 )
+from functrace.primitives.terms import addends, apart, factors_of
 
 F32 = np.dtype(np.float32)
 C64 = np.dtype(np.complex64)
@@ -291,8 +294,14 @@ class Formula(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal values are left to the backend, which may flush them to zero.
-        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+        return None if y is None else foldable(y, *xs)
+
+def foldable(y: Any, *xs: Any) -> Any:
+    """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
+    which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
+    if any(map(is_subnormal, (*xs, y))) or (not math.isfinite(y) and all(map(math.isfinite, xs))):
+        return None
+    return y
 
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
@@ -396,6 +405,19 @@ class _Sum(Formula):
             for s, x in zip(signed, xs, strict=True)
         ]
 
+    def squares(self, *xs: Any) -> Any:
+        """Of all that is added up: either it has no entries in common, or it is outer products, which make one."""
+        parts = addends(self, xs, add, sub)
+        made = [ambient().definition(x) for x, _ in parts]
+        supports = [m and m.primitive.support(*m.inputs) for m in made]
+        if supports and apart(supports):
+            return [Through(x) for x, _ in parts]
+        factors = [factors_of(x) for x, _ in parts]
+        if not factors or not all(factors):
+            return None
+        signed = [f if positive else f.scaled(neg) for f, (_, positive) in zip(factors, parts, strict=True)]
+        return signed[0].squares_with(signed[1:])
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         z = self(*xs)
         if not z.aval.is_inexact or (dxs[0] is None and dxs[1] is None):
@@ -406,7 +428,30 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
-class _Product(Formula):
+class _Neg(Formula):
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
+
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.scaled(neg))
+
+class _Scaling(Formula):
+    """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
+
+    def squares(self, *xs: Any) -> Any:
+        x, y = xs
+        if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
+            return None
+        if self is div:
+            return None if y.aval.shape else [Through(x, lambda n: div(n, sum_of_squares(y)))]
+        big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
+        return [Through(big, lambda n: mul(n, sum_of_squares(small)))]
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
+        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: self(v, y)))
+
+class _Product(_Scaling):
     """mul: the rules of the family, written out for its two operands."""
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
@@ -476,7 +521,7 @@ def series_of_power(r: float, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[
     return rule
 
 NUMBERS = (F32, C64)
-neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
@@ -490,11 +535,10 @@ mul = _Product(
     "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
     simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
-div = binary(
+div = _Scaling(
     "div",
     lax.div,
-    None,
-    lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
+    (None, lambda x, y, z: mul(neg(x), integer_pow(y, -2))),
     linear_in=(0,),
     simplify=_simplify_div,
     has_pole=True,
@@ -539,7 +583,7 @@ class IntegerPow(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = np.divide(x.dtype.type(1), x)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if self.exponent == 2:
@@ -608,7 +652,7 @@ class ConvertElementType(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = x.astype(self.new_dtype)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None
@@ -624,6 +668,10 @@ class ConvertElementType(Elementwise):
             ct = Primitive.named["real"](ct)
         return [convert_element_type(ct, aval.dtype, aval.weak_type)]
 
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        return [Through(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:
         new_dtype = params["new_dtype"]
@@ -633,4 +681,16 @@ class ConvertElementType(Elementwise):
 def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
     """`x` as another dtype."""
     return ConvertElementType(np.dtype(dtype), weak_type)(x)
+
+def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
+    """The squared magnitudes of the entries of `x` added up, over all axes unless some are given; float32 at least."""
+    axes = tuple(range(x.aval.ndim)) if axes is None else axes
+    if is_complex(x.aval.dtype):
+        return add(*[sum_of_squares(Primitive.named[part](x), axes) for part in ("real", "imag")])
+    x = widened(x)
+    return reduce_sum(mul(x, x), axes)
+
+def widened(x: Atom) -> Atom:
+    """`x` in a dtype of at least 32 bits, and no longer weak."""
+    return convert_element_type(x, F32 if x.aval.dtype.itemsize < 4 else x.aval.dtype)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Sample, Work, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Through, Work, ambient, primitive
 from functrace.primitives.families import Linear, literal
 
 F32 = np.dtype(np.float32)
@@ -69,6 +69,9 @@ class Reshape(Linear):
             before *= n
         return found
 
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Reshape | None:
         if "new_sizes" in params:
@@ -110,6 +113,9 @@ class Transpose(Linear):
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
 
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.permuted(self.permutation))
+
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return [cts[0].there.permuted(self._inverse())]
 
@@ -121,6 +127,9 @@ class Transpose(Linear):
 
     def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
         return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(self.permutation)}
+
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Transpose:
@@ -190,6 +199,13 @@ class BroadcastInDim(Linear):
     def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
         pairs = enumerate(zip(self.dimensions, xs[0].shape, strict=True))
         return {a: ((d, n),) for a, (d, n) in pairs if n == self.new_shape[d]}
+
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        if not x.aval.size:
+            return None
+        times = self.shape(x.aval).size // x.aval.size
+        return [Through(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> BroadcastInDim:

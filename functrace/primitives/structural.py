@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, Work, primitive
-from functrace.primitives.elementwise import BOOL, C64, F32, I32
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Through, Undefined, Work, primitive
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
@@ -110,6 +110,9 @@ class Concatenate(JointlyLinear):
             start = stop
         return cts
 
+    def squares(self, *xs: Any) -> Any:
+        return [Through(x) for x in xs]
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return concatenate(xs, self.dimension + 1), True
@@ -183,6 +186,16 @@ class Pad(JointlyLinear):
             outside = select_n(self.mask(shape), ct, zeros(ct.aval))
             ct_value = reduce_sum(outside, tuple(range(ct.aval.ndim)))
         return [ct_x, ct_value]
+
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])] if self.support(*xs) else None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        x, value = xs
+        if not is_constant(value, 0) or any([low < 0 or high < 0 for low, high, _ in self.config]):
+            return None
+        sizes = self.shape(x.aval, value.aval).shape
+        return tuple([(low, n - high) for (low, high, _), n in zip(self.config, sizes, strict=True)])
 
     def mask(self, shape: tuple[int, ...]) -> Atom:
         """Where the result holds values of an operand of this shape."""
@@ -452,6 +465,9 @@ class Stack(JointlyLinear):
     def transpose(self, ct: Any, *xs: Any) -> Any:
         pieces = unstack(ct, self.axis)
         return [p if isinstance(x, Undefined) else None for p, x in zip(pieces, xs, strict=True)]
+
+    def squares(self, *xs: Any) -> Any:
+        return [Through(x) for x in xs]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
