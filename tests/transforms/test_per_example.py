@@ -290,6 +290,8 @@ BAD = {
                  "argument 0 has dtype int32"),
     "axis": (lambda: ft.per_example_norms(lambda w, x, y: w @ x)(W, X, X[:2]), ArgumentError,
              "sizes of the mapped axes differ: argument 1: 3, argument 2: 2"),
+    "in_axes": (lambda: ft.per_example_norms(lambda w, x: w @ x, in_axes=(0, None))(W, X), ArgumentError,
+                "in_axes has 2 entries, and 1 arguments come after params"),
     "max_norm": (lambda: ft.per_example_clipped_grad(lambda w, x: w @ x, -1.0), ArgumentError,
                  "per_example_clipped_grad: max_norm must be positive, got -1.0"),
 }  # fmt: skip
