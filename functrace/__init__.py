@@ -17,14 +17,17 @@ from functrace.lax.sequential_vmap import sequential_vmap
 from functrace.lower import clear_caches
 from functrace.tracing import from_jax
 from functrace.transforms import (
+    biharmonic,
     checkpoint,
     checkpoint_name,
     checkpoint_policies,
     closure_convert,
+    curl,
     custom_jvp,
     custom_vjp,
     custom_vmap,
     derivative,
+    divergence,
     empirical_fisher_vp,
     eval_shape,
     fisher_vp,
@@ -32,11 +35,14 @@ from functrace.transforms import (
     ggn,
     grad,
     hessian,
+    hessian_diag,
+    hvp,
     jacfwd,
     jacrev,
     jet,
     jit,
     jvp,
+    laplacian,
     linear_transpose,
     linearize,
     make_program,
@@ -47,6 +53,7 @@ from functrace.transforms import (
     tap,
     taylor,
     value_and_grad,
+    vhp,
     vjp,
     vmap,
 )
@@ -56,11 +63,11 @@ remat = checkpoint
 __version__ = "0.1.0"
 
 __all__ = [
-    "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
-    "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative", "empirical_fisher_vp", "errors",
-    "eval_shape", "fisher_vp", "from_jax", "gauss_newton_vp", "ggn", "grad", "hessian", "io", "jacfwd",
-    "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn",
-    "numpy", "on_backward", "optim", "per_example_clipped_grad", "per_example_norms", "random", "remat",
-    "scipy", "sequential_vmap", "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vjp",
-    "vmap",
+    "Program", "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches",
+    "closure_convert", "config", "curl", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative",
+    "divergence", "empirical_fisher_vp", "errors", "eval_shape", "fisher_vp", "from_jax", "gauss_newton_vp",
+    "ggn", "grad", "hessian", "hessian_diag", "hvp", "io", "jacfwd", "jacrev", "jet", "jit", "jvp", "laplacian",
+    "lax", "linear_transpose", "linearize", "make_program", "named_scope", "nn", "numpy", "on_backward", "optim",
+    "per_example_clipped_grad", "per_example_norms", "random", "remat", "scipy", "sequential_vmap",
+    "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vhp", "vjp", "vmap",
 ]  # fmt: skip

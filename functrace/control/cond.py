@@ -15,8 +15,8 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import uses_axis
-from functrace.control.groups import cut, narrowed, needed_inputs, reads
+from functrace.control.call import bound, uses_axis
+from functrace.control.groups import cut, firsts, narrowed, needed_inputs, of_each_kind, output_kinds, reads
 from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
@@ -30,6 +30,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, broadc
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, collect, jvp, memoised, series, transpose
 from functrace.rewrites.collect import is_observed
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import either, flat, present, unflat
@@ -85,6 +86,9 @@ class Cond(Primitive):
             return tuple(builder.inline(self.branches[int(index.value)], operands))
         if all(p is self.branches[0] for p in self.branches) and not self.has_effects:
             return tuple(builder.inline(self.branches[0], operands))
+        kinds = output_kinds(self.branches[0], self.branches[1:])
+        if not all(one := firsts(kinds)):
+            return tuple(of_each_kind(kinds, self._with((True,) * len(operands), one)(*xs)))
         kept = tuple(map(any, zip(*[reads(p) for p in self.branches], strict=True)))
         if not all(kept):
             outputs = (True,) * len(self.branches[0].outputs)
@@ -100,9 +104,17 @@ class Cond(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, moving, moved = self._pushed(dxs, "jvp")
-        outputs = pushed(*xs, *select(moving, dxs[1:]))
+        tangents = select(moving, dxs[1:])
+        values = (*[None] * (len(xs) - 1), *[dx if type(dx) is Literal else None for dx in tangents])
+        pushed = replace(pushed, branches=tuple([bound(p, values) for p in pushed.branches]))
+        outputs = pushed(*xs, *[dx for dx in tangents if type(dx) is not Literal])
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through(self.branches, js[1:], ls[1:])
+        chosen = Cond(found.programs, self.batched)
+        return found.apart(chosen(*xs, *found.operands(js[1:], ls[1:])))
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         (index, *_), *operands = xs

@@ -186,11 +186,19 @@ def closed(imported: Imported) -> Program:
         return b.build(b.inline(imported.program, [*arrays, *inputs]))
 
 
+def holds_jaxpr(params: dict[str, Any]) -> bool:
+    """Whether a JAX primitive with these parameters runs a function."""
+    return any(
+        hasattr(v, "jaxpr") or (isinstance(v, tuple) and any([hasattr(u, "jaxpr") for u in v])) for v in params.values()
+    )
+
+
 class Foreign(Primitive):
     """A JAX primitive with its parameters and the avals of its results."""
 
     multiple_results = True
     readable_text = False
+    analytic = False
 
     def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
         self.name = jax_primitive.name
@@ -200,6 +208,8 @@ class Foreign(Primitive):
         self.has_effects = effects
         self.jvp_has_value = self.name.startswith("custom_")
         self._derived: dict[Any, Any] = {}
+        # A rule in JAX may be for reverse mode only, and axes have names.
+        self.goes_forward = not effects and not holds_jaxpr(params) and "axis_index_groups" not in params
         try:
             self._key: Any = (jax_primitive, tuple(sorted(params.items())), out_avals)
             hash(self._key)
@@ -279,8 +289,7 @@ class Foreign(Primitive):
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
-        if not any(hasattr(v, "jaxpr") or (isinstance(v, tuple) and any(hasattr(u, "jaxpr") for u in v))
-                   for v in self.jax_params.values()) or self.name == "custom_jvp_call":
+        if not holds_jaxpr(self.jax_params) or self.name == "custom_jvp_call":
             return self.jvp(xs, dxs)
         moving = tuple(dx is not None for dx in dxs)
         moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]

@@ -24,6 +24,7 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.program import Atom, Program
+    from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
 
@@ -119,6 +120,8 @@ class Primitive:
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
+    analytic: bool = True  # whether its derivative in complex numbers is one number: it conjugates nothing
+    goes_forward: bool = True  # whether forward mode gives what reverse mode does: nothing watches its cotangents
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
@@ -170,6 +173,29 @@ class Primitive:
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
+
+    def laplacian(
+        self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[Any, Any, Any]:
+        """`(ys, jys, lys)`: the results, their derivatives along directions, a leading axis, and their Laplacians.
+
+        `js` and `ls` are those of the operands. By default by the derivative of the derivative. Lists if
+        `multiple_results`. See rewrites.laplacian.
+        """
+        ys, jys, lys = at.push(self, xs, js, ls)
+        lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
+        return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Axes of operand i along which the result is made entry by entry, none of which reads another one.
+
+        Each with the axis of the result that it is, and its size; several, where it is split.
+        """
+        return {}
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        """Whether an entry of the result depends on the same one of each operand alone, as numbers of one kind."""
+        return False
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any] | None:
         """The coefficients of t ** k in the results, for operands that are power series; see `rewrites.series`.
@@ -351,6 +377,7 @@ def primitive(cls: P) -> P:
 class _Ambient(threading.local):
     builder: Builder | None = None
     session: object = None  # another object for each outermost trace
+    collects: bool = False  # whether what is tapped in this trace is collected
 
 
 AMBIENT = _Ambient()

@@ -59,6 +59,19 @@ class Bilinear(Primitive):
             return z, self(dx, y)
         return z, add(self(dx, y), self(x, dy))
 
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        (z,), (jz,), (lz,) = at.push(self, xs, js, ls)
+        if js[0] is None or js[1] is None:
+            return z, jz, lz
+        summed = self.summed(js[0], js[1])
+        if summed is None:
+            return z, jz, at.total(lz, *at.bend(self, xs, js))
+        return z, jz, at.total(lz, mul(summed, 2.0))
+
+    def summed(self, x: Atom, y: Atom) -> Atom | None:
+        """The products of operands with one more leading axis, summed over it; None where that is no product."""
+        return None
+
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return series_of_product(self, xs)
 
@@ -308,6 +321,14 @@ class DotGeneral(Bilinear):
         product = DotGeneral(((c0, c1), (b0, b1)), self.precision, self.preferred_element_type)(left, right)
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[i].shape[a]),) for k, a in self.in_common(i, xs[i], xs[1 - i])}
+
+    def summed(self, x: Atom, y: Atom) -> Atom:
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        numbers = (((0, *behind(xc)), (0, *behind(yc))), (behind(xb), behind(yb)))
+        return DotGeneral(numbers, self.precision, self.preferred_element_type)(x, y)
 
     def factors(self, *xs: Any) -> Any:
         x, y = xs

@@ -13,6 +13,7 @@ the transpose of those that are `linear_in` an operand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -120,6 +121,26 @@ class Elementwise(Primitive):
             dy = broadcast_to(dy, y.aval.shape)
         return y, dy
 
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        # The second derivatives are entries beside entries, so that the directions are summed before they meet them.
+        (y,), (jy,), (ly,) = at.push(self, xs, js, ls)
+        if not self.is_entrywise(*[x.aval for x, j in zip(xs, js, strict=True) if j is not None], y.aval):
+            return y, jy, at.total(ly, *at.bend(self, xs, js))
+        moving = [i for i, j in enumerate(js) if j is not None]
+        for n, i in enumerate(moving):
+            for k in moving[n:]:
+                slope = at.partial(self, xs, i, k)
+                if slope is not None:
+                    ly = at.total(ly, summed_along(js[i], js[k], slope if i == k else mul(slope, 2.0), y.aval))
+        return y, jy, ly
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        return all([x.dtype == xs[0].dtype for x in xs])  # the derivative in a complex number may be two
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        y = self.shape(*xs)
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if n == y.shape[a]}
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]
         if others or i not in self.linear_in:
@@ -162,6 +183,12 @@ def align(x: Atom, is_batched: bool, rank: int) -> Atom:
     if is_batched:
         return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
     return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
+
+def summed_along(j: Atom, other: Atom, slope: Atom, aval: Aval) -> Atom:
+    """`slope` times the products of entries that move along the same directions, the leading axis of both."""
+    rank = max(j.aval.ndim, other.aval.ndim) - 1
+    products = mul(align(j, True, rank), align(other, True, rank))
+    return broadcast_to(mul(reduce_sum(products, (0,)), slope), aval.shape)
 
 class Formula(Elementwise):
     """An elementwise primitive without parameters, given by its formulas."""
@@ -267,8 +294,14 @@ class Formula(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal values are left to the backend, which may flush them to zero.
-        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+        return None if y is None else foldable(y, *xs)
+
+def foldable(y: Any, *xs: Any) -> Any:
+    """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
+    which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
+    if any(map(is_subnormal, (*xs, y))) or (not math.isfinite(y) and all(map(math.isfinite, xs))):
+        return None
+    return y
 
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
@@ -550,7 +583,7 @@ class IntegerPow(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = np.divide(x.dtype.type(1), x)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if self.exponent == 2:
@@ -619,7 +652,7 @@ class ConvertElementType(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = x.astype(self.new_dtype)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None

@@ -69,6 +69,10 @@ class Reduction(Primitive):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return replace(self, axes=tuple([a + 1 for a in self.axes]))(xs[0]), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        kept = [a for a in range(xs[0].ndim) if a not in self.axes]
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(kept)}
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Any:
         if params.get("out_sharding") is not None:

@@ -5,6 +5,7 @@ Reshaping, permuting, broadcasting and summing, each the transpose of another on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,17 @@ class Reshape(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reshape(xs[0], (size, *self.new_shape)), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        # Axes of size 1 aside, an axis that becomes one, or several of which it is the product.
+        found, before = {}, 1
+        wide = [(k, n) for k, n in enumerate(self.new_shape) if n != 1]
+        sizes = [math.prod([n for _, n in wide[:k]]) for k in range(len(wide) + 1)]  # of what lies before each axis
+        for a, n in enumerate(xs[0].shape):
+            if n > 1 and before in sizes and before * n in sizes:
+                found[a] = tuple(wide[sizes.index(before) : sizes.index(before * n)])
+            before *= n
+        return found
 
     def squares(self, *xs: Any) -> Any:
         return [Through(xs[0])]
@@ -112,6 +124,9 @@ class Transpose(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return transpose(xs[0], (0, *(i + 1 for i in self.permutation))), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(self.permutation)}
 
     def squares(self, *xs: Any) -> Any:
         return [Through(xs[0])]
@@ -181,6 +196,10 @@ class BroadcastInDim(Linear):
         dimensions = (0, *(d + 1 for d in self.dimensions))
         return broadcast_in_dim(xs[0], (size, *self.new_shape), dimensions), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        pairs = enumerate(zip(self.dimensions, xs[0].shape, strict=True))
+        return {a: ((d, n),) for a, (d, n) in pairs if n == self.new_shape[d]}
+
     def squares(self, *xs: Any) -> Any:
         (x,) = xs
         if not x.aval.size:
@@ -231,6 +250,9 @@ class ReduceSum(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reduce_sum(xs[0], tuple(a + 1 for a in self.axes)), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(self._kept(xs[0]))}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ReduceSum:

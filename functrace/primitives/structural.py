@@ -117,6 +117,9 @@ class Concatenate(JointlyLinear):
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return concatenate(xs, self.dimension + 1), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if a != self.dimension}
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Concatenate:
         return cls(int(params["dimension"]))
@@ -268,6 +271,10 @@ class Slice(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return slice_(xs[0], (0, *self.start), (size, *self.limit), (1, *self.strides)), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        kept = zip(xs[0].shape, self.shape(xs[0]).shape, strict=True)
+        return {a: ((a, n),) for a, (n, m) in enumerate(kept) if n == m}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Slice:
@@ -465,6 +472,9 @@ class Stack(JointlyLinear):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return stack(xs, self.axis + 1), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((a + (a >= self.axis), n),) for a, n in enumerate(xs[i].shape)}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Stack:

@@ -5,8 +5,10 @@
     linearize  x -> (y, r);  (r, dx) -> dy           jvp, split by dependence on dx
     separate   (a, b) -> y                           no equation mixes what depends on b with what does not
     transpose  (r, ct_y) -> ct_x                     the linear half, backwards
+    gradient   x -> (y, dy/dx)                       in the mode that keeps it small
     batch      [n] x -> [n] y                        the batch axis first
     collect    x -> (y, observed)                    what is observed inside comes out
+    laplacian  x -> (y, Ly)                          value, Jacobian and Laplacian carried together
     squares    x -> |y|^2                            sums of squares, without y where that takes less
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
 
@@ -16,7 +18,9 @@ Results are memoised on the Program, so a layer that is called 48 times is rewri
 
 from functrace.rewrites.batch import batch
 from functrace.rewrites.collect import collect
+from functrace.rewrites.gradient import gradient
 from functrace.rewrites.jvp import jvp
+from functrace.rewrites.laplacian import Directions, laplacian, spread
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
 from functrace.rewrites.separate import separate, separated, split
@@ -24,10 +28,10 @@ from functrace.rewrites.series import derivative, jet, series
 from functrace.rewrites.squares import squares
 from functrace.rewrites.thread import Place, Seen, Thread, Watch, thread
 from functrace.rewrites.transpose import transpose
-from functrace.rewrites.vjp import gradient, vjp
+from functrace.rewrites.vjp import pullback, vjp
 
 __all__ = [
-    "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient", "jet",
-    "jvp", "linearize", "memoised", "separate", "separated", "series", "split", "squares", "thread",
-    "transpose", "vjp",
+    "Directions", "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient",
+    "jet", "jvp", "laplacian", "linearize", "memoised", "pullback", "separate", "separated", "series", "split",
+    "spread", "squares", "thread", "transpose", "vjp",
 ]  # fmt: skip

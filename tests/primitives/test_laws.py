@@ -7,6 +7,7 @@
     transpose   <A v, w> = <v, A^T w>, and the vjp is JAX's
     batch       is a loop, for every subset of operands with a batch axis, and twice over
     second      jvp of jvp, vjp of batch and batch of vjp are JAX's
+    laplacian   is the sum of second derivatives along directions, and the first along a Laplacian
     squares     they add up to the sum of squares of the result
     import      a jaxpr of the lowering reads back as a Program of the same meaning
 
@@ -319,6 +320,35 @@ def test_second_derivative_is_jax(c):
         n = len(xs)
         second = jax_pushforward(lambda *args: first(list(args[:n]), list(args[n:])))
         assert_close(c, ours, second([*xs, *dxs], [*ddxs, *more]))
+
+
+def one_each(of: list[Case]) -> list[Any]:
+    """The first case of each primitive; the others are slow."""
+    first = {c.primitive.name: c for c in reversed(of)}
+    return [pytest.param(c, marks=() if first[c.primitive.name] is c else pytest.mark.slow) for c in of]
+
+
+BENT = [c for c in MOVING if c.sample.order > 1 and c.sample.differentiable]
+
+
+@pytest.mark.parametrize("c", one_each(BENT), ids=[c.name for c in BENT])
+def test_laplacian_is_a_sum_of_second_derivatives(c):
+    with precisely(c) as c:
+        values = c.values()
+        js, ls = [c.tangents(seed) for seed in (100, 101)], c.tangents(102)
+        n, m = len(c.program.outputs), len(ls)
+        first = pushforward(c.program, c.moving)
+        second = pushforward(first, (*c.moving, *[True] * m))
+        inexact = sum(a.is_inexact for a in c.program.out_avals)
+        bends = [evaluate(second, [*values, *j, *j, *[np.zeros_like(x) for x in j]])[-inexact:] for j in js]
+        expected = [evaluate(first, [*values, *j])[n:] for j in js]
+        lap = [sum(terms) for terms in zip(evaluate(first, [*values, *ls])[n:], *bends, strict=True)]
+        flags = tuple(a.is_inexact for a in c.program.out_avals)
+        (program,), moved, bent = rewrites.spread(c.program, 2, c.moving, c.moving, flags, flags)
+        program.verify()
+        assert moved == bent == flags
+        ours = evaluate(program, [*values, *map(np.stack, zip(*js, strict=True)), *ls])
+        assert_close(c, ours[n:], [*map(np.stack, zip(*expected, strict=True)), *lap])
 
 
 @cases(MOVING)
