@@ -27,10 +27,10 @@ from functrace.primitives.elementwise import (
     mul,
     neg,
     same_type,
-    series_of_power,
     sub,
 )
 from functrace.primitives.families import literal
+from functrace.primitives.recurrences import series_of_power
 from functrace.primitives.selection import where
 from functrace.primitives.space import full
 from functrace.primitives.unary import ceil, floor, log, square

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,7 @@ from functrace.ir import (
 from functrace.ir.aval import is_complex
 from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
+from functrace.primitives.recurrences import series_of_power, series_of_product, series_of_quotient
 from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
@@ -477,51 +477,6 @@ class _Product(_Scaling):
 
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
-
-def total(terms: Sequence[Any]) -> Any:
-    """The sum of those terms that are not None; None if there are none."""
-    given = [term for term in terms if term is not None]
-    return reduce(add, given) if given else None
-
-def difference(x: Any, y: Any) -> Any:
-    """x - y, either of which may be None and so zero."""
-    return x if y is None else neg(y) if x is None else sub(x, y)
-
-def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
-    """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
-    if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
-        half = total([product(x[j], x[k - j]) for j in range(low, (k + 1) // 2) if x[j] and x[k - j]])
-        middle = product(x[k // 2], x[k // 2]) if k % 2 == 0 and x[k // 2] else None
-        return total([None if half is None else mul(half, 2.0), middle])
-    return total([product(x[j], y[k - j]) for j in range(low, high + 1) if x[j] and y[k - j]])
-
-def series_of_product(product: Primitive, xs: Sequence[Any]) -> Callable[[int], Any]:
-    """The rule of what is linear in each of two operands (of a square, both are one)."""
-    return lambda k: convolved(product, xs[0], xs[-1], k, 0, k)
-
-def series_of_quotient(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
-    """z = x / y:  z_k = (x_k - sum of y_j z_(k-j) for j > 0) / y_0."""
-    (x, y), (z,) = xs, ys
-
-    def rule(k: int) -> Any:
-        rest = difference(x[k], convolved(mul, y, z, k, 1, k))
-        return None if rest is None else div(rest, y.value)
-
-    return rule
-
-def series_of_power(r: float, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
-    """y = x ** r:  k x_0 y_k = sum of (r j - k + j) x_j y_(k-j) for j > 0."""
-    (x,), (y,) = xs, ys
-
-    def rule(k: int) -> Any:
-        if r == -1:
-            rest = convolved(mul, x, y, k, 1, k)
-            return None if rest is None else mul(neg(rest), y.value)
-        weights = [(j, ((r + 1) * j - k) / k) for j in range(1, k + 1) if x[j] and y[k - j]]
-        rest = total([mul(mul(x[j], w), y[k - j]) for j, w in weights if w])
-        return None if rest is None else mul(rest, reciprocal(x.value))
-
-    return rule
 
 NUMBERS = (F32, C64)
 neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)

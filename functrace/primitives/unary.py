@@ -24,20 +24,16 @@ from functrace.primitives.elementwise import (
     Elementwise,
     IntegerPow,
     add,
-    convolved,
-    difference,
     div,
     integer_pow,
     mul,
     neg,
     reciprocal,
-    series_of_power,
-    series_of_product,
     square_of,
     sub,
-    total,
     unary,
 )
+from functrace.primitives.recurrences import convolved, difference, series_of_power, series_of_product, total
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 BOTH = (F32, C64)

@@ -18,7 +18,8 @@ import pytest
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Literal, Program, is_inexact
 from functrace.lower.evaluate import evaluate
-from functrace.primitives.elementwise import add, convert_element_type, mul, series_of_power
+from functrace.primitives.elementwise import add, convert_element_type, mul
+from functrace.primitives.recurrences import series_of_power
 from functrace.primitives.space import zeros
 from functrace.primitives.unary import of_quotient
 from functrace.rewrites import series
