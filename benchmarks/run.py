@@ -22,6 +22,7 @@ from timing import table
 
 NAMES = [
     "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "loops", "checkpointing", "gradient_flow", "nonfinite",
+    "series",
 ]  # fmt: skip
 HEAD = """# Benchmarks
 

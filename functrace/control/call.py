@@ -16,9 +16,10 @@ from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, linearize, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, transpose
 from functrace.rewrites.memo import scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
 
@@ -49,6 +50,7 @@ class Call(Applies):
 
     name = "call"
     multiple_results = True
+    at_once = True
     masks = True
     program: Program
     label: str
@@ -90,6 +92,10 @@ class Call(Applies):
         outputs = self.of(program)(*xs, *select(moving, dxs))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        program, found = series(self.program, tuple(map(present, xs)))
+        return unflat(self.of(program)(*flat(xs)), found)
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)

@@ -28,10 +28,11 @@ from functrace.primitives.observing import Tap
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, not_there, zeros
 from functrace.primitives.unary import cos, sin
-from functrace.rewrites import batch, collect, jvp, memoised, transpose
+from functrace.rewrites import batch, collect, jvp, memoised, series, transpose
 from functrace.rewrites.collect import is_observed
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.series import either, flat, present, unflat
 from functrace.rewrites.thread import Thread, threads_call
 from functrace.rewrites.transpose import presence, transposed
 
@@ -49,6 +50,7 @@ class Cond(Primitive):
 
     name = "cond"
     multiple_results = True
+    at_once = True
     masks = True
     branches: tuple[Program, ...]
     batched: str = "select"
@@ -101,6 +103,13 @@ class Cond(Primitive):
         outputs = pushed(*xs, *select(moving, dxs[1:]))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        (index, *_), *operands = xs
+        given = tuple(map(present, operands))
+        found = either(*[series(p, given)[1] for p in self.branches])
+        chosen = Cond(tuple([series(p, given, found)[0] for p in self.branches]), self.batched)
+        return unflat(chosen(index, *flat(operands)), found)
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, moving, moved = self._pushed(dxs, "linearize")

@@ -30,6 +30,7 @@ class CustomJvp(Applies):
 
     name = "custom_jvp"
     multiple_results = True
+    jvp_has_value = True
     program: Program
     rule: Program
     captures: int

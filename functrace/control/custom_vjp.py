@@ -37,6 +37,7 @@ class CustomVjp(Applies):
 
     name = "custom_vjp"
     multiple_results = True
+    jvp_has_value = True
     program: Program
     forward: Program
     backward: Program

@@ -29,9 +29,10 @@ from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, Var, a
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, move_axis
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, jvp, memoised, transpose
+from functrace.rewrites import batch, jvp, memoised, series, transpose
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated, split
+from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.transpose import instantiate
 
 Flags = tuple[bool, ...]
@@ -56,6 +57,7 @@ class CustomVmap(Applies):
 
     name = "custom_vmap"
     multiple_results = True
+    at_once = True
     readable_text: ClassVar[bool] = False
     program: Program
     rule: Any
@@ -106,6 +108,11 @@ class CustomVmap(Applies):
         outputs = pushed(*xs, *select(moving, dxs))
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        given = tuple(map(present, xs))
+        program, found = series(self.program, given)
+        return unflat(self.of(program, Expanded(self.rule, given, found))(*flat(xs)), found)
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple([dx is not None for dx in dxs])
@@ -187,6 +194,34 @@ class Pushed:
 
     def refuse(self, batched: Flags) -> None:
         self.rule.refuse(self._parts(batched)[0])
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """Power series: the rule's Program is expanded. The coefficients of a value are batched together."""
+
+    rule: Rule
+    given: tuple[Flags, ...]
+    found: tuple[Flags, ...]
+
+    def __call__(self, size: int, batched: Flags) -> Batched | None:
+        each = unflat(batched, self.given)
+        together = tuple([any(flags) for flags in each])
+        found = self.rule(size, together) if any(batched[: len(each)]) else None
+        if found is None:
+            return None
+        program, out_flags = found
+        expanded, have = series(program, self.given, self.found)
+        spread = lambda flags, pattern: tuple(
+            flat([[flag, *[flag if there else None for there in p]] for flag, p in zip(flags, pattern, strict=True)])
+        )
+        with Builder() as b:
+            ys = unflat(b.inline(expanded, inputs_like(b, expanded, size, spread(together, self.given), batched)), have)
+            kept = [[y[0], *scatter(p, select(p, y[1:]))] for y, p in zip(ys, self.found, strict=True)]
+            return b.build(flat(kept)), spread(out_flags, self.found)
+
+    def refuse(self, batched: Flags) -> None:
+        self.rule.refuse(batched[: len(self.given)])
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class LinearPair(Applies):
             return Call(self.program, self.name).jvp(xs, dxs)
         return self(*xs), self(*c, *[zeros(v.aval) if dv is None else dv for v, dv in zip(x, d_x, strict=True)])
 
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return None if any([x.moves for x in xs[: self.fixed]]) else self.series_along(xs, ys)
+
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         if any(dx is not None for dx in dxs[: self.fixed]):
             return Call(self.program, self.name).linearize(xs, dxs)

@@ -44,9 +44,10 @@ from functrace.primitives.indexing import DynamicSlice
 from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, collect, jvp, memoised
+from functrace.rewrites import batch, collect, jvp, memoised, series
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.series import either, flat, present, unflat
 from functrace.rewrites.thread import Thread
 from functrace.rewrites.transpose import cleaned, presence, transposed
 
@@ -61,6 +62,7 @@ class Scan(Primitive):
 
     name = "scan"
     multiple_results = True
+    at_once = True
     masks = True
     body: Program
     consts: int
@@ -135,6 +137,19 @@ class Scan(Primitive):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "jvp")
         return apart((self.carry,), moved, pushed(*operands))
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        given, fill = lasting(self.body, self.consts, self.carry, tuple(map(present, xs)))
+        program, found = series(self.body, given, fill)
+        groups, flags = cut(filled(xs, given), *self.sizes), cut(given, *self.sizes)
+        inputs = grouped(program.inputs, given, self.sizes)
+        outputs = grouped(program.outputs, found, (self.carry,))
+        body = Program(tuple(inputs), program.equations, tuple(outputs))
+        consts, carry, _ = [len(f) + sum(map(sum, f)) for f in flags]
+        scan = Scan(body, consts, carry, self.length, self.reverse, self.unroll)
+        results = scan(*[v for group in groups for v in flat(group)])
+        n = self.carry + sum(map(sum, found[: self.carry]))
+        return [*unflat(results[:n], found[: self.carry]), *unflat(results[n:], found[self.carry :])]
 
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "linearize")
@@ -353,6 +368,33 @@ def grown(
         if more == moving:
             return moving
         moving = more
+
+
+@memoised
+def lasting(
+    body: Program, consts: int, carry: int, given: tuple[tuple[bool, ...], ...]
+) -> tuple[tuple[tuple[bool, ...], ...], tuple[tuple[bool, ...], ...]]:
+    """Which coefficients the operands have at every step, and which the results must have for that."""
+    n = consts + carry
+    while True:
+        _, found = series(body, given)
+        more = (*given[:consts], *either(given[consts:n], found[:carry]), *given[n:])
+        if more == given:
+            return given, (*given[consts:n], *found[carry:])
+        given = more
+
+
+def filled(xs: Sequence[list[Any]], flags: Sequence[tuple[bool, ...]]) -> list[list[Any]]:
+    """Coefficients with zeros where there is to be one."""
+    return [
+        [x[0], *[zeros(x[0].aval) if c is None and f else c for c, f in zip(x[1:], group, strict=True)]]
+        for x, group in zip(xs, flags, strict=True)
+    ]
+
+
+def grouped(items: Sequence[Any], flags: Sequence[tuple[bool, ...]], sizes: Sequence[int]) -> list[Any]:
+    """Of all items and then their coefficients: each group followed by its own coefficients."""
+    return [v for group in cut(unflat(items, flags), *sizes) for v in flat(group)]
 
 
 class Halves(NamedTuple):

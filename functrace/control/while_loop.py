@@ -18,7 +18,17 @@ from jax import lax
 
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
-from functrace.control.scan import I32_SCALAR, fill_carry, grown, moved_to_front, stepping, typed
+from functrace.control.scan import (
+    I32_SCALAR,
+    fill_carry,
+    filled,
+    grouped,
+    grown,
+    lasting,
+    moved_to_front,
+    stepping,
+    typed,
+)
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
@@ -30,10 +40,11 @@ from functrace.primitives.reductions import ReduceOr
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, not_there, zeros
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, memoised
+from functrace.rewrites import batch, collect, jvp, memoised, series
 from functrace.rewrites.collect import acts, unobserved
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
+from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.thread import Thread
 
 F32 = np.dtype(np.float32)
@@ -50,6 +61,7 @@ class While(Primitive):
 
     name = "while"
     multiple_results = True
+    at_once = True
     predicate: Program
     body: Program
     consts: int
@@ -109,6 +121,22 @@ class While(Primitive):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)
         return apart((), moved, pushed(*operands))
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        given, fill = lasting(self.body, self.consts, len(self.body.outputs), tuple(map(present, xs)))
+        program, found = series(self.body, given, fill)
+        sizes = (self.consts,)
+        inputs = grouped(program.inputs, given, sizes)
+        asked = [[v, *[None if c is None else Var(c.aval) for c in x[1:]]]
+                 for v, x in zip(self.predicate.inputs, unflat(program.inputs, given), strict=True)]
+        predicate = Program(
+            tuple([v for group in cut(asked, *sizes) for v in flat(group)]),
+            self.predicate.equations, self.predicate.outputs,
+        )  # fmt: skip
+        consts = self.consts + sum(map(sum, given[: self.consts]))
+        loop = While(predicate, Program(tuple(inputs), program.equations, program.outputs), consts, self.slots)
+        results = loop(*[v for group in cut(filled(xs, given), *sizes) for v in flat(group)])
+        return unflat(results, found)
 
     def moving(self, dxs: Sequence[Any], rule: str) -> tuple[bool, ...]:
         """Which operands have a tangent in the pushforward."""

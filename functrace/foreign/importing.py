@@ -198,6 +198,7 @@ class Foreign(Primitive):
         self.jax_params = params
         self.out_avals = out_avals
         self.has_effects = effects
+        self.jvp_has_value = self.name.startswith("custom_")
         self._derived: dict[Any, Any] = {}
         try:
             self._key: Any = (jax_primitive, tuple(sorted(params.items())), out_avals)

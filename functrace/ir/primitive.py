@@ -106,6 +106,9 @@ class Primitive:
     readable_text: ClassVar[bool] = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
+    locally_linear: bool = False  # whether its derivative is the same at all points nearby
+    jvp_has_value: bool = False  # whether the value that its `jvp` gives need not be its own
+    at_once: ClassVar[bool] = False  # whether all coefficients of a series come together, by `series_at_once`
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
@@ -160,6 +163,30 @@ class Primitive:
     def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any] | None:
+        """The coefficients of t ** k in the results, for operands that are power series; see `rewrites.series`.
+
+        `xs[i][k]` is a coefficient of operand i, None where zero, `xs[i].moves` whether there are any beyond the first,
+        and `ys` are the results, of which those below k are known. A rule takes k > 0 and gives the coefficient of the
+        result (a list of them if `multiple_results`). None: it follows from `jvp`, the default.
+        """
+        return self.series_along(xs, ys) if self.locally_linear else None
+
+    def series_along(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+        """The rule of what is linear in the operands that move: each coefficient by itself is a tangent."""
+
+        def along(k: int) -> Any:
+            dxs = [x[k] for x in xs]
+            if all([dx is None for dx in dxs]):
+                return [None] * len(ys) if self.multiple_results else None
+            return self.jvp([x.value for x in xs], dxs)[1]
+
+        return along
+
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        """All coefficients of each result, the first included, from as many of each operand; if `at_once`."""
+        raise RuleError(f"{self.name} has no such rule")
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""

@@ -46,7 +46,7 @@ class Source(NamedTuple):
     @property
     def is_derivative(self) -> bool:
         """Whether the equation is part of a derivative: neither a value of the user's function nor one of a batch."""
-        return self.backward or any(f"{rule} of " in self.rewrite for rule in ("jvp", "linearize", "vjp"))
+        return self.backward or any(f"{rule} of " in self.rewrite for rule in ("jvp", "linearize", "series", "vjp"))
 
     def in_backward(self) -> Source:
         """The same line where it is written in the place of a backward equation."""

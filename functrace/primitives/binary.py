@@ -11,13 +11,14 @@ from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Sample
-from functrace.ir.aval import is_inexact
+from functrace.ir.aval import is_complex, is_inexact
 from functrace.primitives.comparison import eq, gt, logical_and, lt
 from functrace.primitives.elementwise import (
     C64,
     F32,
     I32,
     Formula,
+    IntegerPow,
     add,
     binary,
     convert_element_type,
@@ -26,6 +27,7 @@ from functrace.primitives.elementwise import (
     mul,
     neg,
     same_type,
+    series_of_power,
     sub,
 )
 from functrace.primitives.families import literal
@@ -84,11 +86,22 @@ def _pow_in_base(x: Atom, y: Atom, z: Atom) -> Atom:
     return where(eq(n, 0), 0, slope)
 
 
+def _series_of_pow(xs: Any, ys: Any) -> Any:
+    """By squaring, or by the recurrence of a pole; the derivative serves other exponents, as it holds where x is 0."""
+    x, y = xs
+    r = float(y.value.value) if type(y.value) is Literal and not is_complex(y.aval.dtype) else 0.5
+    if r.is_integer() and 0 <= r < 1000:
+        whole = x.through(IntegerPow(int(r)))
+        return lambda k: whole[k]
+    return series_of_power(r, xs[:1], ys) if r < 0 else None
+
+
 pow_ = _Power(
     "pow",
     lax.pow,
     (_pow_in_base, lambda x, y, z: mul(log(one_for_zero(x)), z)),
     simplify=_simplify_pow,
+    series=_series_of_pow,
     has_pole=True,
     domain="positive",
     dtypes=(F32, C64, BF16),
@@ -122,6 +135,7 @@ rem = binary(
     lax.rem,
     lambda x, y, z: 1.0,
     lambda x, y, z: neg(_truncated(div(x, y))),
+    series=lambda xs, ys: rem.series_along(xs, ys),
     dtypes=(F32, I32),
     domain="positive",
     edges=[_pair((5.0, -3.0), (-5.0, 3.0), (4.5, 1.5))],

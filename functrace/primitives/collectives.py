@@ -124,6 +124,8 @@ class PSum(AllReduce, Linear):
 class PExtremum(AllReduce):
     """The greatest or least value; its derivative is shared equally by the indices that attain it."""
 
+    locally_linear = True
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         (x,), (dx,) = xs, dxs
         y = self(x)

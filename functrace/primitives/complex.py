@@ -65,6 +65,8 @@ def _simplify_part(index: int) -> Any:
 class _Complex(Formula):
     """complex: real and imaginary part together, linear in both jointly."""
 
+    locally_linear = True
+
     def out_dtype(self, *xs: Aval) -> Any:
         dtype = super().out_dtype(*xs)
         if dtype not in COMPLEX_OF:
@@ -113,6 +115,9 @@ conj = _Conj("conj", lax.conj, (None,), linear_in=(0,), simplify=_simplify_conj,
 class _Abs(Formula):
     """abs: of a complex operand it is real; its slope at a real zero is 1."""
 
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return None if is_complex(xs[0].aval.dtype) else super().series(xs, ys)
+
     def out_dtype(self, *xs: Aval) -> Any:
         return REAL_OF.get(xs[0].dtype, xs[0].dtype)
 
@@ -137,6 +142,9 @@ abs_ = _Abs(
 
 class _Sign(Formula):
     """sign: constant on both sides of 0; of a complex operand z / |z|, which moves along the circle."""
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return None if is_complex(xs[0].aval.dtype) else super().series(xs, ys)
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         (x,) = xs

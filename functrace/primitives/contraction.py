@@ -18,7 +18,7 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
 from functrace.primitives.complex import real
-from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type
+from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, series_of_product
 from functrace.primitives.selection import any_along
 from functrace.primitives.space import broadcast_in_dim, move_axis, transpose
 
@@ -46,6 +46,9 @@ class Bilinear(Primitive):
         if dy is None:
             return z, self(dx, y)
         return z, add(self(dx, y), self(x, dy))
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return series_of_product(self, xs)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if isinstance(x, Undefined)]

@@ -18,13 +18,13 @@ from jax import lax, numpy as jnp
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
 from functrace.primitives.binary import max_, min_
-from functrace.primitives.comparison import eq, is_finite, logical_and, logical_not
-from functrace.primitives.elementwise import C64, F32, I32, Elementwise, binary, mul, sub
+from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not
+from functrace.primitives.elementwise import C64, F32, I32, Elementwise, add, binary, mul, sub
 from functrace.primitives.families import Linear
 from functrace.primitives.selection import where
 from functrace.primitives.space import reshape
 from functrace.primitives.structural import concatenate, rev, slice_, slice_along, stack, with_size
-from functrace.primitives.unary import exp
+from functrace.primitives.unary import exp, log1p
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -33,6 +33,19 @@ def share_of(x: Atom, z: Atom) -> Atom:
     """exp(x - z), where x is part of the log-sum-exp z; 1 if they are the same infinity."""
     same = logical_and(eq(x, z), logical_not(is_finite(x)))
     return exp(where(same, 0.0, sub(x, z)))
+
+
+def _apart(x: Atom, y: Atom) -> Atom:
+    """logaddexp, as the greater and a small addition to it."""
+    first, same = ge(x, y), logical_and(eq(x, y), logical_not(is_finite(x)))
+    high, low = where(first, x, y), where(first, y, x)
+    return add(where(same, add(x, y), high), log1p(exp(where(same, 0.0, sub(low, high)))))
+
+
+def _series_of_logaddexp(xs: Any, ys: Any) -> Callable[[int], Any]:
+    # By the shares a second derivative would be the small difference of large numbers, where one operand is much less.
+    z = xs[0].walk.formula(_apart, *xs)
+    return lambda k: z[k]
 
 
 logaddexp = binary(
@@ -44,6 +57,7 @@ logaddexp = binary(
     edges=[(np.array([-np.inf, np.inf, 1.0], np.float32), np.array([0.0, np.inf, 1.0], np.float32))],
     in_jax=False,
     takes=(8, 2),
+    series=_series_of_logaddexp,
 )
 
 Pair = Sequence[Atom]
@@ -167,6 +181,7 @@ class CumMax(Cumulative):
     name = "cummax"
     jax_names = ("cummax",)
     scan = lax.cummax
+    locally_linear = True
     combine = max_
 
     def samples(self) -> Iterator[Sample]:
@@ -180,6 +195,7 @@ class CumMin(Cumulative):
     name = "cummin"
     jax_names = ("cummin",)
     scan = lax.cummin
+    locally_linear = True
     combine = min_
 
     def samples(self) -> Iterator[Sample]:

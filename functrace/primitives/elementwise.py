@@ -14,6 +14,7 @@ the transpose of those that are `linear_in` an operand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,10 @@ class Elementwise(Primitive):
         """What the tangent of operand i adds to the result's tangent; None where that is zero."""
         slope = self.derivative(i, xs, y)
         return None if slope is None else mul(dx, slope)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        linear = [i in self.linear_in for i, x in enumerate(xs) if x.moves]
+        return self.series_along(xs, ys) if linear == [True] else super().series(xs, ys)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         y = self(*xs)
@@ -179,6 +184,7 @@ class Formula(Elementwise):
         in_jax: bool = True,
         has_pole: bool = False,
         takes: tuple[int, int] = (1, 0),
+        series: Callable[..., Any] | None = None,
     ):
         """
         Args:
@@ -188,6 +194,7 @@ class Formula(Elementwise):
           order: 1 where JAX has no second derivative to compare with.
           in_jax: whether JAX has a primitive of this name.
           takes: operations for one entry, arithmetic and transcendental ones.
+          series: `Primitive.series` for operands of which not only one moves that it is linear in.
         """
         self.name = name
         self.arity = len(partials)
@@ -203,7 +210,10 @@ class Formula(Elementwise):
         self.sample_fixed = fixed
         self.sample_order = order
         self.has_pole = has_pole
+        if len(linear_in) < 2 and not any(partials):
+            self.locally_linear = True
         self._fold = fold
+        self._series = series
         if out_dtype is not None:
             self.out_dtype = out_dtype
         elif type(self).out_dtype is Elementwise.out_dtype and type(self).shape is Elementwise.shape:
@@ -228,6 +238,9 @@ class Formula(Elementwise):
                         pair = (scalar, xs[1]) if i == 0 else (xs[0], scalar)
                         return builder.emit(self, pair)[0]
         return None if self._simplify is None else self._simplify(builder, *xs)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return super().series(xs, ys) or (self._series and self._series(xs, ys))
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         partial = self.partials[i]
@@ -347,6 +360,8 @@ def _simplify_neg(b: Builder, x: Atom) -> Atom | None:
 class _Sum(Formula):
     """add, sub: linear in both operands jointly, so a transpose may ask for both at once."""
 
+    locally_linear = True
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         signed = (ct, neg(ct) if self is sub else ct)
         return [
@@ -391,6 +406,48 @@ class _Product(Formula):
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
 
+def total(terms: Sequence[Any]) -> Any:
+    """The sum of those terms that are not None; None if there are none."""
+    given = [term for term in terms if term is not None]
+    return reduce(add, given) if given else None
+
+def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
+    """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
+    if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
+        half = total([product(x[j], x[k - j]) for j in range(low, (k + 1) // 2) if x[j] and x[k - j]])
+        middle = product(x[k // 2], x[k // 2]) if k % 2 == 0 and x[k // 2] else None
+        return total([None if half is None else mul(half, 2.0), middle])
+    return total([product(x[j], y[k - j]) for j in range(low, high + 1) if x[j] and y[k - j]])
+
+def series_of_product(product: Primitive, xs: Sequence[Any]) -> Callable[[int], Any]:
+    """The rule of what is linear in each of two operands (of a square, both are one)."""
+    return lambda k: convolved(product, xs[0], xs[-1], k, 0, k)
+
+def series_of_quotient(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """z = x / y:  z_k = (x_k - sum of y_j z_(k-j) for j > 0) / y_0."""
+    (x, y), (z,) = xs, ys
+
+    def rule(k: int) -> Any:
+        known = convolved(mul, y, z, k, 1, k)
+        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        return None if rest is None else div(rest, y.value)
+
+    return rule
+
+def series_of_power(r: float, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """y = x ** r:  k x_0 y_k = sum of (r j - k + j) x_j y_(k-j) for j > 0."""
+    (x,), (y,) = xs, ys
+
+    def rule(k: int) -> Any:
+        if r == -1:
+            rest = convolved(mul, x, y, k, 1, k)
+            return None if rest is None else mul(neg(rest), y.value)
+        weights = [(j, ((r + 1) * j - k) / k) for j in range(1, k + 1) if x[j] and y[k - j]]
+        rest = total([mul(mul(x[j], w), y[k - j]) for j, w in weights if w])
+        return None if rest is None else mul(rest, reciprocal(x.value))
+
+    return rule
+
 NUMBERS = (F32, C64)
 neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
@@ -404,7 +461,7 @@ sub = _Sum(
 )  # fmt: skip
 mul = _Product(
     "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
-    simplify=_simplify_mul, dtypes=NUMBERS,
+    simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
 div = binary(
     "div",
@@ -417,6 +474,7 @@ div = binary(
     fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
     dtypes=NUMBERS,
     domain="positive",
+    series=series_of_quotient,
 )
 
 @primitive
@@ -464,6 +522,20 @@ class IntegerPow(Elementwise):
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         n = self.exponent
         return None if n == 0 else mul(integer_pow(xs[0], n - 1), float(n))
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+        n, (x,) = self.exponent, xs
+        if n < 0:
+            return series_of_power(n, xs, ys)
+        if n < 2:
+            return lambda k: x[k] if n else None
+        if n == 2:
+            return series_of_product(mul, xs)
+        # By squaring: a product has no pole where x is 0, and a division by x would.
+        half = x if n < 4 else x.through(IntegerPow(n // 2))
+        whole = half.through(IntegerPow(2))
+        whole = whole.through(mul, x) if n % 2 else whole
+        return lambda k: whole[k]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> IntegerPow:

@@ -18,6 +18,7 @@ class OneSign(Primitive):
     """Linear, with coefficients of one sign that are 0 or finite: an entry is there if one that is there reaches it."""
 
     singular = False
+    locally_linear = True
     adds_up = True  # whether its transpose adds entries up, and not only moves them
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:

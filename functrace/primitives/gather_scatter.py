@@ -414,12 +414,19 @@ class Scatter(ScatterFamily):
     """Replaces each window; where updates meet one wins, and it is not said which."""
 
     name = "scatter"
+    jvp_has_value = True
     work_each = Work(0)
     jax_names = ("scatter",)
     combine = staticmethod(lax.scatter)
 
     def samples(self) -> Iterator[Sample]:
         return scatter_samples(Scatter)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        if not self.unique_indices:
+            return None
+        rule = self.series_along(xs, ys)
+        return lambda k: rule(k) if k else self(*[x.value for x in xs])
 
     def surviving(self, x: Aval, indices: Atom, updates: Aval) -> tuple[Atom, Atom]:
         """Where `x` keeps its values and where updates win: scatter their numbers, and look."""
@@ -472,6 +479,9 @@ class ScatterMul(ScatterFamily):
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return Primitive.presence(self, cts, *xs)
+
+    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+        return None if xs[2].moves else super().series(xs, ys)
 
     def check_unique(self) -> None:
         """Raise where the derivative in the updates is not implemented."""

@@ -121,6 +121,7 @@ class ReduceProd(Reduction):
 class ReduceExtremum(Reduction):
     """The greatest or least element."""
 
+    locally_linear = True
     surpassed: ClassVar[Callable[[Atom, Atom], Atom]]
 
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:

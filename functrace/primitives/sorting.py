@@ -31,6 +31,7 @@ class Sort(Primitive):
     """Operands in the order that sorts the first `num_keys` of them, along `dimension`."""
 
     name = "sort"
+    at_once = True
     jax_names = ("sort",)
     multiple_results = True
     dimension: int
@@ -65,6 +66,12 @@ class Sort(Primitive):
         *ys, order = self(*xs, places)
         return ys, [None if dx is None else take_along(dx, order, self.dimension) for dx in dxs]
 
+    def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
+        firsts = [x[0] for x in xs]
+        *ys, order = self(*firsts, iota(I32, firsts[0].aval.shape, self.dimension))
+        moved = [[None if c is None else take_along(c, order, self.dimension) for c in x[1:]] for x in xs]
+        return [[y, *coefficients] for y, coefficients in zip(ys, moved, strict=True)]
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         operands = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         ys = Sort(self.dimension + 1, self.is_stable, self.num_keys)(*operands)
@@ -80,6 +87,7 @@ class TopK(Primitive):
     """The `k` greatest elements along an axis, greatest first, and their indices."""
 
     name = "top_k"
+    locally_linear = True
     jax_names = ("top_k",)
     multiple_results = True
     k: int

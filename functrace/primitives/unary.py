@@ -7,7 +7,7 @@ cheaper, and where it can be as one product, whose derivatives of high order sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,14 @@ from functrace.primitives.elementwise import (
     Elementwise,
     IntegerPow,
     add,
+    convolved,
     div,
     integer_pow,
     mul,
     neg,
     reciprocal,
+    series_of_power,
+    series_of_product,
     square_of,
     sub,
     unary,
@@ -40,13 +43,47 @@ BOTH = (F32, C64)
 transcendental = partial(unary, takes=(0, 1))
 
 
+def series_of_square(sign: int, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """y = x ** 2, or one less its negative, both of whose coefficients are those of a product."""
+    square_of_x = series_of_product(mul, xs)
+
+    def rule(k: int) -> Any:
+        y = square_of_x(k)
+        return y if y is None or sign > 0 else neg(y)
+
+    return rule
+
+
+def series_of_sqrt(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+    """y = sqrt(x):  2 y_0 y_k = x_k - sum of y_j y_(k-j) for 0 < j < k."""
+    (x,), (y,) = xs, ys
+
+    def rule(k: int) -> Any:
+        known = convolved(mul, y, y, k, 1, k - 1)
+        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        return None if rest is None else mul(rest, div(0.5, y.value))
+
+    return rule
+
+
+def of_quotient(denominator: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The rule of a function whose derivative is 1 / denominator(x), by one division of series."""
+
+    def series(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
+        slope = xs[0].slope.through(div, denominator(xs[0]))
+        return lambda k: None if slope[k - 1] is None else mul(slope[k - 1], 1 / k)
+
+    return series
+
+
 def edge(*values: float) -> tuple[np.ndarray]:
     """Sample operands where the derivative is infinite or a convention."""
     return (np.array(values, np.float32),)
 
 
 square = unary(
-    "square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, simplify=square_of, dtypes=(F32, C64, I32)
+    "square", lax.square, lambda x, y: mul(x, 2.0), fold=np.square, simplify=square_of, dtypes=(F32, C64, I32),
+    series=partial(series_of_square, 1),
 )
 # By factors, which keep their digits near 1; with a derivative of its own, as that of the factors
 # cancels near 0.
@@ -55,12 +92,16 @@ one_minus_square = unary(
     lambda x: jnp.add(x, 1) * jnp.subtract(1, x),
     lambda x, y: mul(x, -2.0),
     dtypes=BOTH,
+    series=partial(series_of_square, -1),
     takes=(3, 0),
 )
 exp = transcendental("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
 exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH, takes=(1, 1))
 expm1 = transcendental("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
-log = transcendental("log", lax.log, lambda x, y: reciprocal(x), has_pole=True, domain="positive", dtypes=BOTH)
+log = transcendental(
+    "log", lax.log, lambda x, y: reciprocal(x), has_pole=True, domain="positive", dtypes=BOTH,
+    series=of_quotient(lambda x: x),
+)  # fmt: skip
 log2 = unary(
     "log2",
     lambda x: lax.log(x) * (1 / math.log(2)),
@@ -71,13 +112,16 @@ log2 = unary(
     takes=(1, 1),
 )
 log1p = transcendental(
-    "log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), has_pole=True, domain="positive", dtypes=BOTH
+    "log1p", lax.log1p, lambda x, y: reciprocal(add(x, 1.0)), has_pole=True, domain="positive", dtypes=BOTH,
+    series=of_quotient(lambda x: x.through(add, 1.0)),
 )
 sqrt = transcendental(
-    "sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)]
+    "sqrt", lax.sqrt, lambda x, y: div(0.5, y), domain="positive", dtypes=BOTH, edges=[edge(0.0, 4.0)],
+    series=series_of_sqrt,
 )
 rsqrt = transcendental(
-    "rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), has_pole=True, domain="positive", dtypes=BOTH
+    "rsqrt", lax.rsqrt, lambda x, y: mul(integer_pow(y, 3), -0.5), has_pole=True, domain="positive", dtypes=BOTH,
+    series=partial(series_of_power, -0.5),
 )
 cbrt = transcendental("cbrt", lax.cbrt, lambda x, y: mul(integer_pow(y, -2), 1 / 3), edges=[edge(0.0, 8.0)])
 
@@ -86,7 +130,10 @@ cos = transcendental("cos", lax.cos, lambda x, y: neg(sin(x)), dtypes=BOTH)
 tan = transcendental("tan", lax.tan, lambda x, y: add(square(y), 1.0), domain="unit", dtypes=BOTH)
 asin = unary("asin", lax.asin, lambda x, y: rsqrt(one_minus_square(x)), domain="unit", dtypes=BOTH, takes=(3, 2))
 acos = unary("acos", lax.acos, lambda x, y: neg(rsqrt(one_minus_square(x))), domain="unit", dtypes=BOTH, takes=(3, 2))
-atan = transcendental("atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH)
+atan = transcendental(
+    "atan", lax.atan, lambda x, y: reciprocal(add(square(x), 1.0)), dtypes=BOTH,
+    series=of_quotient(lambda x: x.through(square).through(add, 1.0)),
+)  # fmt: skip
 sinh = unary("sinh", lax.sinh, lambda x, y: cosh(x), dtypes=BOTH, takes=(10, 3))
 cosh = unary("cosh", lax.cosh, lambda x, y: sinh(x), dtypes=BOTH, takes=(3, 2))
 asinh = unary("asinh", lax.asinh, lambda x, y: rsqrt(add(square(x), 1.0)), dtypes=BOTH, takes=(11, 3))
@@ -114,6 +161,7 @@ class Round(Elementwise):
     name = "round"
     jax_names = ("round",)
     method: int
+    locally_linear = True
 
     def samples(self) -> Iterator[Sample]:
         halves = np.array([0.5, 1.5, -2.5], np.float32)

@@ -172,6 +172,7 @@ class ReduceWindowSum(Window, Linear):
 class Extremum(Window):
     """The greatest or least of each window."""
 
+    locally_linear = True
     select: ClassVar[str]
     jax_primitive: ClassVar[Any]
 
@@ -230,6 +231,7 @@ class ReduceWindowMin(Extremum):
 class Picking(Primitive):
     """Linear in its first operand, and constant in the second, whose order decides."""
 
+    locally_linear = True
     singular = False
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:

@@ -19,11 +19,13 @@ from functrace.transforms.jvp import jvp
 from functrace.transforms.linearize import linearize
 from functrace.transforms.program import eval_shape, make_program
 from functrace.transforms.stop_gradient import stop_gradient
+from functrace.transforms.taylor import derivative, jet, taylor
 from functrace.transforms.vjp import linear_transpose, vjp
 from functrace.transforms.vmap import vmap
 
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
-    "custom_vmap", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jit", "jvp", "linear_transpose",
-    "linearize", "make_program", "on_backward", "stop_gradient", "tap", "value_and_grad", "vjp", "vmap",
+    "custom_vmap", "derivative", "eval_shape", "grad", "hessian", "jacfwd", "jacrev", "jet", "jit", "jvp",
+    "linear_transpose", "linearize", "make_program", "on_backward", "stop_gradient", "tap", "taylor",
+    "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip
