@@ -48,10 +48,16 @@ class Stretch(NamedTuple):
     stop: int
     period: int
 
-    @property
-    def saved(self) -> int:
-        """Equations fewer if it is one loop."""
-        return (self.stop - self.start) // self.period * self.period - self.period
+
+def sizes(equations: Sequence[Equation]) -> list[int]:
+    """The number of equations that each one is, with those of the Programs that it runs."""
+    return [1 + sum([size(run.program) for run in eqn.primitive.runs()]) for eqn in equations]
+
+
+@memoised
+def size(program: Program) -> int:
+    """The number of its equations, with those of the Programs that they run."""
+    return sum(sizes(program.equations))
 
 
 def numbered(equations: Sequence[Equation]) -> list[int]:
@@ -83,9 +89,16 @@ def periods(numbers: Sequence[int]) -> list[int]:
     return [period for period, _ in votes.most_common(PERIODS)]
 
 
-def stretches(numbers: Sequence[int]) -> list[Stretch]:
-    """The places where the string repeats often enough, those that save most first."""
+def stretches(equations: Sequence[Equation]) -> list[Stretch]:
+    """The places where equations repeat often enough to be worth a loop, those that save most first."""
     found: list[Stretch] = []
+    numbers = numbered(equations)
+    before = [0, *accumulate(sizes(equations))]
+
+    def saved(stretch: Stretch) -> int:
+        start, stop, period = stretch
+        return before[start + (stop - start) // period * period] - before[start + period]
+
     for period in periods(numbers):
         start = 0
         for i in range(len(numbers) - period + 1):
@@ -93,7 +106,8 @@ def stretches(numbers: Sequence[int]) -> list[Stretch]:
                 if i - start >= (FEWEST - 1) * period:
                     found.append(Stretch(start, i + period, period))
                 start = i + 1
-    return sorted(found, key=lambda s: (-s.saved, s.period))
+    worth = [(saved(s), s) for s in found]
+    return [s for n, s in sorted(worth, key=lambda pair: (-pair[0], pair[1].period)) if n >= LEAST]
 
 
 @dataclass(frozen=True)
@@ -333,19 +347,25 @@ def rolled(program: Program) -> Program:
     """The Program with its repeated runs as loops."""
     if program.has_effects:
         return program
-    current = hoisted(program)
+    current = hoisted(within(program))
     while (shorter := shortened(current)) is not None:
         current = shorter
     return current
 
 
+def within(program: Program) -> Program:
+    """The Program with those that it calls rolled."""
+    equations = tuple([
+        Equation(eqn.primitive.with_programs(rolled), eqn.inputs, eqn.outputs, eqn.source) for eqn in program.equations
+    ])  # fmt: skip
+    return Program(program.inputs, equations, program.outputs)
+
+
 def shortened(program: Program) -> Program | None:
     """With the run that saves most as a loop, None where none does."""
-    for stretch in stretches(numbered(program.equations)):
-        if stretch.saved < LEAST:
-            continue
+    for stretch in stretches(program.equations):
         loop = found_in(program, stretch)
-        if loop is None or (loop.count - 1) * loop.period < LEAST or not arithmetic(program, loop):
+        if loop is None or not worthwhile(program, loop):
             continue
         found = written(program, loop)
         if found is not None:
@@ -353,7 +373,8 @@ def shortened(program: Program) -> Program | None:
     return None
 
 
-def arithmetic(program: Program, loop: Loop) -> bool:
-    """Whether the body computes, and does not only move values."""
+def worthwhile(program: Program, loop: Loop) -> bool:
+    """Whether the loop saves enough, and computes; what only moves values, as stacking does, stays."""
     body = program.equations[loop.start : loop.start + loop.period]
-    return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
+    computes = any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
+    return computes and sum(sizes(body)) * (loop.count - 1) >= LEAST
