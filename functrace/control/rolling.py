@@ -16,8 +16,8 @@ In a run each operand is one of five things, the same one in every repetition:
     constant            one value, made before the run: a constant of the scan
     one each            another value for each repetition, made before the run: an operand of the scan, stacked
 
-What later equations read of one repetition or of several comes out stacked. A run that reads what another one made finds it
-stacked already, in the same order or in the opposite one, as the backward pass does; nothing is copied then.
+What later equations read of one repetition or of several comes out stacked. A run that reads what another one made
+finds it stacked already, in the same order or in the opposite one, as the backward pass does; nothing is copied then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from functrace.control.scan import Scan
-from functrace.ir import Atom, Builder, Equation, Literal, Program, Var
+from functrace.ir import Atom, Builder, Equation, Literal, Program
 from functrace.primitives.space import Reshape, reshape, zeros
 from functrace.primitives.structural import Slice, concatenate, rev, slice_along
 from functrace.rewrites import memoised
@@ -177,11 +177,14 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
         first -= 1
     while stop < count and kinds[stop] == usual:
         stop += 1
-    if first > 0 and all([k == u or (k is None and u is not None and u[0] == 1) for k, u in zip(kinds[first - 1], usual, strict=True)]):
-        first -= 1  # what the others have from the repetition before, the first one has from elsewhere
+    # What the others have from the repetition before, the first one has from elsewhere.
+    fits = [k == u or (k is None and u is not None and u[0] == 1) for k, u in zip(kinds[first - 1], usual, strict=True)]
+    if first > 0 and all(fits):
+        first -= 1
     # What was made in the stretch, and longer ago than that, must have been made before the run.
-    far = [made[x][0] for n in range(first, stop) for x, k in zip(operands[n], kinds[n], strict=True) if k is None and x in made]
-    first = max([first, *[m + 1 for m in far if m >= first]])
+    pairs = [pair for n in range(first, stop) for pair in zip(operands[n], kinds[n], strict=True)]
+    far = [made[x][0] for x, k in pairs if k is None and x in made]
+    first = max([first, *[m + 1 for m in far]])
     if stop - first < FEWEST:
         return None
     constants: dict[int, Atom] = {}
@@ -256,7 +259,7 @@ def stacked(b: Builder, xs: Sequence[Atom]) -> Atom:
     for run in runs:
         if type(run) is tuple:
             stack, i, k = run
-            part = stack if (min(i, k), abs(k - i) + 1) == (0, stack.aval.shape[0]) else slice_along(stack, 0, min(i, k), max(i, k) + 1)
+            part = slice_along(stack, 0, min(i, k), max(i, k) + 1)
             parts.append(rev(part, (0,)) if k < i else part)
         else:
             parts.append(reshape(run, (1, *run.aval.shape)))
@@ -295,8 +298,8 @@ def written(program: Program, loop: Loop) -> Program | None:
             values_in: dict[Any, Atom] = {}
             i = 0
             for eqn in made:
-                operands = tuple([stands[k] if (k := i + n) in stands else values_in.get(x, x) for n, x in enumerate(eqn.inputs)])
-                i += len(eqn.inputs)
+                places = range(i, i := i + len(eqn.inputs))
+                operands = tuple([stands.get(k, values_in.get(x, x)) for k, x in zip(places, eqn.inputs, strict=True)])
                 inner.source = eqn.source
                 values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
             outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
@@ -324,7 +327,7 @@ def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> Non
 
 
 def hoisted(program: Program) -> Program:
-    """The Program with what depends on no input, and numbers that depend on numbers, in front: made once, for all layers."""
+    """The Program with what depends on no input, and numbers that depend on numbers, in front: made for all layers."""
     free: set[Any] = set()
     numbers: set[Any] = {v for v in program.inputs if not v.aval.shape}
     early: list[Equation] = []

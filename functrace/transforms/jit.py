@@ -53,8 +53,8 @@ def jit(
       keep_unused: keep arguments that the function does not use.
       inline: write nested calls in place of a shared `call`.
       roll: compile repeated equations, as those of the layers of a deep model, of its backward pass and of its
-        optimizer's updates, as loops: their body is compiled once. Values are those without it up to rounding. Parameters
-        of the layers are stacked, which copies them in each call. Inside a trace it does nothing.
+        optimizer's updates, as loops: their body is compiled once. Values are those without it up to rounding.
+        Parameters of the layers are stacked, which copies them in each call. Inside a trace it does nothing.
       **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
         compiler_options.
     Returns:
