@@ -15,6 +15,7 @@ from jax import tree_util
 
 from functrace.config import config
 from functrace.control.call import Call
+from functrace.control.rolling import rolled
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
@@ -38,6 +39,7 @@ def jit(
     donate_argnames: str | Iterable[str] | None = None,
     keep_unused: bool = False,
     inline: bool = False,
+    roll: bool = False,
     **options: Any,
 ) -> Any:
     """Compile `fun` with XLA, once for each combination of argument types and static values.
@@ -50,6 +52,9 @@ def jit(
       donate_argnames: names of such arguments.
       keep_unused: keep arguments that the function does not use.
       inline: write nested calls in place of a shared `call`.
+      roll: compile repeated equations, as those of the layers of a deep model, of its backward pass and of its
+        optimizer's updates, as loops: their body is compiled once. Values are those without it up to rounding.
+        Parameters of the layers are stacked, which copies them in each call. Inside a trace it does nothing.
       **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
         compiler_options.
     Returns:
@@ -66,7 +71,7 @@ def jit(
         return lambda f: jit(
             f, static_argnums=static_argnums, static_argnames=static_argnames,
             donate_argnums=donate_argnums, donate_argnames=donate_argnames, keep_unused=keep_unused,
-            inline=inline, **options,
+            inline=inline, roll=roll, **options,
         )  # fmt: skip
     check_callable("jit", fun)
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames or ())
@@ -79,7 +84,8 @@ def jit(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
         leaves = tree_util.tree_leaves((tuple(xs), keyed))
-        outputs = evaluate(traced.program, [*traced.captures, *leaves])
+        program = rolled(traced.program) if roll else traced.program
+        outputs = evaluate(program, [*traced.captures, *leaves])
         return tree_util.tree_unflatten(traced.out_tree, outputs)
 
     on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)

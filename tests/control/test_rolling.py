@@ -1,0 +1,230 @@
+"""Repeated equations as loops: which are found, and that nothing else changes."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from jax import tree_util
+
+import functrace as ft
+from functrace import lax, nn, numpy as fnp, random
+from functrace.control.rolling import rolled
+from functrace.lower import evaluate
+
+DEPTH = 6
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+def layers(depth=DEPTH, width=4):
+    return [(normal(width, width, seed=i) / 2, normal(width, seed=i)) for i in range(depth)]
+
+
+def layer(params, x):
+    w, b = params
+    h = fnp.tanh(x @ w + b)
+    return x + h * nn.sigmoid(h - 0.5)
+
+
+def deep(params, x):
+    for p in params:
+        x = layer(p, x)
+    return (x**2).mean()
+
+
+def first_and_last_differ(params, x):
+    x = fnp.sin(x) * 2.0 + 1.0
+    for p in params:
+        x = layer(p, x)
+    return (fnp.cos(x) / 2.0).sum()
+
+
+def masked(params, x):  # the mask is written in the first layer and read in all
+    for w, b in params:
+        mask = fnp.tril(fnp.ones((3, 4)))
+        x = fnp.tanh((x * mask) @ w + b) + x
+    return x.sum()
+
+
+def of_the_first(params, x):  # what the first layer makes of an input is read by all
+    start = x
+    for w, b in params:
+        x = fnp.tanh((x * fnp.exp(fnp.sin(start))) @ w + b) + x
+    return x.sum()
+
+
+def two_back(params, x):  # an operand of the layer before the last one: no run
+    before = x
+    for p in params:
+        x, before = layer(p, x) + 0.1 * before, x
+    return x.sum()
+
+
+def two_kinds(params, x):
+    for i, p in enumerate(params):
+        x = layer(p, x) if i % 2 else layer(p, fnp.sin(x))
+    return x.sum()
+
+
+def dropped(params, x):
+    key = random.key(0)
+    for i, p in enumerate(params):
+        keep = random.bernoulli(random.fold_in(key, i), 0.8, (3, 4))
+        x = layer(p, x) * keep
+    return x.sum()
+
+
+@ft.jit
+def jitted_layer(params, x):
+    return layer(params, x)
+
+
+def calls(params, x):
+    for p in params:
+        x = jitted_layer(p, x)
+    return x.sum()
+
+
+def all_states(params, x):
+    states = []
+    for p in params:
+        x = layer(p, x)
+        states.append(x)
+    return states
+
+
+def backwards(params, x):
+    total = 0.0
+    states = all_states(params, x)
+    for state in states[::-1]:
+        total = fnp.sin(total + state.sum() * 0.1)
+    return total
+
+
+def loops(params, x):
+    for p in params:
+        x = lax.fori_loop(0, 3, lambda i, x, p=p: layer(p, x), x)
+    return x.sum()
+
+
+def counted(params, x):
+    n = x.astype(np.int32).sum()
+    for p in params:
+        x = layer(p, x) + n.astype(fnp.float32)
+        n = n * 2 + 1
+    return x.sum(), n
+
+
+def step(params, x):
+    def update(p, g):
+        return p - 0.1 * g / (fnp.abs(g) + 1e-3)
+
+    value, grads = ft.value_and_grad(deep)(params, x)
+    norm = fnp.sqrt(sum([(g**2).sum() for g in tree_util.tree_leaves(grads)]))
+    return value, norm, ft.tree.map(update, params, grads)
+
+
+PROGRAMS = {  # how often each loop runs
+    "deep": (deep, [DEPTH]),
+    "first and last differ": (first_and_last_differ, [DEPTH]),
+    "mask": (masked, [DEPTH]),
+    "of the first": (of_the_first, [DEPTH]),
+    "two back": (two_back, []),
+    "two kinds": (two_kinds, [DEPTH // 2]),
+    "dropout": (dropped, [6]),
+    "calls": (calls, [6]),
+    "all states": (all_states, [DEPTH]),
+    "backwards": (backwards, [5, 6]),
+    "loops": (loops, [6]),
+    "counted": (counted, [6]),
+    "gradient": (ft.grad(deep), [5, 6]),
+    "gradient of first and last": (ft.grad(first_and_last_differ), [5, 6]),
+    "gradient of calls": (ft.grad(calls), [4, 6]),
+    "gradient of dropout": (ft.grad(dropped), [4, 5]),
+    "hessian product": (lambda ps, x: ft.jvp(ft.grad(deep), (ps, x), (ps, x))[1], [5, 5]),
+    "batch": (lambda ps, x: ft.vmap(ft.grad(deep), (None, 0))(ps, np.stack([x, x + 1])), [5, 6]),
+    "step": (step, [5, 6, 6, 6]),
+}
+
+
+def lengths(program):
+    return sorted(eqn.primitive.length for eqn in program.equations if eqn.primitive.name == "scan")
+
+
+def close(ours, plain):
+    for y, z in zip(tree_util.tree_leaves(ours), tree_util.tree_leaves(plain), strict=True):
+        assert (y.shape, y.dtype) == (z.shape, z.dtype)
+        np.testing.assert_allclose(y, z, rtol=2e-5, atol=2e-5 * max(1.0, float(np.max(np.abs(z)))))
+
+
+def check(fun, *args):
+    program = ft.make_program(fun)(*args)
+    short = rolled(program).verify()
+    values = tree_util.tree_leaves(args)
+    close(jax.jit(lambda xs: evaluate(short, xs))(values), evaluate(program, values))
+    return program, short
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_equals_the_unrolled(name):
+    fun, expected = PROGRAMS[name]
+    program, short = check(fun, layers(), normal(3, 4))
+    assert lengths(short) == expected
+    if not any(eqn.primitive.runs() for eqn in program.equations):
+        assert len(short.equations) < len(program.equations) or not expected
+
+
+OPERATIONS = [
+    lambda a, b: a + b, lambda a, b: a * b - 0.5, lambda a, b: fnp.sin(a) + b, lambda a, b: a @ fnp.tanh(b),
+    lambda a, b: fnp.where(a > 0, a, 0.2 * b), lambda a, b: fnp.maximum(a, b), lambda a, b: b.T + a.sum(0),
+    lambda a, b: fnp.exp(-(a**2)) * b, lambda a, b: fnp.concatenate([a[1:], b[:1]]), lambda a, b: a / (1.0 + b**2),
+]  # fmt: skip
+
+
+STEP = st.tuples(st.integers(0, len(OPERATIONS) - 1), st.integers(0, 9), st.integers(0, 9))
+
+
+@given(
+    st.lists(STEP, min_size=2, max_size=7),
+    st.integers(2, 7),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_random_bodies(steps, depth, order, states):
+    """Bodies of random operations on what the layers before made, on parameters and on constants."""
+
+    def model(params, x):
+        before, seen = fnp.cos(x), []
+        for p in params:
+            values = [x, p, before, params[0]]
+            for operation, i, j in steps:
+                values.append(fnp.tanh(OPERATIONS[operation](values[i % len(values)], values[j % len(values)])))
+            before, x = x, values[-1]
+            seen.append(values[-2])
+        return sum([s.sum() for s in seen], x.sum()) if states else x.sum()
+
+    fun = [model, ft.grad(model), lambda ps, x: ft.jvp(ft.grad(model), (ps, x), (ps, x))[1]][order]
+    args = [normal(3, 3, seed=i) for i in range(depth)], normal(3, 3)
+    close(ft.jit(fun, roll=True)(*args), ft.jit(fun)(*args))
+
+
+def test_jit_rolls_when_asked():
+    args = layers(), normal(3, 4)
+    plain, short = ft.jit(step), ft.jit(step, roll=True)
+    close(short(*args), plain(*args))
+    assert short.lower(*args).as_text().count("stablehlo.while") == 4
+    assert plain.lower(*args).as_text().count("stablehlo.while") == 0
+
+
+def test_effects_stay():
+    def talks(params, x):
+        for p in params:
+            x = ft.from_jax(lambda v: (jax.debug.print("{v}", v=v.sum()), v)[1])(layer(p, x))
+        return x
+
+    program = ft.make_program(talks)(layers(), normal(3, 4))
+    assert program.has_effects
+    assert rolled(program) is program
