@@ -176,6 +176,12 @@ class Call(Applies):
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
 
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        if type(self) is not Call:
+            return writer.usual(eqn)
+        name = writer.function(self.program, self.label, "@ft.jit")
+        writer.assign(eqn, f"{name}({', '.join(writer.operands(eqn))})")
+
 
 @memoised
 def uses_axis(program: Program, name: Any) -> bool:

@@ -21,9 +21,10 @@ from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import mul
+from functrace.primitives.elementwise import ConvertElementType, mul
 from functrace.primitives.observing import Tap
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, not_there, zeros
@@ -249,6 +250,17 @@ class Cond(Primitive):
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(max(self.branches, key=lambda p: p.work.total)),)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        index, *xs = writer.operands(eqn)
+        names = [writer.closure(f"case_{i}", "", p, xs, tuple_text) for i, p in enumerate(self.branches)]
+        how = "" if self.batched == "select" else f", batched={self.batched!r}"
+        made = writer.made.get(eqn.inputs[0])
+        if len(names) == 2 and made is not None and made.primitive == ConvertElementType(I32):
+            of_bool = made.inputs[0]
+            if of_bool.aval.dtype == bool:
+                return writer.assign(eqn, f"lax.cond({writer.read(of_bool)}, {names[1]}, {names[0]}{how})")
+        writer.assign(eqn, f"lax.switch({index}, {tuple_text(names)}{how})")
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

@@ -49,6 +49,7 @@ from functrace.ir import (
     primitive,
 )
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import add, convert_element_type, mul
 from functrace.primitives.families import literal
@@ -144,6 +145,26 @@ class Scan(Primitive):
             for i, n in enumerate(inputs)
         )
         return self._with(flags, tuple(outputs)), flags, tuple(outputs)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        consts, carry, xs = cut(writer.operands(eqn), self.consts, self.carry)
+        _, carry_in, entries = cut(self.body.inputs, self.consts, self.carry)
+        if any([v.aval is not x.aval for v, x in zip(carry_in, eqn.inputs[self.consts :], strict=False)]):
+            return writer.usual(eqn)  # `lax.scan` would make types of a carry agree
+        s, x = writer.name("carry"), writer.name("entry")
+        name = writer.name("step")
+        writer.line(f"def {name}({s}, {x}):")
+        with writer:
+            for vs, of in ((carry_in, s), (entries, x)):
+                if vs:
+                    writer.line(f"{writer.targets(vs)} = {of}")
+            inner = [*consts, *[writer.read(v) for v in (*carry_in, *entries)]]
+            new, ys = cut(writer.body(self.body, inner), self.carry)
+            writer.line(f"return {tuple_text(new)}, {tuple_text(ys)}")
+        options = "".join([", reverse=True"] * self.reverse + [f", unroll={self.unroll}"] * (self.unroll != 1))
+        new, ys = cut(eqn.outputs, self.carry)
+        operands = f"{tuple_text(carry)}, {tuple_text(xs) if xs else None}, length={self.length}{options}"
+        writer.line(f"{writer.targets(new)}, {writer.targets(ys)} = lax.scan({name}, {operands})")
 
     # Forward mode.
 

@@ -45,6 +45,7 @@ from functrace.control.scan import (
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
@@ -131,6 +132,25 @@ class While(Primitive):
             outputs = more
         flags = (*inputs[: self.consts], *outputs)
         return None if all(flags) else (self._with(flags, outputs), flags, outputs)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        carries = zip(self.body.inputs[self.consts :], eqn.inputs[self.consts :], strict=True)
+        if self.slots < 4 or any([v.aval is not x.aval for v, x in carries]):  # `lax.while_loop` would make types agree
+            return writer.usual(eqn)
+        consts, carry = cut(writer.operands(eqn), self.consts)
+        names = []
+        for label, program in (("going", self.predicate), ("turn", self.body)):
+            s, name = writer.name("carry"), writer.name(label)
+            names.append(name)
+            writer.line(f"def {name}({s}):")
+            with writer:
+                mine = program.inputs[self.consts :]
+                if mine:
+                    writer.line(f"{writer.targets(mine)} = {s}")
+                results = writer.body(program, [*consts, *[writer.read(v) for v in mine]])
+                writer.line(f"return {results[0] if label == 'going' else tuple_text(results)}")
+        options = "" if self.slots == SLOTS else f", checkpoints={self.slots}"
+        writer.assign(eqn, f"lax.while_loop({', '.join(names)}, {tuple_text(carry)}{options})")
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)

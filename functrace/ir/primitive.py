@@ -16,14 +16,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 from functrace.errors import RuleError
 from functrace.ir.aval import Aval
 
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
-    from functrace.ir.program import Atom, Program
+    from functrace.ir.program import Atom, Equation, Program
+    from functrace.ir.python import Python
     from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
@@ -101,6 +102,29 @@ class Run(NamedTuple):
     times: int | None = 1
 
 
+@dataclass(frozen=True)
+class Member:
+    """A parameter's value that has a name of its own: `FftType.RFFT`."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.name}"
+
+
+class Foreigners(Protocol):
+    """Who knows the dtypes and primitives that are the backend's own."""
+
+    def dtype(self, name: str) -> Any:
+        """The dtype of a name such as `key<fry>`, or None."""
+        ...
+
+    def primitive(self, name: str, params: dict[str, Any], out_avals: tuple[Aval, ...]) -> Primitive:
+        """The primitive of an equation whose text is read; ProgramError where there is none."""
+        ...
+
+
 class Primitive:
     """One primitive operation, applied to its parameters."""
 
@@ -111,7 +135,7 @@ class Primitive:
     commutative: bool = False
     keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
     keeps_type_of: int = 0  # so many operands of one type, whatever it is, give a result of that type; 0: not so
-    readable_text: ClassVar[bool] = True  # whether its text reads back
+    readable_text: bool = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
     locally_linear: bool = False  # whether its derivative is the same at all points nearby
@@ -123,8 +147,10 @@ class Primitive:
     analytic: bool = True  # whether its derivative in complex numbers is one number: it conjugates nothing
     goes_forward: bool = True  # whether forward mode gives what reverse mode does: nothing watches its cotangents
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
+    foreign: ClassVar[Foreigners]  # and one that begins with `foreign.`
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
+    spelling: ClassVar[str] = ""  # in Python: "lax.reshape({0}, {new_shape})"
 
     def __call__(self, *operands: Atom) -> Any:
         """Emit into the ambient Builder: an atom, or a tuple of them if `multiple_results`."""
@@ -135,6 +161,11 @@ class Primitive:
     def params(self) -> dict[str, Any]:
         """The parameters by name."""
         return {}
+
+    @property
+    def text_params(self) -> dict[str, Any]:
+        """The parameters as values that have a text."""
+        return self.params
 
     def __repr__(self) -> str:
         params = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
@@ -308,6 +339,10 @@ class Primitive:
         """The Programs that applying it runs; of several to choose from, the one that takes most."""
         return ()
 
+    def applied(self) -> Program | None:
+        """The Program whose results are those of the primitive, applied to the same operands; None if there is none."""
+        return None
+
     def work(self, *xs: Aval) -> Work:
         """The operations it takes: those of the Programs it runs, with one turn for a number that is not known;
         without any, `work_each` for each entry of the results."""
@@ -345,6 +380,10 @@ class Primitive:
             f"{self.name}: values tapped inside one cannot be collected; tap what goes into it or what comes out."
             f"{where}"
         )
+
+    def spelled(self, writer: Python, eqn: Equation) -> None:
+        """Write an equation of this primitive as lines of Python."""
+        writer.usual(eqn)
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:

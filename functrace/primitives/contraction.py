@@ -204,13 +204,13 @@ class Factors(NamedTuple):
     def squares_with(self, others: Sequence[Factors]) -> list[Atom] | None:
         """The sum of squares of the sum of all these arrays, for less than that takes."""
         alike = [f if f.rows == self.rows else Factors(f.columns, f.right, f.left) for f in others]
-        if any([f.rows != self.rows for f in alike]):
+        sides = [(widened(f.left), widened(f.right)) for f in (self, *alike)]
+        if any([f.rows != self.rows for f in alike]) or len({x.aval.dtype for pair in sides for x in pair}) > 1:
             return None
         left, right = (
-            concatenate([reshape(x, (x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 0)
-            for xs in zip(*[(f.left, f.right) for f in (self, *alike)], strict=True)
+            concatenate([reshape(x, (1, x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 1)
+            for xs in zip(*sides, strict=True)
         )
-        left, right = (reshape(x, (1, *x.aval.shape)) for x in (left, right))
         return squares_of_product(left, right, self.precision)
 
 
@@ -223,6 +223,7 @@ class DotGeneral(Bilinear):
     """
 
     name = "dot_general"
+    spelling = "lax.dot_general({0}, {1}, {dimension_numbers})"
     jax_names = ("dot_general",)
     dimension_numbers: DimensionNumbers
     precision: Precision = None
@@ -251,6 +252,14 @@ class DotGeneral(Bilinear):
         yield Sample(wide, (Aval((2, 3), BF16), Aval((3, 2), BF16)))
         yield Sample(DotGeneral(matmul), (Aval((2, 3), BF16), Aval((3, 2), F32)))
         yield Sample(DotGeneral(matmul, None, F32), (Aval((2, 3), I32), Aval((3, 2), I32)))
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        x, y = eqn.inputs
+        of_matrices: Any = (((x.aval.ndim - 1,), (max(y.aval.ndim - 2, 0),)), ((), ()))
+        if x.aval.dtype == y.aval.dtype and {x.aval.ndim, y.aval.ndim} <= {1, 2} and self == DotGeneral(of_matrices):
+            writer.assign(eqn, " @ ".join(writer.operands(eqn)))
+        else:
+            writer.usual(eqn)
 
     def shape(self, *xs: Aval) -> Aval:
         x, y = xs

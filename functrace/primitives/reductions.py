@@ -99,6 +99,7 @@ class ReduceProd(Reduction):
     """Product over axes."""
 
     name = "reduce_prod"
+    spelling = "lax.reduce_prod({0}, {axes})"
     jax_names = ("reduce_prod",)
     reducer = lax.reduce_prod
 
@@ -143,6 +144,7 @@ class ReduceMax(ReduceExtremum):
     """The greatest element over axes; NaN if there is one."""
 
     name = "reduce_max"
+    spelling = "lax.reduce_max({0}, {axes})"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
     surpassed = staticmethod(lt)
@@ -156,6 +158,7 @@ class ReduceMin(ReduceExtremum):
     """The least element over axes; NaN if there is one."""
 
     name = "reduce_min"
+    spelling = "lax.reduce_min({0}, {axes})"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
     surpassed = staticmethod(gt)
@@ -169,6 +172,7 @@ class ReduceAnd(Reduction):
     """Bitwise "and" over axes."""
 
     name = "reduce_and"
+    spelling = "lax.reduce_and({0}, {axes})"
     jax_names = ("reduce_and",)
     reducer = lax.reduce_and
 
@@ -181,6 +185,7 @@ class ReduceOr(Reduction):
     """Bitwise "or" over axes."""
 
     name = "reduce_or"
+    spelling = "lax.reduce_or({0}, {axes})"
     jax_names = ("reduce_or",)
     reducer = lax.reduce_or
 
@@ -242,6 +247,7 @@ class ArgMax(ArgExtremum):
     """The index of the greatest element along an axis."""
 
     name = "argmax"
+    spelling = "lax.argmax({0}, {axis}, {index_dtype})"
     jax_names = ("argmax",)
     finder = lax.argmax
 
@@ -254,6 +260,7 @@ class ArgMin(ArgExtremum):
     """The index of the least element along an axis."""
 
     name = "argmin"
+    spelling = "lax.argmin({0}, {axis}, {index_dtype})"
     jax_names = ("argmin",)
     finder = lax.argmin
 

@@ -24,6 +24,7 @@ class Reshape(Linear):
     """The same elements, row by row, in another shape. Its transpose reshapes back."""
 
     name = "reshape"
+    spelling = "lax.reshape({0}, {new_shape})"
     adds_up = False
     keeps_values = True
     jax_names = ("reshape", "squeeze", "expand_dims")
@@ -85,6 +86,7 @@ class Transpose(Linear):
     """Axes in another order. Its transpose is the inverse permutation."""
 
     name = "transpose"
+    spelling = "lax.transpose({0}, {permutation})"
     keeps_values = True
     jax_names = ("transpose",)
     permutation: tuple[int, ...]
@@ -141,6 +143,7 @@ class BroadcastInDim(Linear):
     """Operand axis i becomes axis `dimensions[i]` of `new_shape`; its transpose sums what was repeated."""
 
     name = "broadcast_in_dim"
+    spelling = "lax.broadcast_in_dim({0}, {new_shape}, {dimensions})"
     picks = True
     keeps_values = True
     jax_names = ("broadcast_in_dim",)
@@ -217,6 +220,7 @@ class ReduceSum(Linear):
     """Sum over axes; its transpose repeats along them."""
 
     name = "reduce_sum"
+    spelling = "lax.reduce_sum({0}, {axes})"
     jax_names = ("reduce_sum",)
     axes: tuple[int, ...]
 

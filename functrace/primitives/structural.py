@@ -74,6 +74,7 @@ class Concatenate(JointlyLinear):
     """Operands one after the other along an axis; its transpose cuts the cotangent apart."""
 
     name = "concatenate"
+    spelling = "lax.concatenate({tuple}, {dimension})"
     adds_up = False
     jax_names = ("concatenate",)
     dimension: int
@@ -133,6 +134,7 @@ class Pad(JointlyLinear):
     """
 
     name = "pad"
+    spelling = "lax.pad({0}, {1}, {config})"
     adds_up = False
     jax_names = ("pad",)
     config: tuple[tuple[int, int, int], ...]
@@ -224,6 +226,7 @@ class Slice(Linear):
     """Elements from `start` up to `limit` in steps of `strides`; its transpose pads with zeros."""
 
     name = "slice"
+    spelling = "lax.slice({0}, {start}, {limit}, {strides})"
     adds_up = False
     jax_names = ("slice",)
     start: tuple[int, ...]
@@ -288,6 +291,7 @@ class Rev(Linear):
     """Elements in reverse order along axes; its own transpose and its own inverse."""
 
     name = "rev"
+    spelling = "lax.rev({0}, {dimensions})"
     adds_up = False
     keeps_values = True
     jax_names = ("rev",)
@@ -333,6 +337,7 @@ class Iota(Primitive):
     """An array whose elements are their index along one axis."""
 
     name = "iota"
+    spelling = "lax.broadcasted_iota({dtype}, {new_shape}, {dimension})"
     work_each = Work(0)
     jax_names = ("iota",)
     dtype: Any

@@ -11,6 +11,7 @@
     laplacian  x -> (y, Ly)                          value, Jacobian and Laplacian carried together
     squares    x -> |y|^2                            sums of squares, without y where that takes less
     thread     (s, x) -> (s', y)                     a state carried past every equation that is watched
+    replace    x -> y                                what looks like a pattern gives way to what equals it
 
 Each walks the equations once and asks every primitive for its own rule; none names a primitive.
 Results are memoised on the Program, so a layer that is called 48 times is rewritten once.
@@ -23,6 +24,7 @@ from functrace.rewrites.jvp import jvp
 from functrace.rewrites.laplacian import Directions, laplacian, spread
 from functrace.rewrites.linearize import Linearized, linearize
 from functrace.rewrites.memo import memoised
+from functrace.rewrites.replace import replace
 from functrace.rewrites.separate import separate, separated, split
 from functrace.rewrites.series import derivative, jet, series
 from functrace.rewrites.squares import squares
@@ -32,6 +34,6 @@ from functrace.rewrites.vjp import pullback, vjp
 
 __all__ = [
     "Directions", "Linearized", "Place", "Seen", "Thread", "Watch", "batch", "collect", "derivative", "gradient",
-    "jet", "jvp", "laplacian", "linearize", "memoised", "pullback", "separate", "separated", "series", "split",
-    "spread", "squares", "thread", "transpose", "vjp",
+    "jet", "jvp", "laplacian", "linearize", "memoised", "pullback", "replace", "separate", "separated", "series",
+    "split", "spread", "squares", "thread", "transpose", "vjp",
 ]  # fmt: skip

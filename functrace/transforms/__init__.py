@@ -16,6 +16,7 @@ from functrace.transforms.fields import curl, divergence
 from functrace.transforms.gauss_newton import empirical_fisher_vp, fisher_vp, gauss_newton_vp, ggn
 from functrace.transforms.grad import grad, value_and_grad
 from functrace.transforms.hooks import on_backward, tap
+from functrace.transforms.interpret import interpret
 from functrace.transforms.jacobian import hessian, jacfwd, jacrev
 from functrace.transforms.jit import jit
 from functrace.transforms.jvp import jvp
@@ -23,6 +24,7 @@ from functrace.transforms.laplacian import biharmonic, laplacian
 from functrace.transforms.linearize import linearize
 from functrace.transforms.per_example import per_example_clipped_grad, per_example_norms
 from functrace.transforms.program import eval_shape, make_program
+from functrace.transforms.rewrite import rewrite
 from functrace.transforms.stop_gradient import stop_gradient
 from functrace.transforms.taylor import derivative, jet, taylor
 from functrace.transforms.vjp import linear_transpose, vjp
@@ -31,8 +33,8 @@ from functrace.transforms.vmap import vmap
 __all__ = [
     "biharmonic", "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "curl",
     "custom_jvp", "custom_vjp", "custom_vmap", "derivative", "divergence", "empirical_fisher_vp", "eval_shape",
-    "fisher_vp", "gauss_newton_vp", "ggn", "grad", "hessian", "hessian_diag", "hvp", "jacfwd", "jacrev", "jet",
-    "jit", "jvp", "laplacian", "linear_transpose", "linearize", "make_program", "on_backward",
-    "per_example_clipped_grad", "per_example_norms", "stop_gradient", "tap", "taylor", "value_and_grad", "vhp",
-    "vjp", "vmap",
+    "fisher_vp", "gauss_newton_vp", "ggn", "grad", "hessian", "hessian_diag", "hvp", "interpret", "jacfwd", "jacrev",
+    "jet", "jit", "jvp", "laplacian", "linear_transpose", "linearize", "make_program", "on_backward",
+    "per_example_clipped_grad", "per_example_norms", "rewrite", "stop_gradient", "tap", "taylor", "value_and_grad",
+    "vhp", "vjp", "vmap",
 ]  # fmt: skip
