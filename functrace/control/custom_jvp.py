@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from functrace.control.call import Applies, Call, collected_beside, forced, uses_axis
+from functrace.control.groups import needed_inputs
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Sample, ambient, primitive
@@ -48,6 +49,13 @@ class CustomJvp(Applies):
     @property
     def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.program.has_effects
+
+    @property
+    def goes_forward(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        n = len(self.program.outputs)
+        values = tuple([i < n for i in range(len(self.rule.outputs))])
+        # Of a rule whose values depend on the tangents, reverse mode says what is wrong.
+        return not any(needed_inputs(self.rule, values)[len(self.program.inputs) :])
 
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
