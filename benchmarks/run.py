@@ -21,8 +21,8 @@ import jax
 from timing import table
 
 NAMES = [
-    "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "higher_order", "series", "laplacian", "per_example", "loops",
-    "checkpointing", "gradient_flow", "nonfinite",
+    "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "higher_order", "series", "laplacian", "per_example",
+    "loops", "checkpointing", "gradient_flow", "nonfinite",
 ]  # fmt: skip
 HEAD = """# Benchmarks
 

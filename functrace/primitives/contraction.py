@@ -204,13 +204,13 @@ class Factors(NamedTuple):
     def squares_with(self, others: Sequence[Factors]) -> list[Atom] | None:
         """The sum of squares of the sum of all these arrays, for less than that takes."""
         alike = [f if f.rows == self.rows else Factors(f.columns, f.right, f.left) for f in others]
-        if any([f.rows != self.rows for f in alike]):
+        sides = [(widened(f.left), widened(f.right)) for f in (self, *alike)]
+        if any([f.rows != self.rows for f in alike]) or len({x.aval.dtype for pair in sides for x in pair}) > 1:
             return None
         left, right = (
-            concatenate([reshape(x, (x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 0)
-            for xs in zip(*[(f.left, f.right) for f in (self, *alike)], strict=True)
+            concatenate([reshape(x, (1, x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 1)
+            for xs in zip(*sides, strict=True)
         )
-        left, right = (reshape(x, (1, *x.aval.shape)) for x in (left, right))
         return squares_of_product(left, right, self.precision)
 
 

@@ -483,6 +483,10 @@ def total(terms: Sequence[Any]) -> Any:
     given = [term for term in terms if term is not None]
     return reduce(add, given) if given else None
 
+def difference(x: Any, y: Any) -> Any:
+    """x - y, either of which may be None and so zero."""
+    return x if y is None else neg(y) if x is None else sub(x, y)
+
 def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
     """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
     if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
@@ -500,8 +504,7 @@ def series_of_quotient(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], 
     (x, y), (z,) = xs, ys
 
     def rule(k: int) -> Any:
-        known = convolved(mul, y, z, k, 1, k)
-        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        rest = difference(x[k], convolved(mul, y, z, k, 1, k))
         return None if rest is None else div(rest, y.value)
 
     return rule

@@ -431,6 +431,8 @@ class ScatterAdd(ScatterFamily):
         outer = [d for d in range(updates.aval.ndim) if d not in self.update_window_dims]
         rows = reshape(transpose(updates, (*outer, *self.update_window_dims)), (count, *other_sizes(x.aval, axis)))
         places = reshape(indices, (count,))
+        if places.aval.dtype.itemsize < 4:  # which may not hold the number of the last row
+            places = convert_element_type(places, I32)
         if self.mode == "clip":
             places = clamp(literal(0, places.aval), places, literal(last, places.aval))
         elif self.mode == "fill_or_drop":

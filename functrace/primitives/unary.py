@@ -25,6 +25,7 @@ from functrace.primitives.elementwise import (
     IntegerPow,
     add,
     convolved,
+    difference,
     div,
     integer_pow,
     mul,
@@ -60,8 +61,7 @@ def series_of_sqrt(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]
     (x,), (y,) = xs, ys
 
     def rule(k: int) -> Any:
-        known = convolved(mul, y, y, k, 1, k - 1)
-        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        rest = difference(x[k], convolved(mul, y, y, k, 1, k - 1))
         return None if rest is None else mul(rest, div(0.5, y.value))
 
     return rule
@@ -92,8 +92,7 @@ def series_of_sigmoid(
 
     def rule(k: int) -> Any:
         if k > 1:
-            bend = convolved(mul, y, y, k - 1, 1, k - 2)
-            s.append(total([y[k - 1] and mul(factor, y[k - 1]), None if bend is None else neg(bend)]))
+            s.append(difference(y[k - 1] and mul(factor, y[k - 1]), convolved(mul, y, y, k - 1, 1, k - 2)))
         slope = total([mul(x.slope[j], s[k - 1 - j]) for j in range(k) if x.slope[j] and s[k - 1 - j]])
         return None if slope is None else mul(slope, 1 / k)
 

@@ -74,9 +74,10 @@ def is_holomorphic(program: Program, moving: tuple[bool, ...]) -> bool:
     for eqn in program.equations:
         if moves.isdisjoint(eqn.inputs):
             continue
-        moves.update(eqn.outputs)
-        if takes_part(eqn) or not slopes(eqn, tuple([x in moves for x in eqn.inputs])).is_analytic:
+        found = slopes(eqn, tuple([x in moves for x in eqn.inputs]))
+        if found is None or not found.is_analytic or takes_part(eqn):
             return False
+        moves.update(select(found.moved, eqn.outputs))
     return True
 
 
@@ -88,7 +89,8 @@ def takes_part(eqn: Equation) -> bool:
 
 @memoised
 def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
-    """Whether a tangent of which a select has left entries out may meet an infinite slope further on.
+    """Whether a tangent of which a select has left entries out may meet an infinite slope further on, or a primitive
+    that has no forward mode.
 
     What is left out of a cotangent stays zero there; a tangent's zero becomes NaN.
     """
@@ -97,42 +99,50 @@ def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
     for eqn in program.equations:
         if moves.isdisjoint(eqn.inputs):
             continue
-        moves.update(eqn.outputs)
         found = slopes(eqn, tuple([x in moves for x in eqn.inputs]))
+        if found is None:
+            return True
+        moved = select(found.moved, eqn.outputs)
+        moves.update(moved)
         is_thin = not thinned.isdisjoint(eqn.inputs)
-        if found.has_pole and (is_thin or (found.leaves_out and programs_of(eqn.primitive))):
-            thin = tuple([x in thinned for x in eqn.inputs])
-            if not is_thin or slopes(eqn, thin).has_pole:
+        if found.has_pole and is_thin:
+            of_thin = slopes(eqn, tuple([x in thinned for x in eqn.inputs]))
+            if of_thin is None or of_thin.has_pole:
                 return True
+        if found.has_pole and found.leaves_out and programs_of(eqn.primitive):  # one may be behind the other in there
+            return True
         if is_thin or found.leaves_out:
-            thinned.update(eqn.outputs)
+            thinned.update(moved)
     return False
 
 
 class Slopes(NamedTuple):
     """Of a pushforward: whether it puts zeros in the place of what it leaves out, has poles, is complex-linear in
-    complex tangents, and gives a zero."""
+    complex tangents, and gives a zero; and which results have a tangent."""
 
     leaves_out: bool
     has_pole: bool
     is_analytic: bool
-    gives_zero: bool = False
+    gives_zero: bool
+    moved: tuple[bool, ...] = ()
 
 
-_slopes: dict[tuple[Primitive, tuple[object, ...], tuple[bool, ...]], Slopes] = {}
+_slopes: dict[tuple[Primitive, tuple[object, ...], tuple[bool, ...]], Slopes | None] = {}
 
 
-def slopes(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
-    """What an equation's pushforward is made of, remembered."""
+def slopes(eqn: Equation, moving: tuple[bool, ...]) -> Slopes | None:
+    """What an equation's pushforward is made of; None if there is none. Remembered, but for what holds Programs."""
+    if eqn.primitive.multiple_results and programs_of(eqn.primitive):
+        return made_of(eqn, moving)
     key = (eqn.primitive, tuple([x if type(x) is Literal else x.aval for x in eqn.inputs]), moving)
-    if (found := _slopes.get(key)) is None:
+    if key not in _slopes:
         if len(_slopes) > 10_000:
             _slopes.clear()
-        found = _slopes[key] = made_of(eqn, moving)
-    return found
+        _slopes[key] = made_of(eqn, moving)
+    return _slopes[key]
 
 
-def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
+def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes | None:
     """What an equation's pushforward is made of."""
     prim = eqn.primitive
     with Builder() as b:
@@ -142,11 +152,13 @@ def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes:
         try:
             _, dys = prim.jvp(xs, dxs)
         except RuleError:  # there is no forward mode
-            return Slopes(True, True, False)
-        pushed = b.build([dy for dy in (dys if prim.multiple_results else [dys]) if dy is not None])
+            return None
+        dys = dys if prim.multiple_results else [dys]
+        pushed = b.build([dy for dy in dys if dy is not None])
     # Where it is linear, a slope that is infinite makes a NaN of the value too.
     nonlinear = tuple([e for e in pushed.equations if e.primitive != prim or set(dxs).isdisjoint(e.inputs)])
-    return contents(pushed)._replace(has_pole=contents(Program(pushed.inputs, nonlinear, ())).has_pole)
+    has_pole = contents(Program(pushed.inputs, nonlinear, ())).has_pole
+    return contents(pushed)._replace(has_pole=has_pole, moved=tuple([dy is not None for dy in dys]))
 
 
 @memoised

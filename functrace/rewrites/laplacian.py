@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Var, ambient
 from functrace.primitives.directions import Part, dense, identity, matched, meeting
-from functrace.primitives.elementwise import add, mul, summed_along
+from functrace.primitives.elementwise import add, mul, neg, summed_along
 from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_to, full, reduce_sum, zeros
 from functrace.rewrites.batch import batch
@@ -157,9 +157,9 @@ def in_parts(
 ) -> tuple[Any, Any, Any] | None:
     """The rule of a primitive for operands with a J in parts: part by part, each along its own free directions.
 
-    None where that is no gain, or the parts act on each other in a way that only the dense rule knows.
+    None where that is no gain.
     """
-    if prim.multiple_results or not any([isinstance(j, tuple) for j in js]):
+    if prim.multiple_results or prim.has_effects or not any([isinstance(j, tuple) for j in js]):
         return None
     avals = tuple([x.aval for x in xs])
     placed: list[tuple[int, Part]] = []
@@ -179,11 +179,9 @@ def in_parts(
     free = [next(p for p in parts if p.kind == kind).free for kind in kinds]
     if sum(free) >= at.size and at.size > 1:
         return None
-    moving = flags_of(js)
-    if len(kinds) > 1 and not prim.is_entrywise(*select(moving, avals)) and any(second(prim, signature(xs), moving)[1]):
-        return None
     found: list[Part] = []
-    y, total = None, None
+    y: Any = None
+    total: Any = None
     for n, (kind, group) in enumerate(groups.items()):
         part_of = Directions(free[n])
         y, jy, ly = prim.laplacian(part_of, xs, group, ls if n == 0 else [None] * len(xs))
@@ -192,7 +190,11 @@ def in_parts(
         total = at.total(total, ly)
     for n, one in enumerate(kinds):
         for other in kinds[n + 1 :]:
-            total = at.total(total, crossed(at, prim, xs, y, one, groups[one], other, groups[other]))
+            meet = meeting(one, other, y.aval.shape)
+            term = None if meet is False else crossed(Directions(free[n]), prim, xs, y, groups[one], groups[other])
+            if isinstance(meet, Atom) and term is not None:
+                term = where(broadcast_to(meet, y.aval.shape), term, 0)
+            total = at.total(total, term)
     return y, tuple(found) or None, total
 
 
@@ -215,20 +217,21 @@ def moved_along(part: Part, along: dict[int, tuple[tuple[int, int], ...]]) -> Pa
 
 
 def crossed(
-    at: Directions, prim: Primitive, xs: Sequence[Atom], y: Any, one: Any, js: Sequence[Any], other: Any,
-    others: Sequence[Any],
-) -> Atom | None:  # fmt: skip
-    """What two groups of parts add to L together: twice the derivative along both, where their directions meet."""
-    meet = meeting(one, other, y.aval.shape)
-    if meet is False:
-        return None
+    at: Directions, prim: Primitive, xs: Sequence[Atom], y: Atom, js: Sequence[Any], others: Sequence[Any]
+) -> Atom | None:
+    """What two groups of parts add to L together where their directions meet: 2 d2f[J, J'], summed."""
+    moving = [x.aval for x, j, o in zip(xs, js, others, strict=True) if j is not None or o is not None]
+    if not prim.is_entrywise(*moving, y.aval):
+        # By what the sum of both has that neither has alone.
+        whole, one, other = (at.bend(prim, xs, j)[0] for j in (list(map(at.total, js, others)), js, others))
+        return at.total(whole, *[neg(t) for t in (one, other) if t is not None])
     term = None
     for i, j in enumerate(js):
         for k, o in enumerate(others):
             slope = None if j is None or o is None else at.partial(prim, xs, i, k)
             if j is not None and o is not None and slope is not None:
                 term = at.total(term, summed_along(j, o, mul(slope, 2.0), y.aval))
-    return term if term is None or meet is True else where(broadcast_to(meet, y.aval.shape), term, 0)
+    return term
 
 
 @memoised

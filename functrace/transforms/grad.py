@@ -92,6 +92,10 @@ def grad(
 ) -> Callable[..., Any]:
     """The gradient of a scalar function.
 
+    In one scalar, or a few where that takes less, it is written by forward mode, so that towers of `grad` grow as a
+    polynomial in their height; otherwise by reverse mode. Hooks, and backward functions that are not linear, always
+    have reverse mode.
+
     Args:
       fun: a pure function to a scalar; the arguments at `argnums` are pytrees of arrays.
       argnums: position or positions of the arguments to differentiate.

@@ -126,6 +126,11 @@ def _norms(transform: str, loss: Any, in_axes: Any, per_leaf: bool, squared: boo
                 f"{transform}: there is no batch; call the result with params and what the loss takes after them."
                 f"{at(caller_source())}"
             )
+        if isinstance(in_axes, tuple | list) and len(in_axes) != len(batch):
+            raise ArgumentError(
+                f"{transform}: in_axes has {len(in_axes)} entries, and {len(batch)} arguments come after params; they "
+                f"must be as many.{at(caller_source())}"
+            )
         found = vmap(of_one, in_axes=(None, *each_axis(in_axes, batch)))(params, *batch)
         if not per_leaf:
             found = sum(tree_util.tree_leaves(found))

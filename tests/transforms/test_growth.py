@@ -136,6 +136,28 @@ def test_a_while_loop_goes_forward():
         np.testing.assert_allclose(tower(ft.grad, ours, order)(x), expected, rtol=1e-5)
 
 
+def test_integers_and_constants_do_not_move():
+    """What a float decides has no tangent; nor has what a rule closes over behind a stop_gradient."""
+
+    @ft.custom_jvp
+    def doubled(x):
+        return 2 * x
+
+    doubled.defjvp(lambda xs, dxs: (doubled(*xs), 2 * dxs[0]))
+
+    def f(n, t, x):
+        values = x * n.arange(1.0, 4.0)
+        order = n.argsort(n.cos(values))
+        scale = n.floor(x + 5.5) * t.stop_gradient(x) if t is ft else n.floor(x + 5.5) * jax.lax.stop_gradient(x)
+        return n.sum(n.sin(values[order]) * n.arange(3.0)) * scale
+
+    ours, theirs = both(f)
+    x = np.float32(0.3)
+    for order in (1, 2, 3):
+        np.testing.assert_allclose(tower(ft.grad, ours, order)(x), tower(jax.grad, theirs, order)(x), rtol=1e-5)
+    np.testing.assert_allclose(ft.grad(ft.grad(lambda x: doubled(fnp.sin(x)) ** 2))(x), 8 * np.cos(0.6), rtol=1e-5)
+
+
 def test_several_scalars_go_the_cheaper_way():
     f = lambda n, x, y, z: five_times(n, None, x) * y + n.sin(y * x) / z
     mixed = lambda dx, dy, dz: dx + 2 * dy + 3 * dz

@@ -99,6 +99,9 @@ FUNCTIONS = {
     "mean field": lambda n, x: n.tanh(n.concatenate([x, n.broadcast_to(n.tanh(x @ W).mean(0), (4, 4))], 1)) @ n.ones(7),
     "rows and columns": lambda n, x: n.sin(x) @ (x.T**2) + n.stack([x[:, 0], x[:, 1]], 1) @ x[:, :2].T,
     "transposed": lambda n, x: n.cumsum(n.tanh(x.T)[None] * x.T[:, :, None].sum(2) ** 2, 1)[0, ::-1],
+    "complex pairs": lambda n, x: n.abs((x[:, None] - x[None]) * (1 + 0.5j) + 1j) ** 3,
+    "norms of pairs": lambda n, x: n.exp(-n.linalg.norm(x[:, None] - x[None] + 0.3, axis=-1)) + x @ n.sin(x.T),
+    "products of pairs": lambda n, x: n.prod(x[:, None] + n.cos(x[None]), -1) + n.cumsum(x[:, None] * x, 2)[..., 1],
     "extrema of rows": lambda n, x: n.max(x**2, 1) * n.prod(x, 1) + n.sort(x, 1)[:, 0],
     "indexed": lambda n, x: n.stack([x[0, 0] * x[1, 1], x[2, 0] ** 2]) + x[np.array([0, 2]), 1] ** 3,
 }
@@ -189,6 +192,7 @@ DIRECTIONS = {
     "each particle": (lambda x: (fnp.tanh(fnp.tanh(x @ WIDE) @ WIDE.T) ** 2).sum(), 3 * 8 * 16),
     "each particle of a flat input": (lambda x: fnp.tanh(x.reshape(8, 3) @ WIDE).sum(), 3 * 8 * 16),
     "pairs": (lambda x: fnp.tanh((x[:, None] - x[None]) @ WIDE).sum(), 3 * 8 * 8 * 16),
+    "distances": (lambda x: fnp.exp(-fnp.linalg.norm(x[:, None] - x[None] + 0.1, axis=-1)).sum(), 3 * 8 * 8 * 3),
     "each entry": (lambda x: fnp.sin(fnp.sin(x)).sum(), 24),
 }
 WIDE = RNG.normal(size=(3, 16))
@@ -263,6 +267,11 @@ def test_biharmonic():
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_of_nothing():
+    value, lap = ft.laplacian(lambda x: fnp.sin(x @ np.ones((0, 3))).sum() + 1.0)(np.ones(0))
+    assert (float(value), float(lap)) == (1.0, 0.0)
+
+
 def test_aux_comes_back():
     value, lap, aux = ft.laplacian(lambda x, k: ((x**2).sum() * k, {"x": x, "k": "kept"}), has_aux=True)(np.ones(3), 2)
     assert (float(value), float(lap), aux["k"]) == (6.0, 12.0, "kept")
@@ -283,7 +292,7 @@ def test_effects_happen_once():
         note(x)
         return (ft.tap(x, "t") ** 2).sum() + ft.jit(lambda x: ft.tap(x**2, "u"))(x).sum()
 
-    (value, lap), found = ft.debug.taps(ft.laplacian(f))(ONE)
+    (value, lap), found = ft.debug.taps(ft.laplacian(lambda x, y: f(fnp.concatenate([x, y])), (0, 1)))(ONE[:1], ONE[1:])
     jax.effects_barrier()
     assert (float(value), float(lap), seen) == (6.0, 12.0, [3.0])
     assert sorted(found) == ["t", "u"]

@@ -121,6 +121,12 @@ def complex_weights(p, x):
     return (y.real**2 + 2 * y.imag**2).sum()
 
 
+def tied_in_part(p, ids, x):
+    """Uses of different dtypes."""
+    half = (fnp.tanh(p[ids]).astype(fnp.bfloat16) @ p.T.astype(fnp.bfloat16)).astype(np.float32)
+    return fnp.sin(half).sum() + fnp.sin(x @ p.T).sum() + fnp.abs(x @ p.T + 1j).sum()
+
+
 AB = {"a": normal(4, 4), "b": normal(4, 4)}
 CNN = nn.sequential(nn.conv(2, 4, (3, 3), strides=2), nn.as_layer(nn.relu), nn.conv(4, 8, (3, 3)))
 CASES = {
@@ -151,6 +157,9 @@ CASES = {
     "weights used again": (unrolled, {"w": normal(8, 8)}, (normal(N, 4, 8),)),
     "weights used again, and a penalty": (penalized, {"w": normal(4, 4)}, (normal(N, 4, 4),)),
     "tied": (tied, normal(40, 16), (RNG.integers(0, 40, (N, 3)),)),
+    "tied, some of it in bfloat16": (
+        tied_in_part, normal(300, 4), (np.array([[3, 200], [255, 255], [0, 77]], np.uint8), normal(N, 4))
+    ),
     "used both ways": (used_both_ways, normal(8, 9), (normal(N, 8),)),
     "layers by a scan": (stacked_layers, 0.5 * normal(3, 4, 4), (normal(N, 4),)),
     "layers of a sequence by a scan": (stacked_layers, 0.5 * normal(3, 8, 8), (normal(N, 2, 8),)),
@@ -185,7 +194,7 @@ def equal(found, expected, rtol=1e-4):
 @pytest.mark.parametrize("case", CASES)
 def test_norms(case):
     loss, params, batch = CASES[case]
-    rtol = 2e-2 if case == "bfloat16" else 1e-4
+    rtol = 2e-2 if "bfloat16" in case else 1e-4
     each = norms(gradients(loss, params, batch))
     equal(ft.jit(ft.per_example_norms(loss, per_leaf=True))(params, *batch), each, rtol)
 
@@ -281,6 +290,8 @@ BAD = {
                  "argument 0 has dtype int32"),
     "axis": (lambda: ft.per_example_norms(lambda w, x, y: w @ x)(W, X, X[:2]), ArgumentError,
              "sizes of the mapped axes differ: argument 1: 3, argument 2: 2"),
+    "in_axes": (lambda: ft.per_example_norms(lambda w, x: w @ x, in_axes=(0, None))(W, X), ArgumentError,
+                "in_axes has 2 entries, and 1 arguments come after params"),
     "max_norm": (lambda: ft.per_example_clipped_grad(lambda w, x: w @ x, -1.0), ArgumentError,
                  "per_example_clipped_grad: max_norm must be positive, got -1.0"),
 }  # fmt: skip

@@ -259,6 +259,12 @@ def test_what_is_singular_stays_so(f):
     assert not np.isfinite(ft.grad(f)(0.0))
 
 
+def test_rules_an_argument_each_where_the_value_is_infinite():
+    """A rule of `defjvps` adds to nothing, not to the value times 0; integers have none."""
+    assert ft.jvp(scipy.special.exp1, (0.0,), (1.0,))[1] == -np.inf
+    assert ft.grad(scipy.special.xlogy, 1)(2, 0.5) == 4
+
+
 def test_rows_of_the_other_operand():
     """Rows that meet nothing but what is masked do not enter the sum over rows."""
     log = np.log(ROWS, where=ROWS > 0, out=np.full_like(ROWS, -np.inf))
