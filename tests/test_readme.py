@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 from jax import lax
 
 import functrace
@@ -45,10 +46,11 @@ def test_the_examples_print_what_is_shown_and_explain_gradients(tmp_path, monkey
     assert not functrace.debug.find_nonfinite(names["loss"])(names["params"], *names["batch"]).found
 
 
-def test_the_session_prints_what_is_shown():
-    (session,) = blocks("pycon")
+@pytest.mark.parametrize("n", range(2))
+def test_the_sessions_print_what_is_shown(n):
+    loops, orders = blocks("pycon")
     names = {"ft": functrace, "fnp": functrace.numpy}
-    test = doctest.DocTestParser().get_doctest(session, names, "README.md", "README.md", 0)
+    test = doctest.DocTestParser().get_doctest((loops, orders)[n], names, "README.md", "README.md", 0)
     assert test.examples
     assert doctest.DocTestRunner().run(test).failed == 0
 
