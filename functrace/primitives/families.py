@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from functrace.errors import ShapeError
 from functrace.ir import Aval, Literal, Masked, Primitive, Work
+from functrace.ir.dependence import Matrix, Operand, Site, moved
+from functrace.lower.evaluate import at_once
 
 
 class OneSign(Primitive):
@@ -38,6 +42,9 @@ class Linear(OneSign):
         if any(dx is not None for dx in dxs[1:]):
             raise ShapeError(f"{self.name}: only the first operand has a tangent")
         return self(*xs), self(dxs[0], *xs[1:])
+
+    def index(self, i: int) -> bool:
+        return i > 0
 
 
 def literal(value: Any, like: Aval) -> Literal:
