@@ -25,6 +25,8 @@ from jax import lax
 
 from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, Work, primitive
+from functrace.ir.dependence import Matrix, Site, identity, meeting, moved
+from functrace.lower.evaluate import at_once
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub
 from functrace.primitives.families import Linear
@@ -153,6 +155,11 @@ class Gather(Linear):
         fill = 0 if self.mode == "fill_or_drop" else None
         return self(*xs), replace(self, fill_value=fill)(dxs[0], xs[1])
 
+    def anywhere(self, at: Site) -> list[list[Matrix | None]]:
+        x, indices = at.operands
+        labels = labels_without(x.aval.shape, self.start_index_map)
+        return [[meeting(at_origin(self, labels, indices.aval), labels), None]]
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, indices = xs
         written = ScatterAdd(
@@ -222,6 +229,18 @@ class Gather(Linear):
         )
 
 
+def labels_without(shape: Dims, axes: Sequence[int]) -> Any:
+    """A number an entry, the same for all that differ in `axes` only."""
+    sizes = [1 if i in axes else n for i, n in enumerate(shape)]
+    return np.broadcast_to(np.arange(int(np.prod(sizes)), dtype=np.int32).reshape(sizes), shape)
+
+
+def at_origin(gather: Gather, labels: Any, indices: Aval) -> Any:
+    """What a gather reads of these labels if every window is at the origin."""
+    plain = replace(gather, mode="clip", fill_value=None)
+    return at_once(plain.lower, labels, np.zeros(indices.shape, indices.dtype))
+
+
 def scatter_samples(
     cls: Any, dtypes: Sequence[Any] = (I32, C64), repeats: bool = True
 ) -> Iterator[Sample]:
@@ -268,6 +287,21 @@ class ScatterFamily(JointlyLinear):
 
     def fixed(self, i: int) -> bool:
         return i == 1
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        x, indices, updates = at.operands
+        if indices.value is None:
+            at.note(self.name, "where it writes is decided by data")
+            labels = labels_without(x.aval.shape, self.scatter_dims_to_operand_dims)
+            read = at_origin(self.reader(x.aval, updates.aval), labels, indices.aval) if updates.moves else None
+            written = meeting(labels, read) if updates.moves else None
+        elif updates.moves:
+            numbers = np.arange(1, x.aval.size + 1, dtype=np.int32).reshape(x.aval.shape)
+            places = at_once(self.reader(x.aval, updates.aval).lower, numbers, indices.value)
+            written = moved(places.astype(np.int64) - 1, x.aval.size).T.tocsr()
+        else:
+            written = None
+        return [[identity(x.aval.size) if x.moves else None, None, written]]
 
     def shape(self, *xs: Aval) -> Aval:
         x, indices, updates = xs
