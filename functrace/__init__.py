@@ -54,7 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Program", "checkpoint", "checkpoint_name", "checkpoint_policies", "clear_caches", "closure_convert",
     "config", "custom_jvp", "custom_vjp", "custom_vmap", "debug", "derivative", "errors", "eval_shape", "from_jax",
-    "grad", "hessian", "io", "jacfwd", "jacobian", "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose", "linearize",
-    "make_program", "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy",
+    "grad", "hessian", "io", "jacfwd", "jacobian", "jacrev", "jet", "jit", "jvp", "lax", "linear_transpose",
+    "linearize", "make_program", "named_scope", "nn", "numpy", "on_backward", "optim", "random", "remat", "scipy",
     "sequential_vmap", "sparsity", "stop_gradient", "tap", "taylor", "testing", "tree", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from jax import lax
 
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.loop_patterns import scan_pattern
 from functrace.ir import (
     Atom,
     Aval,
@@ -35,6 +36,7 @@ from functrace.ir import (
     ambient,
     primitive,
 )
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import logical_or
@@ -243,6 +245,9 @@ class Scan(Primitive):
             None if c is None or not flag else c if m is None else Masked(c, written(m, (m.aval.shape, frozenset())))
             for c, m, flag in zip(found, masks, linear, strict=True)
         ]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return scan_pattern(self.body, at.operands, self.sizes, self.length, self.reverse, at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.body, self.length),)

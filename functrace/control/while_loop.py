@@ -18,6 +18,7 @@ from jax import lax
 
 from functrace.control.call import uses_axis
 from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.loop_patterns import while_pattern
 from functrace.control.scan import (
     I32_SCALAR,
     fill_carry,
@@ -31,6 +32,7 @@ from functrace.control.scan import (
 )
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -209,6 +211,9 @@ class While(Primitive):
         c, s = cut(xs, self.consts)
         outputs = loop(*at.place, *c, literal(0, I32_SCALAR), *state, *s)
         return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return while_pattern(self.body, *cut(at.operands, self.consts), at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))

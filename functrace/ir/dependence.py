@@ -18,7 +18,7 @@ Matrix = sparse.csr_array
 
 
 class Operand:
-    """An operand of an equation whose pattern is asked for: its type, whether it moves, and its value if that is known."""
+    """An operand of an equation whose pattern is asked for: its type, whether it moves, its value if that is known."""
 
     __slots__ = ("_find", "aval", "moves")
 
@@ -115,7 +115,7 @@ def meeting(of_rows: Any, of_columns: Any) -> Matrix:
     return (moved(of_rows, labels) @ moved(of_columns, labels).T).tocsr()
 
 
-def either(x: Matrix | None, y: Matrix | None) -> Matrix | None:
+def union(x: Matrix | None, y: Matrix | None) -> Matrix | None:
     """The union; None is the empty one."""
     return y if x is None else x if y is None else x + y
 

@@ -248,11 +248,12 @@ class ConvGeneralDilated(Bilinear):
             xs.shape[2:], tuple(window), self.window_strides, self.padding, self.lhs_dilation, self.rhs_dilation
         )
         # Axes: batch, output feature, place of the window, input feature, place in the window.
-        n, o, p, i, k = np.ix_(range(ys.shape[0]), range(out), *[range(m) for m in (len(places), features, len(ws[0, 0].ravel()))])
+        counts = (ys.shape[0], out, len(places), features, math.prod(window))
+        n, o, p, i, k = np.ix_(*[np.arange(m) for m in counts])
         group = o // max(out // groups, 1)
         row_of_x = n + o // max(out // batches, 1) * ys.shape[0]
         place = places[p, k]
-        there = np.broadcast_to(place >= 0, np.broadcast_shapes(n.shape, o.shape, p.shape, i.shape, k.shape))
+        there = np.broadcast_to(place >= 0, counts)
         flat = [a.reshape(*a.shape[:2], math.prod(a.shape[2:])) for a in (xs, ws, ys)]
         of_x = flat[0][row_of_x, group * features + i, place] if x.size else place
         met = np.broadcast_arrays(flat[2][n, o, p], of_x, flat[1][o, i, k])

@@ -2,9 +2,10 @@
 
 pattern : Program(x -> y) -> [matrix of y by x]         entry (i, j) is False only where dy_i / dx_j is zero for every x
 
-A function depends on what its derivative depends on. So the Program is pushed forward first, and then only linear maps
-are left to ask (`Primitive.pattern`): what stops a gradient, a custom rule, a step function have no say of their own, as
-a zero tangent is absent. What is known beforehand, such as the indices of a gather, is computed where a rule asks for it.
+A function depends on what its derivative depends on. So the Program is pushed forward first, and then only linear
+maps are left to ask (`Primitive.pattern`): what stops a gradient, a custom rule, a step function have no say of their
+own, as a zero tangent is absent. What is known beforehand, such as the indices of a gather, is computed where a rule
+asks for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy import sparse
 
 from functrace.ir import Equation, Literal, Program, Var
 from functrace.ir.builder import pruned
-from functrace.ir.dependence import Matrix, Operand, Site, Unbounded, either, identity, nothing, product
+from functrace.ir.dependence import Matrix, Operand, Site, Unbounded, union, identity, nothing, product
 from functrace.lower.evaluate import at_once, evaluate
 from functrace.rewrites.jvp import jvp
 from functrace.rewrites.memo import scatter
@@ -79,7 +80,7 @@ def dependence(
             made: Matrix | None = None
             for link, x in zip(row, eqn.inputs, strict=True):
                 if link is not None:
-                    made = either(made, product(link, found[x]))
+                    made = union(made, product(link, found[x]))
             if made is not None and made.nnz:
                 found[v] = made
     return [found.get(y) for y in program.outputs]

@@ -1,8 +1,8 @@
 """Colouring: which columns of a sparse matrix one product can tell apart.
 
-Columns of one colour have no row in common. Their sum, a product of the matrix with a vector of zeros and ones, then has
-in each row one entry at most. Of a symmetric matrix less is asked: of each pair of entries (i, j) and (j, i) one must
-stand alone. That is a star colouring: neighbours differ, and no path of four vertices has two colours.
+Columns of one colour have no row in common. Their sum, a product of the matrix with a vector of zeros and ones, then
+has in each row one entry at most. Of a symmetric matrix less is asked: of each pair of entries (i, j) and (j, i) one
+must stand alone. That is a star colouring: neighbours differ, and no path of four vertices has two colours.
 
 Source: Gebremedhin, Manne, Pothen, What color is your Jacobian? Graph coloring for computing derivatives, SIAM
 Review 47 (2005); algorithms 3.2 (columns) and 4.1 (stars).
@@ -11,6 +11,7 @@ Review 47 (2005); algorithms 3.2 (columns) and 4.1 (stars).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def orders(by_column: Any) -> Iterable[Any]:
     yield np.arange(n)
     yield np.argsort(-degree, kind="stable")
     length = np.diff(by_column.tocsr().indptr).astype(np.int64)
-    overlap = np.asarray([length[by_column.indices[a:b]].sum() for a, b in zip(by_column.indptr, by_column.indptr[1:], strict=False)])
+    overlap = by_column.T.astype(np.int64) @ length
     yield np.argsort(-overlap, kind="stable")
     yield np.argsort(np.arange(n) * 2654435761 % 2**32, kind="stable")  # as good as at random
 
@@ -110,11 +111,11 @@ def greedy(rows_of: list[list[int]], order: Any, height: int) -> np.ndarray[Any,
 
 
 def color_symmetric(matrix: Matrix) -> Coloring:
-    """A star colouring, for a matrix that is symmetric; entries are found in the column or the row, where they are alone."""
+    """A star colouring, of a symmetric matrix: an entry is found in its column or its row, where it is alone."""
     matrix = (matrix + matrix.T).tocsr()
     neighbours = [
         [j for j in matrix.indices[a:b].tolist() if j != i]
-        for i, (a, b) in enumerate(zip(matrix.indptr, matrix.indptr[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(matrix.indptr))
     ]
     best: np.ndarray[Any, Any] | None = None
     for order in orders(matrix.tocsc()):

@@ -27,6 +27,6 @@ from functrace.transforms.vmap import vmap
 __all__ = [
     "checkpoint", "checkpoint_name", "checkpoint_policies", "closure_convert", "custom_jvp", "custom_vjp",
     "custom_vmap", "derivative", "eval_shape", "grad", "hessian", "jacfwd", "jacobian", "jacrev", "jet", "jit", "jvp",
-    "linear_transpose", "linearize", "make_program", "on_backward", "Sparsity", "sparsity", "stop_gradient", "tap", "taylor",
-    "value_and_grad", "vjp", "vmap",
+    "linear_transpose", "linearize", "make_program", "on_backward", "Sparsity", "sparsity", "stop_gradient", "tap",
+    "taylor", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

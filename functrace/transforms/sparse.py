@@ -95,7 +95,6 @@ def sparse_jacobian(
         _as_argument(tree_util.tree_unflatten(in_tree, [parts[i, j] for j in range(len(xs))]), argnums)
         for i in range(len(plan.rows))
     ]
-    result = rows[0] if symmetric and len(xs) == 1 else rows
     if symmetric:  # the rows are those of the gradient, which has the structure of the argument
         result = _as_argument(tree_util.tree_unflatten(in_tree, rows), argnums)
     else:
@@ -140,7 +139,8 @@ def _as_argument(tree: Any, argnums: Any) -> Any:
 
 def planned(program: Program, moving: tuple[bool, ...], outputs: int, captures: Sequence[Any], symmetric: bool) -> Plan:
     """The plan for a Program, made once for each value of what it captured."""
-    known = [None if isinstance(x, Tracer | jax.core.Tracer | jax.ShapeDtypeStruct) else np.asarray(x) for x in captures]
+    absent = Tracer | jax.core.Tracer | jax.ShapeDtypeStruct
+    known = [None if isinstance(x, absent) else np.asarray(x) for x in captures]
     key = (planned, moving, outputs, symmetric, tuple([None if x is None else digest(x) for x in known]))
     if key not in program.memo:
         with jax.ensure_compile_time_eval():
@@ -164,16 +164,17 @@ def plan(program: Program, moving: tuple[bool, ...], outputs: int, known: Sequen
     )
     matrix.sort_indices()
     coloring = color_symmetric(matrix) if symmetric else color_either(matrix)
-    seeded = columns if coloring.by_columns else tuple([a for a, p in zip(rows, found.outputs, strict=True) if p is not None])
+    seeded = columns
     if not coloring.by_columns:  # results without a derivative have no cotangent
-        kept = np.concatenate([np.full(a.size, p is not None) for a, p in zip(rows, found.outputs, strict=True)])
-        coloring = coloring._replace(colors=coloring.colors[kept])
+        moved = tuple([p is not None for p in found.outputs])
+        kept = np.repeat(moved, [a.size for a in rows])
+        seeded, coloring = select(moved, rows), coloring._replace(colors=coloring.colors[kept])
     seeds, start = [], 0
     for a in seeded:
         part = coloring.seeds(a.dtype)[:, start : start + a.size]
         seeds.append(jnp.asarray(part.reshape(coloring.count, *a.shape)))
         start += a.size
-    length = (matrix.shape[0] if coloring.by_columns else width)
+    length = matrix.shape[0] if coloring.by_columns else width
     blocks = {}
     row_starts, column_starts = (np.cumsum([0, *[a.size for a in side]]) for side in (rows, columns))
     for i, row in enumerate(rows):
@@ -183,7 +184,8 @@ def plan(program: Program, moving: tuple[bool, ...], outputs: int, known: Sequen
                 & (coloring.columns >= column_starts[j]) & (coloring.columns < column_starts[j + 1])
             )  # fmt: skip
             index = (coloring.color[own].astype(np.int64) * length + coloring.place[own]).astype(np.int32)
-            blocks[i, j] = block(row, column, coloring.rows[own] - row_starts[i], coloring.columns[own] - column_starts[j], index)
+            own_rows, own_columns = coloring.rows[own] - row_starts[i], coloring.columns[own] - column_starts[j]
+            blocks[i, j] = block(row, column, own_rows, own_columns, index)
     return Plan(matrix, coloring, found.unbounded, rows, columns, blocks, seeds)
 
 
@@ -255,7 +257,8 @@ def check_sparse(transform: str, option: Any, fmt: Any) -> None:
     if option not in (False, True, "auto"):
         raise ArgumentError(f"{transform}: sparse must be True, False or 'auto', got {option!r}.{at(caller_source())}")
     if fmt not in FORMATS:
-        raise ArgumentError(f"{transform}: format must be one of {', '.join(FORMATS)}, got {fmt!r}.{at(caller_source())}")
+        options = " or ".join(map(repr, FORMATS))
+        raise ArgumentError(f"{transform}: format must be {options}, got {fmt!r}.{at(caller_source())}")
 
 
 def reasons(unbounded: Sequence[Unbounded], most: int = 5) -> str:
@@ -310,7 +313,8 @@ class Sparsity(NamedTuple):
             raise ImportError("Sparsity.plot needs matplotlib: pip install 'functrace[examples]'") from error
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.add_subplot()
-        axes.scatter(self.columns, self.rows, s=max(0.2, min(9.0, 40_000 / max(self.shape) ** 2)), marker="s", linewidths=0)
+        size = max(0.2, min(9.0, 40_000 / max(*self.shape, 1) ** 2))
+        axes.scatter(self.columns, self.rows, s=size, marker="s", linewidths=0)
         axes.set(xlim=(-0.5, self.shape[1] - 0.5), ylim=(self.shape[0] - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="entry of the argument", ylabel="entry of the result", title=str(self).split(";")[0])
         figure.savefig(path)
@@ -336,10 +340,10 @@ def sparsity(fun: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Calla
 
     def sparsity_fun(*args: Any, **kwargs: Any) -> Sparsity:
         holomorphic = any([is_complex(aval_of(x).dtype) for x in tree_util.tree_leaves(args)])
-        traced, _, _, chosen, program, outputs = _traced("sparsity", fun, args, kwargs, argnums, False, holomorphic, False)
+        traced, _, _, chosen, program, n = _traced("sparsity", fun, args, kwargs, argnums, False, holomorphic, False)
         xs = tree_util.tree_leaves(tuple(chosen))
         moving = (False,) * len(traced.captures) + (True,) * len(xs)
-        found = planned(program, moving, outputs, traced.captures, False)
+        found = planned(program, moving, n, traced.captures, False)
         c = found.coloring
         return Sparsity(found.matrix.shape, c.rows, c.columns, c.count, c.by_columns, found.unbounded)
 
