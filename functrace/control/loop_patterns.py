@@ -11,7 +11,7 @@ from scipy import sparse
 
 from functrace.control.groups import cut
 from functrace.ir import Program
-from functrace.ir.dependence import Matrix, Operand, Site, closure, moved, nothing
+from functrace.ir.dependence import Matrix, Operand, Site, closure, moved, nothing, stacked
 from functrace.rewrites.pattern import Known, apart, through
 
 FOLLOWED = 128  # steps that are followed one by one
@@ -28,7 +28,7 @@ def assembled(rows: Sequence[Sequence[Matrix | None]], heights: Sequence[int], w
         sparse.hstack([nothing(h, 0), *[nothing(h, w) if m is None else m for m, w in zip(row, widths, strict=True)]])
         for row, h in zip(rows, heights, strict=True)
     ]
-    return sparse.vstack([nothing(0, sum(widths)), *whole], format="csr")
+    return stacked(whole, sum(widths))
 
 
 def one_step(
@@ -67,7 +67,7 @@ def while_pattern(body: Program, consts: Sequence[Operand], carry: Sequence[Oper
         [[_first(c, g) if i == j else None for j, c in enumerate(carry)] for i, g in enumerate(carried)],
         heights, sizes(carry),
     )  # fmt: skip
-    whole = sparse.hstack([reach @ of_consts, reach @ starts], format="csr")
+    whole: Any = sparse.hstack([reach @ of_consts, reach @ starts], format="csr")
     return split_rows(whole, heights, [*consts, *carry])
 
 
@@ -113,29 +113,29 @@ def scan_pattern(
         [[_first(c, g) if i == j else None for j, c in enumerate(carry)] for i, g in enumerate(carried)],
         heights, sizes(carry),
     )  # fmt: skip
-    state = sparse.hstack([nothing(sum(heights), n_consts), starts, nothing(sum(heights), n_scanned)], format="csr")
+    h = sum(heights)
+    state: Any = sparse.hstack([nothing(h, n_consts), starts, nothing(h, n_scanned)], format="csr")
     constants = moved(np.arange(n_consts), width)
 
     def scanned_at(steps: Any) -> Matrix:
         """The rows of one entry of each scanned operand, or of any of several."""
-        found, start = [nothing(0, width)], n_consts + n_carry
+        found, start = [], n_consts + n_carry
         for size in sizes(scanned):
             if size:
                 each = size // length
                 links = [moved(np.arange(start + t * each, start + (t + 1) * each), width) for t in steps]
                 found.append(sum(links[1:], links[0]))
             start += size
-        return sparse.vstack(found, format="csr")
+        return stacked(found, width)
 
     def rows_of_ys(made: Sequence[Matrix]) -> list[list[Any]]:
         cuts = np.cumsum([0, *y_heights])
         ys = [
-            sparse.vstack([nothing(0, width), *[m[a:b] for m in made]], format="csr") if b > a else None
+            stacked([m[a:b] for m in made], width) if b > a else None
             for a, b in pairwise(cuts)
         ]  # fmt: skip
         return [apart(y, [x.aval.size if x.moves else None for x in operands]) for y in ys]
 
-    h = sum(heights)
     if follow:
         made: list[Any] = [None] * length
         values = [None if c.moves else c.value for c in carry]
@@ -150,7 +150,7 @@ def scan_pattern(
                     None if c.moves or c.aval.is_inexact else asked(y)
                     for c, y in zip(carried, body.outputs, strict=False)
                 ]
-            result = (step @ sparse.vstack([constants, state, scanned_at([t])], format="csr")).tocsr()
+            result = (step @ stacked([constants, state, scanned_at([t])], width)).tocsr()
             state, made[t] = result[:h], result[h:]
         return [*split_rows(state, heights, operands), *rows_of_ys(made)]
     step = whole(rows)

@@ -213,7 +213,8 @@ class While(Primitive):
         return outputs[1 : 1 + at.size], outputs[1 + at.size :]
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
-        return while_pattern(self.body, *cut(at.operands, self.consts), at)
+        consts, carry = cut(at.operands, self.consts)
+        return while_pattern(self.body, consts, carry, at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))

@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from functrace.errors import ArgumentError
 from functrace.ir.aval import Aval
 
-Matrix = sparse.csr_array
+Matrix = Any  # a boolean `scipy.sparse.csr_array`: what its operators return has no static type
+
+
+LARGEST = 2**28  # entries of a full block
 
 
 class Operand:
@@ -79,6 +83,11 @@ def count(shape: Sequence[int]) -> int:
 
 def full(rows: int, columns: int) -> Matrix:
     """The matrix without a hole."""
+    if rows * columns > LARGEST:
+        raise ArgumentError(
+            f"a sparsity pattern has a full block of {rows} x {columns} entries, more than {LARGEST}: all of a result "
+            "depends on all of an operand. Differentiate smaller parts, or use jvp and vjp."
+        )
     return sparse.csr_array(np.ones((rows, columns), bool))
 
 
@@ -92,6 +101,11 @@ def identity(n: int) -> Matrix:
     return moved(np.arange(n), n)
 
 
+def stacked(parts: Sequence[Matrix], width: int) -> Matrix:
+    """Matrices of one width, one below the other."""
+    return sparse.vstack([nothing(0, width), *parts], format="csr")
+
+
 def moved(index: Any, size: int) -> Matrix:
     """Row i is entry `index[i]` of `size`; nothing, where that is negative."""
     index = np.asarray(index).ravel()
@@ -103,10 +117,7 @@ def moved(index: Any, size: int) -> Matrix:
 def linked(rows: Any, columns: Any, shape: tuple[int, int]) -> Matrix:
     """The matrix of these pairs, some of which may be given more than once."""
     rows, columns = np.ravel(rows), np.ravel(columns)
-    # Through integers: a sum of booleans in the wrong dtype would wrap.
-    found = sparse.coo_array((np.ones(rows.size, bool), (rows, columns)), shape=shape).tocsr()
-    found.sum_duplicates()
-    return found
+    return sparse.coo_array((np.ones(rows.size, bool), (rows, columns)), shape=shape).tocsr()
 
 
 def meeting(of_rows: Any, of_columns: Any) -> Matrix:

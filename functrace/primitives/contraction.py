@@ -256,7 +256,7 @@ class DotGeneral(Bilinear):
             sizes = [math.prod([x.aval.shape[i] for i in axes]) for axes in (batch, own, contracted)]
             arranged.append(numbers.reshape(sizes))
             free.append(sizes[1])
-        rows = np.arange(y.size).reshape(-1, *free, 1)
+        rows = np.arange(y.size).reshape(len(arranged[0]), *free, 1)
         met = np.broadcast_arrays(rows, arranged[0][:, :, None, :], arranged[1][:, None, :, :])
         return [products(at, *met)]
 

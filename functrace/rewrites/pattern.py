@@ -18,7 +18,7 @@ from scipy import sparse
 
 from functrace.ir import Equation, Literal, Program, Var
 from functrace.ir.builder import pruned
-from functrace.ir.dependence import Matrix, Operand, Site, Unbounded, union, identity, nothing, product
+from functrace.ir.dependence import Matrix, Operand, Site, Unbounded, identity, nothing, product, union
 from functrace.lower.evaluate import at_once, evaluate
 from functrace.rewrites.jvp import jvp
 from functrace.rewrites.memo import scatter

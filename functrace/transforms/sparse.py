@@ -23,7 +23,7 @@ from functrace import rewrites
 from functrace.errors import ArgumentError, DtypeError
 from functrace.foreign import import_function
 from functrace.ir import Aval, Builder, Program, is_complex
-from functrace.ir.dependence import Matrix, Unbounded, nothing
+from functrace.ir.dependence import Matrix, Unbounded, nothing, stacked
 from functrace.ir.source import caller_source
 from functrace.rewrites.memo import copy_input, memoised, select
 from functrace.rewrites.pattern import pattern
@@ -159,9 +159,8 @@ def plan(program: Program, moving: tuple[bool, ...], outputs: int, known: Sequen
     found = pattern(first, moving, [*known, *[None] * (len(moving) - len(known))])
     rows, columns = first.out_avals, tuple([v.aval for v in select(moving, first.inputs)])
     width = sum([a.size for a in columns])
-    matrix = sparse.vstack(
-        [nothing(a.size, width) if p is None else p for a, p in zip(rows, found.outputs, strict=True)], format="csr"
-    )
+    parts = [nothing(a.size, width) if p is None else p for a, p in zip(rows, found.outputs, strict=True)]
+    matrix = stacked(parts, width)
     matrix.sort_indices()
     coloring = color_symmetric(matrix) if symmetric else color_either(matrix)
     seeded = columns
@@ -191,7 +190,8 @@ def plan(program: Program, moving: tuple[bool, ...], outputs: int, known: Sequen
 
 def block(row: Aval, column: Aval, rows: Any, columns: Any, index: Any) -> Block:
     """The entries of one part, and the structure of their BCOO."""
-    places = [*np.unravel_index(rows, row.shape), *np.unravel_index(columns, column.shape)]
+    sides = (rows, row.shape), (columns, column.shape)
+    places = [along for at, shape in sides if shape for along in np.unravel_index(at, shape)]
     indices = jnp.asarray(np.stack(places, 1) if places else np.zeros((rows.size, 0)), np.int32)
     data = jnp.zeros(rows.size, row.dtype)
     like = BCOO((data, indices), shape=(*row.shape, *column.shape), indices_sorted=True, unique_indices=True)
