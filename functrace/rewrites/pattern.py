@@ -101,7 +101,8 @@ def links(
     if key in local:
         return local[key]
     site = Site(operands, [v.aval for v in eqn.outputs], eqn.source, [])
-    made = eqn.primitive.pattern(site)
+    empty = not any([y.size for y in site.results]) or not any([x.aval.size for x in operands if x.moves])
+    made = site.everything() if empty else eqn.primitive.pattern(site)
     unbounded += site.unbounded
     if not asked and not site.unbounded:
         local[key] = made
