@@ -230,7 +230,8 @@ def compressed(
                 for a, m in zip(sizes, made, strict=True)
             ]
             flat = jnp.concatenate(flat, 1).ravel() if len(flat) > 1 else flat[0].ravel()
-            picked = [flat.at[i].get(mode="promise_in_bounds") if i.size else jnp.zeros(0, dtype) for i in index]
+            read = lambda i: flat.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            picked = [read(i) if i.size else jnp.zeros(0, dtype) for i in index]
             return [x.astype(d) for x, d in zip(picked, dtypes, strict=True)]
 
         picking = import_function(entries, *[x.aval for x in (*products, *index)])
