@@ -61,7 +61,9 @@ def draw(u: np.ndarray[Any, Any], norms: list[float], pattern: Any, path: str) -
 
 def main(arguments: Sequence[str] | None = None) -> tuple[np.ndarray[Any, Any], list[float]]:
     """Solve, print, draw: the solution, and the residual step by step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="sparse_newton", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=100, help="inner points along a side")
     parser.add_argument("--strength", type=float, default=6.0, help="below 6.81 there is a solution")
     parser.add_argument("--figure", default=None, help="where to save a picture")
