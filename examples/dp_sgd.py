@@ -4,12 +4,12 @@
     python examples/dp_sgd.py --noise 0       # what privacy costs: the same, without noise
     python examples/dp_sgd.py --noise 8       # more of it
 
-`vmap(grad)` gives every example's gradient at once; each is clipped to the same norm, so that no example can move the
-sum by more, and normal noise in proportion hides whether it was there. Abadi et al., Deep learning with differential
-privacy (2016). The account of what was spent is Renyi differential privacy of the sampled Gaussian mechanism, at
-whole orders: Mironov, Talwar and Zhang, arXiv:1908.10530, section 3.3. It holds for batches into which every example
-comes by a coin of its own, as here, and neighbours that differ by one example. Noise from a seed that others know
-hides nothing: this is a demonstration.
+Each example's gradient is clipped to the same norm, so that no example can move the sum by more, and normal noise in
+proportion hides whether it was there. `per_example_clipped_grad` finds that sum, and none of the gradients is made.
+Abadi et al., Deep learning with differential privacy (2016). The account of what was spent is Renyi differential
+privacy of the sampled Gaussian mechanism, at whole orders: Mironov, Talwar and Zhang, arXiv:1908.10530, section 3.3. It
+holds for batches into which every example comes by a coin of its own, as here, and neighbours that differ by one
+example. Noise from a seed that others know hides nothing: this is a demonstration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from train_digits import CLASSES, Data, count, load, positive
 
 import functrace as ft
-from functrace import nn, numpy as fnp, optim, random
+from functrace import nn, optim, random
 
 Array = Any
 PyTree = Any
@@ -68,31 +68,24 @@ def renyi(rate: float, noise: float, order: int) -> float:
 # The private gradient.
 
 
-def loss_of(model: nn.Layer, params: PyTree, image: Array, label: Array) -> Array:
-    """The loss of one example: there is no batch in it."""
-    return nn.softmax_cross_entropy_with_integer_labels(model.apply(params, image), label)
+def loss_of(model: nn.Layer, params: PyTree, image: Array, label: Array, present: Array) -> Array:
+    """The loss of one example, there is no batch in it; and 0 in an empty place, where `present` is 0."""
+    return present * nn.softmax_cross_entropy_with_integer_labels(model.apply(params, image), label)
 
 
-def clipped_gradients(
-    model: nn.Layer, params: PyTree, images: Array, labels: Array, most: float
+def clipped_sum(
+    model: nn.Layer, params: PyTree, images: Array, labels: Array, present: Array, most: float
 ) -> tuple[PyTree, Array]:
-    """For each example its gradient, scaled down to a global norm of at most `most`, and the norm it had."""
-    clipper = optim.clip_by_global_norm(most)
-
-    def of_example(image: Array, label: Array) -> tuple[PyTree, Array]:
-        grads = ft.grad(lambda params: loss_of(model, params, image, label))(params)
-        clipped, state = clipper.update(grads, clipper.init(params))
-        return clipped, state.norm
-
-    return ft.vmap(of_example)(images, labels)
+    """The sum of the examples' gradients, each scaled down to a global norm of at most `most`; and their norms."""
+    loss = lambda params, *example: loss_of(model, params, *example)
+    return ft.per_example_clipped_grad(loss, most, with_norms=True)(params, images, labels, present)
 
 
-def noisy_mean(key: Array, gradients: PyTree, present: Array, deviation: float, size: float) -> PyTree:
-    """The sum over the examples that are present, with normal noise, over the size that a batch has on average."""
+def noisy_mean(key: Array, gradients: PyTree, deviation: float, size: float) -> PyTree:
+    """A sum of gradients, with normal noise, over the size that a batch has on average."""
     leaves, structure = ft.tree.flatten(gradients)
     keys = random.split(key, len(leaves))
-    sums = [fnp.tensordot(present, g, 1) for g in leaves]
-    noisy = [(s + deviation * random.normal(k, s.shape)) / size for k, s in zip(keys, sums, strict=True)]
+    noisy = [(g + deviation * random.normal(k, g.shape)) / size for k, g in zip(keys, leaves, strict=True)]
     return ft.tree.unflatten(structure, noisy)
 
 
@@ -123,9 +116,9 @@ def train(
 
     @ft.jit
     def train_step(params: PyTree, state: PyTree, key: Array, images: Array, labels: Array, present: Array) -> Any:
-        gradients, norms = clipped_gradients(model, params, images, labels, most)
-        mean = noisy_mean(key, gradients, present, noise * most, expected)
-        loss = ft.vmap(lambda x, y: loss_of(model, params, x, y))(images, labels) @ present / present.sum()
+        gradients, norms = clipped_sum(model, params, images, labels, present, most)
+        mean = noisy_mean(key, gradients, noise * most, expected)
+        loss = ft.vmap(lambda *example: loss_of(model, params, *example))(images, labels, present).sum() / present.sum()
         updates, state = optimizer.update(mean, state, params)
         return optim.apply_updates(params, updates), state, loss, norms
 

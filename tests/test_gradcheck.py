@@ -219,5 +219,8 @@ def test_single_precision_when_asked(row):
 def test_bad_arguments():
     with pytest.raises(ArgumentError, match='gradcheck: modes must be of "fwd" and "rev", got'):
         gradcheck(fnp.sin, (X,), modes=("backward",))
+    for check in (gradcheck, gradgradcheck):
+        with pytest.raises(ArgumentError, match=rf"^{check.__name__}: eps must be a finite number above 0, got -1.0"):
+            check(fnp.sin, (X,), eps=-1.0)
     with pytest.raises(DtypeError, match=r"gradgradcheck: argument 0 has dtype float16; numerical .*numpy.float64"):
         gradgradcheck(fnp.sin, (np.float16(1),), allow_float32=True)

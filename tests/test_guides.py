@@ -7,6 +7,8 @@ from pkgutil import resolve_name
 
 import pytest
 
+from functrace.ir import Primitive
+
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDES = sorted(DOCS.glob("from_*.md"))
 OURS = {"ft": "functrace", "fnp": "functrace.numpy"}
@@ -63,6 +65,19 @@ def test_names_of_functrace(guide):
     for dotted in found:
         module, _, name = dotted.partition(".")
         resolve_name(f"{OURS[module]}.{name}")
+
+
+def test_transforms():
+    guide = DOCS / "transforms.md"
+    known = dict(Primitive.named)
+    try:
+        run(guide, blocks(guide))
+    finally:
+        for name in Primitive.named.keys() - known:  # those that the guide defines are not the library's
+            del Primitive.named[name]
+    for section in re.split(r"^##+ ", guide.read_text(), flags=re.MULTILINE):
+        lines = [line for code in LANGUAGE.findall(section) for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 50  # an example, and what is asserted of it
 
 
 @pytest.mark.parametrize(("guide", "module"), [("pytorch", "torch"), ("jax", "jax"), ("jax", "optax")])

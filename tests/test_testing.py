@@ -236,6 +236,13 @@ REFUSED = {
     "no output": (lambda: check_grads(lambda x: 3, (1.0,), 1), DtypeError, r"no output has a floating"),
     "modes": (lambda: check_grads(fnp.sin, (1.0,), 1, modes=("forward",)), ArgumentError, r'"fwd" and "rev", got'),
     "order": (lambda: check_grads(fnp.sin, (1.0,), 0), ArgumentError, r"order must be a positive int, got 0"),
+    **{
+        f"{name}={value}": (
+            lambda name=name, value=value: check_grads(fnp.sin, (1.0,), 1, **{name: value}), ArgumentError,
+            rf"check_grads: {name} must be a finite number .*, got {value!r}; leave it out .*test_testing.py:\d+",
+        )
+        for name, value in [("eps", -1.0), ("eps", 0), ("eps", np.nan), ("atol", -1e-3), ("rtol", np.inf), ("rtol", "")]
+    },
     "args": (lambda: check_grads(fnp.sin, 1.0, 1), DtypeError, r"args must be a tuple .*got float"),
     "function": (lambda: check_jvp(3, None, (1.0,)), DtypeError, r"check_jvp: expected a function, got int"),
 }  # fmt: skip

@@ -9,16 +9,17 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from functrace.control.groups import cut
+from functrace.control.groups import cut, firsts, narrowed, of_each_kind, output_kinds
 from functrace.control.masked import given, with_masks
-from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
-from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, transpose
-from functrace.rewrites.memo import scatter, select
+from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, squares, transpose
+from functrace.rewrites.laplacian import Directions
+from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.pattern import through
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import flat, present, unflat
@@ -82,7 +83,10 @@ class Call(Applies):
         return compiled(self.program, self.label)(*xs)
 
     def simplify(self, builder: Builder, *xs: Atom) -> Any:
-        program = self.program
+        program, kinds = self.program, output_kinds(self.program)
+        if not all(one := firsts(kinds)):
+            ys = self.of(narrowed(program, (True,) * len(xs), one))(*xs)
+            return tuple(of_each_kind(kinds, ys))
         if not any(type(y) is not Var or y in program.inputs for y in program.outputs):
             return None
         # Outputs that are inputs or literals need no call.
@@ -94,9 +98,16 @@ class Call(Applies):
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moving = tuple(dx is not None for dx in dxs)
         program, moved = jvp(self.program, moving)
-        outputs = self.of(program)(*xs, *select(moving, dxs))
+        tangents = select(moving, dxs)
+        # The tangent 1 of a derivative in one scalar folds into what it multiplies.
+        program = bound(program, (*[None] * len(xs), *[dx if type(dx) is Literal else None for dx in tangents]))
+        outputs = self.of(program)(*xs, *[dx for dx in tangents if type(dx) is not Literal])
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through([self.program], js, ls)
+        return found.apart(self.of(*found.programs)(*xs, *found.operands(js, ls)))
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         program, found = series(self.program, tuple(map(present, xs)))
@@ -163,8 +174,18 @@ class Call(Applies):
     def thread(self, at: Thread, state: Sequence[Any], xs: Sequence[Any]) -> tuple[Any, Any]:
         return threads_call(self.of(at.into()), at, state, xs)
 
+    def beside_squares(self) -> Any:
+        flags = tuple([v.is_inexact for v in self.program.out_avals])
+        return self.of(squares(self.program, flags, True)), flags
+
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.program, name)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        if type(self) is not Call:
+            return writer.usual(eqn)
+        name = writer.function(self.program, self.label, "@ft.jit")
+        writer.assign(eqn, f"{name}({', '.join(writer.operands(eqn))})")
 
 
 @memoised
@@ -179,6 +200,19 @@ def inner_outputs(program: Program) -> Program:
     inputs = set(program.inputs)
     computed = tuple(y for y in program.outputs if type(y) is Var and y not in inputs)
     return Program(program.inputs, program.equations, computed)
+
+
+@memoised
+def bound(program: Program, values: tuple[Literal | None, ...]) -> Program:
+    """The Program with literals in the place of some of its inputs."""
+    if not any(values):
+        return program
+    with Builder() as b:
+        xs = [
+            copy_input(b, v) if x is None else Literal(x.value, v.aval)
+            for v, x in zip(program.inputs, values, strict=True)
+        ]
+        return b.build(b.inline(program, xs))
 
 
 @memoised

@@ -16,22 +16,24 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.call import uses_axis
-from functrace.control.groups import cut, narrowed, needed_inputs, reads
+from functrace.control.call import bound, uses_axis
+from functrace.control.groups import cut, firsts, narrowed, needed_inputs, of_each_kind, output_kinds, reads
 from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
 from functrace.ir.dependence import Matrix, Site, union
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import mul
+from functrace.primitives.elementwise import ConvertElementType, mul
 from functrace.primitives.observing import Tap
 from functrace.primitives.selection import where
 from functrace.primitives.space import batched_operand, broadcast_in_dim, broadcast_to, not_there, zeros
 from functrace.primitives.unary import cos, sin
 from functrace.rewrites import batch, collect, jvp, memoised, series, transpose
 from functrace.rewrites.collect import is_observed
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.pattern import through
 from functrace.rewrites.separate import separated, split
@@ -88,6 +90,9 @@ class Cond(Primitive):
             return tuple(builder.inline(self.branches[int(index.value)], operands))
         if all(p is self.branches[0] for p in self.branches) and not self.has_effects:
             return tuple(builder.inline(self.branches[0], operands))
+        kinds = output_kinds(self.branches[0], self.branches[1:])
+        if not all(one := firsts(kinds)):
+            return tuple(of_each_kind(kinds, self._with((True,) * len(operands), one)(*xs)))
         kept = tuple(map(any, zip(*[reads(p) for p in self.branches], strict=True)))
         if not all(kept):
             outputs = (True,) * len(self.branches[0].outputs)
@@ -103,9 +108,17 @@ class Cond(Primitive):
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, moving, moved = self._pushed(dxs, "jvp")
-        outputs = pushed(*xs, *select(moving, dxs[1:]))
+        tangents = select(moving, dxs[1:])
+        values = (*[None] * (len(xs) - 1), *[dx if type(dx) is Literal else None for dx in tangents])
+        pushed = replace(pushed, branches=tuple([bound(p, values) for p in pushed.branches]))
+        outputs = pushed(*xs, *[dx for dx in tangents if type(dx) is not Literal])
         n = len(moved)
         return outputs[:n], scatter(moved, outputs[n:])
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        found = at.through(self.branches, js[1:], ls[1:])
+        chosen = Cond(found.programs, self.batched)
+        return found.apart(chosen(*xs, *found.operands(js[1:], ls[1:])))
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         (index, *_), *operands = xs
@@ -247,6 +260,17 @@ class Cond(Primitive):
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(max(self.branches, key=lambda p: p.work.total)),)
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        index, *xs = writer.operands(eqn)
+        names = [writer.closure(f"case_{i}", "", p, xs, tuple_text) for i, p in enumerate(self.branches)]
+        how = "" if self.batched == "select" else f", batched={self.batched!r}"
+        made = writer.made.get(eqn.inputs[0])
+        if len(names) == 2 and made is not None and made.primitive == ConvertElementType(I32):
+            of_bool = made.inputs[0]
+            if of_bool.aval.dtype == bool:
+                return writer.assign(eqn, f"lax.cond({writer.read(of_bool)}, {names[1]}, {names[0]}{how})")
+        writer.assign(eqn, f"lax.switch({index}, {tuple_text(names)}{how})")
 
     def uses_axis(self, name: Any) -> bool:
         return any(uses_axis(p, name) for p in self.branches)

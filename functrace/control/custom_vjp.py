@@ -29,6 +29,17 @@ from functrace.rewrites.memo import copy_input, scatter
 from functrace.rewrites.transpose import instantiate
 
 
+def is_linear(pullback: CustomLinear) -> bool:
+    """Whether a pullback can be transposed, and does nothing besides."""
+    if pullback.backward.has_effects:
+        return False
+    try:
+        pullback.pushforward()
+    except RuleError:
+        return False
+    return True
+
+
 @primitive
 class CustomVjp(Applies):
     """`program(*operands)`, differentiated by `forward` and `backward`.
@@ -62,12 +73,19 @@ class CustomVjp(Applies):
     def has_effects(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.program.has_effects
 
+    @property
+    def goes_forward(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return is_linear(self._linear(unrolled(self.backward, self)))
+
+    def _linear(self, backward: Program) -> CustomLinear:
+        return CustomLinear(backward, len(self.forward.outputs) - len(self.program.outputs), self.label)
+
     def shape(self, *xs: Aval) -> Any:
         return self.program.out_avals
 
     def lower(self, *xs: Any) -> Any:
         forward, backward = unrolled(self.forward, self), unrolled(self.backward, self)
-        linear = CustomLinear(backward, len(forward.outputs) - len(self.program.outputs), self.label)
+        linear = self._linear(backward)
         try:
             rule = pushforward(forward, linear.pushforward(), len(self.program.outputs))
         except RuleError:  # the backward function is not linear: JAX gets reverse mode alone
@@ -157,6 +175,10 @@ class CustomLinear(Applies):
             r, ct = b.input(aval), b.input(aval)
             backward = b.build([mul(r, ct)])
         yield Sample(CustomLinear(backward, 1, "sample"), (aval, aval))
+
+    @property
+    def goes_forward(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return is_linear(self)
 
     def shape(self, *xs: Aval) -> Any:
         return tuple(v.aval for v in self.backward.inputs[self.residuals :])

@@ -58,7 +58,7 @@ class CustomVmap(Applies):
     name = "custom_vmap"
     multiple_results = True
     at_once = True
-    readable_text: ClassVar[bool] = False
+    readable_text: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
     program: Program
     rule: Any
     label: str

@@ -91,3 +91,22 @@ def needed_inputs(program: Program, outputs: tuple[bool, ...]) -> tuple[bool, ..
     wanted = select(outputs, program.outputs)
     needed = set(wanted).union(*[eqn.inputs for eqn in needed_equations(program, wanted)])
     return tuple([v in needed for v in program.inputs])
+
+
+@memoised
+def output_kinds(program: Program, others: tuple[Program, ...] = ()) -> tuple[int, ...]:
+    """Of each output the first one that is the same, in this Program and in others of its type."""
+    first: dict[Any, int] = {}
+    rows = zip(*[p.outputs for p in (program, *others)], strict=True)
+    return tuple([first.setdefault(row, i) for i, row in enumerate(rows)])
+
+
+def firsts(kinds: Sequence[Any]) -> tuple[bool, ...]:
+    """Which are the first of their kind."""
+    return tuple([k == i for i, k in enumerate(kinds)])
+
+
+def of_each_kind(kinds: Sequence[int], found: Sequence[Any]) -> list[Any]:
+    """What was found for the first of each kind, for all."""
+    by_kind = dict(zip([k for i, k in enumerate(kinds) if k == i], found, strict=True))
+    return [by_kind[k] for k in kinds]

@@ -15,7 +15,7 @@ from functrace.control.call import forced, uses_axis
 from functrace.control.custom_vjp import CustomLinear, CustomVjp
 from functrace.control.groups import cut
 from functrace.ir import Atom, Aval, Builder, Program, Sample, Var, Work, primitive
-from functrace.ir.primitive import Primitive
+from functrace.ir.primitive import AMBIENT, Primitive
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, zeros
 from functrace.primitives.unary import cos
@@ -36,6 +36,15 @@ class OnBackward(Primitive):
     captures: int
     label: str
 
+    @property
+    def only_looks(self) -> bool:
+        """Whether cotangents stay what they are."""
+        return unobserved(self.backward).outputs == self.backward.inputs[self.captures :]
+
+    @property
+    def goes_forward(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.only_looks and not AMBIENT.collects
+
     def samples(self) -> Iterator[Sample]:
         aval = Aval((3,), np.dtype(np.float32))
         with Builder() as b:
@@ -48,7 +57,7 @@ class OnBackward(Primitive):
         return xs[self.captures :]
 
     def lower(self, *xs: Any) -> Any:
-        if unobserved(self.backward).outputs == self.backward.inputs[self.captures :]:  # it only looks
+        if self.only_looks:
             return xs[self.captures :]
         return as_custom_vjp(self.backward, self).lower(*xs)
 

@@ -28,8 +28,20 @@ from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
 from functrace.control.loop_patterns import unknown, while_pattern
 from functrace.control.moving import filled, moving_of, tangents, total, unknown_part
-from functrace.control.scan import reversed_body, stepping, typed
-from functrace.control.while_loop import SLOTS, While, divided, mapped, observing, sample_loop, settled, stepping_loop
+from functrace.control.reversed_body import reversed_body
+from functrace.control.scan import stepping, typed
+from functrace.control.while_loop import (
+    SLOTS,
+    While,
+    divided,
+    mapped,
+    observing,
+    repeated,
+    sample_loop,
+    settled,
+    stepping_loop,
+    with_count,
+)
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
@@ -177,40 +189,6 @@ class WhileSaved(Primitive):
 def saving(loop: While) -> WhileSaved:
     """The loop that keeps states."""
     return WhileSaved(loop.predicate, loop.body, loop.consts, loop.slots)
-
-
-@memoised
-def with_count(_: Program, loop: While) -> While:
-    """The loop with the number of its steps as its first carry."""
-    programs = []
-    for program in (loop.predicate, loop.body):
-        with Builder() as b:
-            c = [copy_input(b, v) for v in program.inputs[: loop.consts]]
-            n = b.input(I32)
-            s = [copy_input(b, v) for v in program.inputs[loop.consts :]]
-            outputs = b.inline(program, [*c, *s])
-            programs.append(b.build(outputs if program is loop.predicate else [add(n, 1), *outputs]))
-    return While(programs[0], programs[1], loop.consts, loop.slots)
-
-
-@memoised
-def repeated(body: Program, consts: int, slots: int) -> While:
-    """The loop of `steps`, its first constant, with the number of the step as its first carry."""
-    with Builder() as b:
-        steps = b.input(I32)
-        for v in body.inputs[:consts]:
-            copy_input(b, v)
-        i = b.input(I32)
-        for v in body.inputs[consts:]:
-            copy_input(b, v)
-        predicate = b.build([lt(i, steps)])
-    with Builder() as b:
-        b.input(I32)
-        c = [copy_input(b, v) for v in body.inputs[:consts]]
-        i = b.input(I32)
-        s = [copy_input(b, v) for v in body.inputs[consts:]]
-        stepped = b.build([add(i, 1), *b.inline(body, [*c, *s])])
-    return While(predicate, stepped, 1 + consts, slots)
 
 
 def resaved(

@@ -18,15 +18,28 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, starts
+from functrace.control.bent import bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.control.loop_patterns import scan_pattern
+from functrace.control.reversed_body import counter_steps, mask_at_first, mask_of, reversed_body, step_types
 from functrace.ir import (
     Atom,
     Aval,
     Builder,
     Equation,
-    Literal,
     Masked,
     Program,
     Run,
@@ -38,20 +51,21 @@ from functrace.ir import (
 )
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
-from functrace.primitives.comparison import logical_or
-from functrace.primitives.elementwise import add, convert_element_type, mul, sub
+from functrace.primitives.elementwise import add, convert_element_type, mul
 from functrace.primitives.families import literal
 from functrace.primitives.indexing import DynamicSlice
 from functrace.primitives.selection import written
 from functrace.primitives.space import Reshape, batched_operand, broadcast_to, full, move_axis, zeros
 from functrace.primitives.unary import sin
-from functrace.rewrites import batch, collect, jvp, memoised, series
+from functrace.rewrites import batch, collect, jvp, memoised, series, squares
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.series import either, flat, present, unflat
 from functrace.rewrites.thread import Thread
-from functrace.rewrites.transpose import cleaned, presence, transposed
+from functrace.rewrites.transpose import cleaned
 
 F32 = np.dtype(np.float32)
 I32 = np.dtype(np.int32)
@@ -134,11 +148,42 @@ class Scan(Primitive):
         )
         return self._with(flags, tuple(outputs)), flags, tuple(outputs)
 
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        consts, carry, xs = cut(writer.operands(eqn), self.consts, self.carry)
+        _, carry_in, entries = cut(self.body.inputs, self.consts, self.carry)
+        if any([v.aval is not x.aval for v, x in zip(carry_in, eqn.inputs[self.consts :], strict=False)]):
+            return writer.usual(eqn)  # `lax.scan` would make types of a carry agree
+        s, x = writer.name("carry"), writer.name("entry")
+        name = writer.name("step")
+        writer.line(f"def {name}({s}, {x}):")
+        with writer:
+            for vs, of in ((carry_in, s), (entries, x)):
+                if vs:
+                    writer.line(f"{writer.targets(vs)} = {of}")
+            inner = [*consts, *[writer.read(v) for v in (*carry_in, *entries)]]
+            new, ys = cut(writer.body(self.body, inner), self.carry)
+            writer.line(f"return {tuple_text(new)}, {tuple_text(ys)}")
+        options = "".join([", reverse=True"] * self.reverse + [f", unroll={self.unroll}"] * (self.unroll != 1))
+        new, ys = cut(eqn.outputs, self.carry)
+        operands = f"{tuple_text(carry)}, {tuple_text(xs) if xs else None}, length={self.length}{options}"
+        writer.line(f"{writer.targets(new)}, {writer.targets(ys)} = lax.scan({name}, {operands})")
+
     # Forward mode.
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self._pushed(xs, dxs, "jvp")
-        return apart((self.carry,), moved, pushed(*operands))
+        return apart((self.carry,), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        like = starts(self.body, self.sizes, xs)
+        if all(firsts(like)):
+            return self(*xs)
+        body, kinds = merged(self.body, self.sizes, like)
+        flags = firsts(kinds.inputs)
+        consts, carry, _ = counted(self.sizes, flags)
+        ys = replace(self, body=body, consts=consts, carry=carry)(*select(flags, xs))
+        return of_each_kind(kinds.outputs, ys)
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         given, fill = lasting(self.body, self.consts, self.carry, tuple(map(present, xs)))
@@ -159,6 +204,17 @@ class Scan(Primitive):
         known = beside(self.sizes, moving, [True] * len(xs) + [False] * sum(moving))
         outputs, _ = pushed.separate(operands, known)
         return apart((self.carry,), moved, outputs)
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        wide = bent_loop(at, self.body, self.sizes, self.carry, js, ls)
+        js, ls = wide.operands(at, xs, js, ls)
+        n = self.consts + self.carry
+        js = [move_axis(j, 0, 1) if i >= n and j is not None else j for i, j in enumerate(js)]
+        operands = spread_in(self.sizes, (wide.moving, wide.bent), [*xs, *[v for v in (*js, *ls) if v is not None]])
+        consts, carry = wide.counts(*self.sizes)
+        scan = Scan(wide.body, consts, carry, self.length, self.reverse, self.unroll)
+        ys, jys, lys = spread_out((self.carry,), (wide.found.moved, wide.found.bent), scan(*operands))
+        return ys, [move_axis(j, 1, 0) if i >= self.carry and j is not None else j for i, j in enumerate(jys)], lys
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -272,6 +328,10 @@ class Scan(Primitive):
         mapped = Scan(body, self.consts, self.carry, self.length, self.reverse, self.unroll)
         finals, ys = cut(mapped(*c, *s, *x), self.carry)
         return [*finals, *[move_axis(y, 1, 0) if f else y for y, f in zip(ys, flags[self.carry :], strict=True)]], flags
+
+    def beside_squares(self) -> Any:
+        flags = tuple([i >= self.carry and v.is_inexact for i, v in enumerate(self.body.out_avals)])
+        return replace(self, body=squares(self.body, flags, True)), flags
 
     def with_programs(self, change: Callable[[Program], Program]) -> Scan:
         return replace(self, body=change(self.body))
@@ -498,152 +558,3 @@ def is_cheap(eqn: Equation) -> bool:
     if prim.multiple_results or prim.has_effects:
         return False
     return not eqn.outputs[0].aval.shape or isinstance(prim, DynamicSlice | Reshape)
-
-
-@memoised
-def counter_steps(body: Program, consts: int, carry: int) -> tuple[int | None, ...]:
-    """For each carry that is an integer to which each step adds a constant, that constant; else None."""
-    definitions = {eqn.outputs[0]: eqn for eqn in body.equations if eqn.primitive is add or eqn.primitive is sub}
-    steps: list[int | None] = []
-    for v, y in zip(body.inputs[consts : consts + carry], body.outputs, strict=False):
-        eqn = definitions.get(y)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        step = None
-        if eqn is not None and v.aval.dtype.kind in "iu" and not v.aval.shape:
-            x, k = eqn.inputs
-            if type(x) is Literal and eqn.primitive is add:
-                x, k = k, x
-            if x is v and type(k) is Literal:
-                step = int(k.value) if eqn.primitive is add else -int(k.value)
-        steps.append(step)
-    return tuple(steps)
-
-
-def mask_of(aval: Aval) -> Aval:
-    """The type of a mask of all entries."""
-    return Aval(aval.shape, np.dtype(bool))
-
-
-def mask_at_first(ct: Any, aval: Aval) -> Atom:
-    """What is there in the cotangent of a carry when the walk back begins."""
-    if ct is None:
-        return full(mask_of(aval), False)
-    return broadcast_to(ct.there.read(), aval.shape) if type(ct) is Masked else full(mask_of(aval), True)
-
-
-def step_types(cts: Sequence[Any], carry: int, avals: Sequence[Aval]) -> tuple[Any, ...]:
-    """For each result of a body, the type of the mask that may come from outside at every step, or None."""
-    types: list[Any] = []
-    for i, (c, a) in enumerate(zip(cts, avals, strict=True)):
-        masked = type(c) is Masked or (c is None and i < carry)  # a carry without one begins with nothing
-        uniform = [d - 1 for d in c.there.uniform if d] if i >= carry and type(c) is Masked else []
-        types.append((a.shape, frozenset(uniform)) if masked else None)
-    return tuple(types)
-
-
-class Reversed(NamedTuple):
-    """A linear body transposed: (fixed consts; counters, sums, ct_carry, masks of consts and carry; fixed x, ct_y,
-    masks) -> (counters, sums, ct_carry, masks of consts and carry, ct_x, masks), and which operands of the scan it is
-    about. Of the constants a mask says what is there at any step."""
-
-    body: Program
-    linear: tuple[bool, ...]  # operands, carries that start at zero included
-    steps: tuple[int | None, ...]
-    ct_consts: tuple[bool, ...]
-    ct_carry: tuple[bool, ...]
-    ct_scanned: tuple[bool, ...]
-    masked: tuple[bool, ...]  # operands whose cotangent has a mask
-
-
-@memoised
-def reversed_body(
-    body: Program, consts: int, carry: int, linear: tuple[bool, ...], with_ct: tuple[bool, ...],
-    types: tuple[Any, ...] | None = None,
-) -> Reversed:  # fmt: skip
-    """Transpose a body that is linear in the flagged operands, for results with a cotangent as flagged.
-
-    `types` has for each result the type of its mask, or None; without it nothing is masked.
-    """
-    n = consts + carry
-    linear = linear_inputs(body, consts, carry, linear)
-    steps = counter_steps(body, consts, carry)
-    with_ct = tuple(f and (i >= carry or linear[consts + i]) for i, f in enumerate(with_ct))
-    own = list(types or (None,) * len(body.outputs))
-    while True:
-        back = transposed(body, linear, with_ct, masks_given(with_ct, own))
-        ct_in = [bool(f) for f in scatter(linear, back.found)]
-        there = scatter(linear, scatter(back.found, back.there))
-        more = (*[w or f for w, f in zip(with_ct, ct_in[consts:n], strict=False)], *with_ct[carry:])
-        # A carry is masked at every step, or from outside alone, which is not at every step.
-        kept = [
-            None if i < carry and ct_in[consts + i] and there[consts + i] is None else of for i, of in enumerate(own)
-        ]
-        if more == with_ct and kept == own:
-            break
-        with_ct, own = more, kept
-    ct_consts, _, ct_scanned = (tuple(group) for group in cut(ct_in, consts, carry))
-    ct_carry = with_ct[:carry]
-    from_outside = [False] * consts + [w and of is not None for w, of in zip(ct_carry, own, strict=False)]
-    masked = tuple([
-        types is not None and (of is not None or (i < n and from_outside[i])) for i, of in enumerate(there)
-    ])  # fmt: skip
-    with Builder() as b:
-        c, s, x = cut(body.inputs, consts, carry)
-        l_c, l_s, l_x = cut(linear, consts, carry)
-        m_c, m_s, m_x = cut(masked, consts, carry)
-        fixed = [copy_input(b, v) for v, f in zip(c, l_c, strict=True) if not f]
-        numbers = [copy_input(b, v) for v, f in zip(s, l_s, strict=True) if not f]
-        sums = [copy_input(b, v) for v in select(ct_consts, c)]
-        cts = [b.input(y.aval) for y in select(ct_carry, body.outputs[:carry])]
-        any_masks = [b.input(mask_of(v.aval)) for v in select(tuple(m_c), c)]
-        carry_masks = [b.input(mask_of(v.aval)) for v in select(tuple(m_s), s)]
-        entries = [copy_input(b, v) for v, f in zip(x, l_x, strict=True) if not f]
-        ct_ys = [b.input(y.aval) for y in select(with_ct[carry:], body.outputs[carry:])]
-        given = select(tuple(from_outside[consts:]), scatter(tuple(m_s), carry_masks))
-        given += [b.input(Aval(of[0], np.dtype(bool))) for of in select(with_ct[carry:], own[carry:]) if of]
-        operands = [*fixed, *numbers, *entries, *cts, *ct_ys, *given]
-        results = scatter(tuple(ct_in), b.inline(back.program, operands))
-        masks: list[Any] = [None] * len(linear)
-        if any(masked):
-            written_masks = presence(body, linear, with_ct, masks_given(with_ct, own))
-            masks = scatter(tuple([of is not None for of in there]), b.inline(written_masks, operands))
-        r_c, r_s, r_x = cut(results, consts, carry)
-        p_c, p_s, p_x = cut(masks, consts, carry)
-        last = [s for s, f in zip(steps, l_s, strict=True) if not f]
-        outputs = [sub(v, literal(step, v.aval)) for v, step in zip(numbers, last, strict=True)]
-        outputs += [add(total, ct) for total, ct in zip(sums, [r for r in r_c if r is not None], strict=True)]
-        outputs += [
-            zeros(v.aval) if r is None else r for v, r, f in zip(s, r_s, ct_carry, strict=True) if f
-        ]
-        outputs += [
-            logical_or(m, broadcast_to(p, m.aval.shape))
-            for m, p in zip(any_masks, select(tuple(m_c), p_c), strict=True)
-        ]
-        outputs += [
-            full(mask_of(v.aval), False) if p is None else broadcast_to(p, v.aval.shape)
-            for v, p, m in zip(s, p_s, m_s, strict=True) if m
-        ]
-        outputs += [r for r in r_x if r is not None]
-        outputs += [broadcast_to(p, v.aval.shape) for v, p, m in zip(x, p_x, m_x, strict=True) if m]
-        return Reversed(b.build(outputs), linear, steps, ct_consts, ct_carry, ct_scanned, masked)
-
-
-def masks_given(with_ct: Sequence[bool], types: Sequence[Any]) -> tuple[Any, ...]:
-    """The types of the masks of those results that have a cotangent, as `transposed` takes them."""
-    given = tuple([of for of, w in zip(types, with_ct, strict=True) if w])
-    return given if any(of is not None for of in given) else ()
-
-
-@memoised
-def linear_inputs(body: Program, consts: int, carry: int, linear: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which inputs of a body depend on the flagged operands; a carry may only later."""
-    while True:
-        late: set[Any] = {v for v, f in zip(body.inputs, linear, strict=True) if f}
-        for eqn in body.equations:
-            if not late.isdisjoint(eqn.inputs):
-                late.update(eqn.outputs)
-        more = tuple(
-            f or (consts <= i < consts + carry and body.outputs[i - consts] in late) for i, f in enumerate(linear)
-        )
-        if more == linear:
-            return linear
-        linear = more

@@ -16,8 +16,21 @@ import jax.core
 import numpy as np
 from jax import lax
 
+from functrace.control.alike import merged, of_kinds, starts
+from functrace.control.bent import Bent, bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
-from functrace.control.groups import apart, arranged, beside, counted, cut, narrowed, needed_inputs, reads
+from functrace.control.groups import (
+    apart,
+    arranged,
+    beside,
+    counted,
+    cut,
+    firsts,
+    narrowed,
+    needed_inputs,
+    of_each_kind,
+    reads,
+)
 from functrace.control.loop_patterns import while_pattern
 from functrace.control.scan import (
     I32_SCALAR,
@@ -34,6 +47,7 @@ from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
+from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
@@ -44,6 +58,7 @@ from functrace.primitives.space import batched_operand, broadcast_in_dim, not_th
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, memoised, series
 from functrace.rewrites.collect import acts, unobserved
+from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, select
 from functrace.rewrites.separate import separated
 from functrace.rewrites.series import flat, present, unflat
@@ -120,9 +135,46 @@ class While(Primitive):
         flags = (*inputs[: self.consts], *outputs)
         return None if all(flags) else (self._with(flags, outputs), flags, outputs)
 
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        carries = zip(self.body.inputs[self.consts :], eqn.inputs[self.consts :], strict=True)
+        if self.slots < 4 or any([v.aval is not x.aval for v, x in carries]):  # `lax.while_loop` would make types agree
+            return writer.usual(eqn)
+        consts, carry = cut(writer.operands(eqn), self.consts)
+        names = []
+        for label, program in (("going", self.predicate), ("turn", self.body)):
+            s, name = writer.name("carry"), writer.name(label)
+            names.append(name)
+            writer.line(f"def {name}({s}):")
+            with writer:
+                mine = program.inputs[self.consts :]
+                if mine:
+                    writer.line(f"{writer.targets(mine)} = {s}")
+                results = writer.body(program, [*consts, *[writer.read(v) for v in mine]])
+                writer.line(f"return {results[0] if label == 'going' else tuple_text(results)}")
+        options = "" if self.slots == SLOTS else f", checkpoints={self.slots}"
+        writer.assign(eqn, f"lax.while_loop({', '.join(names)}, {tuple_text(carry)}{options})")
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         pushed, operands, moved = self.pushed(xs, dxs)
-        return apart((), moved, pushed(*operands))
+        return apart((), moved, pushed.of_kinds(operands))
+
+    def of_kinds(self, xs: Sequence[Any]) -> Sequence[Any]:
+        """Applied, with one operand for those that are alike at every turn."""
+        sizes = self.consts, len(self.body.outputs)
+        like = starts(self.body, sizes, xs)
+        if all(firsts(like)):
+            return self(*xs)
+        body, kinds = merged(self.body, sizes, like)
+        flags = firsts(kinds.inputs)
+        loop = While(of_kinds(self.predicate, kinds.inputs), body, counted(sizes, flags)[0], self.slots)
+        return of_each_kind(kinds.outputs, loop(*select(flags, xs)))
+
+    def laplacian(self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> Any:
+        wide = bent_loop(at, self.body, (self.consts,), len(self.body.outputs), js, ls)
+        more = [v for group in wide.operands(at, xs, js, ls) for v in group if v is not None]
+        operands = spread_in((self.consts,), (wide.moving, wide.bent), [*xs, *more])
+        outputs = widened(self.body, self, wide)(*operands)
+        return spread_out((len(self.body.outputs),), (wide.found.moved, wide.found.bent), outputs)
 
     def series_at_once(self, xs: Sequence[list[Any]]) -> list[list[Any]]:
         given, fill = lasting(self.body, self.consts, len(self.body.outputs), tuple(map(present, xs)))
@@ -264,6 +316,16 @@ def pushforward(
 
 
 @memoised
+def widened(_: Program, loop: While, wide: Bent) -> While:
+    """The loop whose body carries J and L."""
+    with Builder() as b:
+        inputs = [copy_input(b, v) for v in wide.body.inputs]
+        primals = spread_out((loop.consts,), (wide.moving, wide.bent), inputs)[0]
+        predicate = b.build(b.inline(loop.predicate, primals))
+    return While(predicate, wide.body, wide.counts(loop.consts)[0], loop.slots)
+
+
+@memoised
 def observing(_: Program, loop: While) -> tuple[While, tuple[str, ...]]:
     """The loop that also carries what is observed in its step, and the names. Its predicate is asked once more than
     its step runs, so nothing is observed there."""
@@ -371,3 +433,37 @@ def run(loop: While, xs: Sequence[Any]) -> list[Any]:
 def compiled(_: Program, loop: While) -> Any:
     """The loop as one compiled function, for where it runs alone."""
     return jax.jit(lambda *xs: run(loop, xs))
+
+
+@memoised
+def with_count(_: Program, loop: While) -> While:
+    """The loop with the number of its steps as its first carry."""
+    programs = []
+    for program in (loop.predicate, loop.body):
+        with Builder() as b:
+            c = [copy_input(b, v) for v in program.inputs[: loop.consts]]
+            n = b.input(I32_SCALAR)
+            s = [copy_input(b, v) for v in program.inputs[loop.consts :]]
+            outputs = b.inline(program, [*c, *s])
+            programs.append(b.build(outputs if program is loop.predicate else [add(n, 1), *outputs]))
+    return While(programs[0], programs[1], loop.consts, loop.slots)
+
+
+@memoised
+def repeated(body: Program, consts: int, slots: int) -> While:
+    """The loop of `steps`, its first constant, with the number of the step as its first carry."""
+    with Builder() as b:
+        steps = b.input(I32_SCALAR)
+        for v in body.inputs[:consts]:
+            copy_input(b, v)
+        i = b.input(I32_SCALAR)
+        for v in body.inputs[consts:]:
+            copy_input(b, v)
+        predicate = b.build([lt(i, steps)])
+    with Builder() as b:
+        b.input(I32_SCALAR)
+        c = [copy_input(b, v) for v in body.inputs[:consts]]
+        i = b.input(I32_SCALAR)
+        s = [copy_input(b, v) for v in body.inputs[consts:]]
+        stepped = b.build([add(i, 1), *b.inline(body, [*c, *s])])
+    return While(predicate, stepped, 1 + consts, slots)

@@ -16,8 +16,8 @@ from functrace.errors import ArgumentError
 from functrace.ir import Equation, Program, Source, Var
 from functrace.ir.source import caller_source
 from functrace.tracing.tracer import at
-from functrace.transforms import make_program
 from functrace.transforms.arguments import check_callable, fun_name
+from functrace.transforms.program import made_program
 
 NOWHERE = Source("", 0, "")
 WIDTH = 44  # of the column of names
@@ -154,7 +154,7 @@ def cost(
         )
 
     def cost_of(*args: Any, **kwargs: Any) -> Cost:
-        return program_cost(make_program(fun, static_argnums)(*args, **kwargs), fun_name(fun), trips)
+        return program_cost(made_program("cost", fun, static_argnums)(*args, **kwargs), fun_name(fun), trips)
 
     return cost_of
 

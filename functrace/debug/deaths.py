@@ -66,7 +66,7 @@ class Watching:
     def of(cls, program: Program, moving: tuple[bool, ...], values: Sequence[Any]) -> Watching:
         """Compute value and gradient once, and take down the extents."""
         self = cls()
-        joint, names = rewrites.collect(rewrites.gradient(self.watched(program), moving))
+        joint, names = rewrites.collect(rewrites.pullback(self.watched(program), moving))
         outputs = apply(joint, values)
         for name, x in zip(names, outputs[len(outputs) - len(names) :], strict=True):
             kind, _, number = name.partition(" ")
@@ -119,10 +119,11 @@ class Watching:
 
 
 class Stop(NamedTuple):
-    """An equation at which a gradient dies, its operands `on_path`, and which equation `made` each value."""
+    """An equation at which a gradient dies, operands and all values on its path, and what `made` each value."""
 
     eqn: Equation
     on_path: tuple[Var, ...]
+    path: set[Any]
     made: dict[Any, Equation]
 
 
@@ -161,7 +162,7 @@ def frontier(program: Program, moving: Sequence[bool], watching: Watching) -> li
         for held in held_by(eqn.primitive):
             if len(held.inputs) <= len(flags):
                 inside += frontier(held, flags[len(flags) - len(held.inputs) :], watching)
-        found += inside or [Stop(eqn, through, made)]
+        found += inside or [Stop(eqn, through, path, made)]
     return found
 
 
@@ -197,9 +198,26 @@ SATURATING = ("logistic", "tanh", "erf", "erfc", "exp", "exp2", "expm1", "atan")
 PRODUCTS = ("mul", "dot_general", "conv_general_dilated", "div")
 
 
+def is_constant(x: Any, made: dict[Any, Equation]) -> bool:
+    """Whether a value was written down: a literal, or one that is repeated."""
+    while x in made and len(made[x].inputs) == 1:
+        (x,) = made[x].inputs
+    return type(x) is Literal
+
+
+def compared(stop: Stop) -> Any:
+    """What a `where` compares, if that is what it chooses from, or what this was made of: a bound."""
+    eqn, through, path, made = stop
+    test = made.get(eqn.inputs[0])
+    if eqn.primitive.name != "select_n" or test is None or test.primitive.name not in COMPARISONS:
+        return None
+    near = {*through, *[x for v in through if v in made for x in made[v].inputs]}
+    return next((x for x in test.inputs if x in path and x in near), None)
+
+
 def classified(stop: Stop, watching: Watching) -> Death:
     """Why the cotangents of an equation's operands are zero, by its kind and its values."""
-    eqn, through, made = stop
+    eqn, through, _, made = stop
     name, dtype = eqn.primitive.name, eqn.outputs[0].aval.dtype
     ct = max(watching.cotangent(v) for v in eqn.outputs)
     of = [e for x in through if (e := watching.value(x)) is not None]
@@ -211,9 +229,13 @@ def classified(stop: Stop, watching: Watching) -> Death:
     alive_units = "Lower the learning rate or the biases' magnitude, use He initialisation, or leaky_relu, gelu or elu."
     if is_dead_unit(eqn, made, watching):
         return death("dead", f"dead units: relu gives 0 for every entry{spread}", alive_units)
-    if name in ("max", "min", "clamp"):
+    bounded = compared(stop)
+    if name in ("max", "min", "clamp") or bounded is not None:
+        if bounded is not None:
+            e = watching.value(bounded)
+            spread = f" (what it compares is from {e.low:.3g} to {e.high:.3g})" if e else ""
         return death(
-            "dead", f"every entry is beyond the bound of {name}{spread}",
+            "dead", f"every entry is beyond the bound of {'where' if bounded is not None else name}{spread}",
             "Widen the bound, scale what is bounded, or use a smooth bound (softplus, tanh).",
         )  # fmt: skip
     if name in ("select_n", "cond", *SELECTING, *JOINING):
@@ -231,16 +253,22 @@ def classified(stop: Stop, watching: Watching) -> Death:
             return death("dead", "dead units: relu gives 0 for every entry", alive_units, relu)
         if zero:
             since = f", since relu gives 0 for every entry at {relu.source}" if relu else ""
+            fix = "Give the other factor a start that is not zero, or wait: once it moves, this gradient comes."
+            if relu or is_constant(zero[0], made):
+                fix = alive_units if relu else "Take the product away, or multiply by something else: it is a constant."
             return death(
-                "zero factor", f"multiplied by zero: the other factor of {name} is 0 everywhere{since}",
-                alive_units if relu else "Give the other factor a start that is not zero, or wait: once it moves, this "
-                "gradient comes.",
-            )  # fmt: skip
+                "zero factor", f"multiplied by zero: the other factor of {name} is 0 everywhere{since}", fix
+            )
         smallest = min([e.size for e in factors.values()], default=0.0)
         return death(
             "underflow", f"underflow: in {name} a cotangent of at most {ct:.1e} times a factor of at most "
             f"{smallest:.1e} is below the smallest {dtype}",
             "Scale the loss, compute in a wider dtype, or work with logarithms.",
+        )  # fmt: skip
+    if isinstance(eqn.primitive, OnBackward):
+        return death(
+            "flat", "the function given to on_backward makes a cotangent of 0 for every entry",
+            "Look at that function, or take the hook away.",
         )  # fmt: skip
     if name in SATURATING:
         return death(
@@ -258,8 +286,9 @@ def classified(stop: Stop, watching: Watching) -> Death:
             "Look at one step alone: call explain_zero on the loop's body.",
         )  # fmt: skip
     label = getattr(eqn.primitive, "label", "")
-    what = f"the rule of {label}" if name.startswith("custom") and label else f"the derivative of {name}"
-    return death(
-        "flat", f"{what} is zero at these values{spread}, or its terms cancel",
-        "Move the values away from there, or give the function another derivative (custom_vjp).",
+    is_rule = bool(name.startswith("custom") and label)
+    what = f"the rule of {label}" if is_rule else f"the derivative of {name}"
+    fix = "Hold the rule against numerical derivatives: testing.gradcheck." if is_rule else (
+        "Move the values away from there, or give the function another derivative (custom_vjp)."
     )  # fmt: skip
+    return death("flat", f"{what} is zero at these values{spread}, or its terms cancel", fix)  # fmt: skip

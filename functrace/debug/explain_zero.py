@@ -23,7 +23,7 @@ from functrace.ir import Builder, Equation, Program
 from functrace.rewrites.memo import copy_input
 from functrace.tracing import apply
 from functrace.tracing.trace import leaf_names, parameter_names
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.grad import check_inputs, check_output
 
@@ -78,17 +78,19 @@ def explain_zero(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..
     check_callable("explain_zero", loss)
 
     @wraps(loss)
-    def explained(params: Any, *batch: Any) -> ZeroReport:
+    def explained(*args: Any) -> ZeroReport:
+        check_call("explain_zero", loss, args, {}, first=True)
+        params = args[0]
         leaves = tree_util.tree_leaves(params)
-        check_inputs("explain_zero", [params], leaves, [0], False, False)
-        traced, _, _, n = trace_with_aux("explain_zero", loss, (params, *batch), has_aux, own_lines=True)
-        check_output("explain_zero", traced, n, False)
+        check_inputs("explain_zero", [params], leaves, [0])
+        traced, _, _, n = trace_with_aux("explain_zero", loss, args, has_aux, own_lines=True)
+        check_output("explain_zero", traced, n)
         program = inlined(Program(traced.program.inputs, traced.program.equations, traced.program.outputs[:1]))
-        values = [*traced.captures, *tree_util.tree_leaves((params, *batch))]
+        values = [*traced.captures, *tree_util.tree_leaves(args)]
         c = len(traced.captures)
         names = leaf_names((params,), {}, parameter_names(loss)[:1])
         moving = tuple([c <= i < c + len(leaves) for i in range(len(values))])
-        gradient = apply(rewrites.gradient(program, moving), values)[1:]
+        gradient = apply(rewrites.pullback(program, moving), values)[1:]
         zero = [i for i, g in enumerate(gradient) if not np.asarray(g).any()]
         rows, watching = [], None
         for i in zero:
@@ -134,13 +136,14 @@ def blocked(program: Program, moving: Sequence[bool]) -> Death | None:
     moved, blocks = derivative_paths(program, moving)
     if any(moved):
         return None
-    names = list(dict.fromkeys([describe(eqn) for eqn in blocks]))
     source = blocks[0].source if blocks else None
+    at_once = [eqn for eqn in blocks if eqn.source == source]  # a line such as x // 2 compares, too
+    block = next((eqn for eqn in at_once if eqn.primitive.name not in COMPARISONS), blocks[0] if blocks else None)
     others = [f"{describe(eqn)} at {eqn.source}" for eqn in blocks[1:4] if eqn.source != source]
-    reason = f"no derivative goes through {names[0] if names else 'what is computed from it'}"
+    reason = f"no derivative goes through {describe(block) if block else 'what is computed from it'}"
     if others:
         reason += f" (nor through {', '.join(others)})"
-    return Death("blocked", reason, source, fix_for(blocks[0] if blocks else None))
+    return Death("blocked", reason, source, fix_for(block))
 
 
 def derivative_paths(program: Program, moving: Sequence[bool]) -> tuple[list[bool], list[Equation]]:

@@ -18,7 +18,7 @@ from functrace.ir.source import caller_source
 from functrace.tracing import apply, trace
 from functrace.tracing.trace import leaf_names, parameter_names
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.grad import check_inputs, check_output, value_and_grad
 
@@ -90,21 +90,29 @@ def flow_stats(
     >>> bool(stats.sampled), stats.report().verdict
     (True, 'healthy')
     """
-    check_callable("flow_stats", loss)
+    return with_statistics("flow_stats", loss, has_aux, update, when)
+
+
+def with_statistics(
+    caller: str, loss: Callable[..., Any], has_aux: bool, update: Callable[[Any], Any] | None, when: Any = True
+) -> Callable[..., Any]:
+    """`flow_stats`, for the function of that name."""
+    check_callable(caller, loss)
 
     @wraps(loss)
-    def with_stats(params: Any, *batch: Any) -> Any:
-        args = (params, *batch)
+    def with_stats(*args: Any) -> Any:
+        check_call(caller, loss, args, {}, first=True)
+        params = args[0]
         leaves, tree = tree_util.tree_flatten(params)
-        check_inputs("gradient_flow", [params], leaves, [0], False, False)
-        traced, aux, _, n = trace_with_aux("gradient_flow", loss, args, has_aux, own_lines=True)
-        check_output("gradient_flow", traced, n, False)
+        check_inputs(caller, [params], leaves, [0])
+        traced, aux, _, n = trace_with_aux(caller, loss, args, has_aux, own_lines=True)
+        check_output(caller, traced, n)
         program = instrumented(traced.program)
         c, m = len(traced.captures), len(program.outputs)
         names = leaf_names((params,), {}, parameter_names(loss)[:1])
         shape = layout(program, range(c, c + len(leaves)), names)
         moving = tuple([c <= i < c + len(leaves) for i in range(len(program.inputs))])
-        program, labels = rewrites.collect(rewrites.gradient(program, moving))
+        program, labels = rewrites.collect(rewrites.pullback(program, moving))
         kept = [i for i, text in enumerate(labels) if read_label(text)]
 
         def sampled(*args: Any) -> Any:
@@ -113,7 +121,7 @@ def flow_stats(
             updates = gradient
             if update is not None:
                 updates = tree_util.tree_leaves(update(tree_util.tree_unflatten(tree, gradient)))
-            whole = trace(rows, [gradient, tree_util.tree_leaves(args[0]), updates], transform="gradient_flow")
+            whole = trace(rows, [gradient, tree_util.tree_leaves(args[0]), updates], transform=caller)
             (table,) = apply(whole.program, [*gradient, *tree_util.tree_leaves(args[0]), *updates])
             found = outputs[m + len(leaves) :]
             stats = FlowStats(
@@ -172,10 +180,10 @@ def gradient_flow(
     >>> flow.verdict, flow.begins
     ('dead', 'hidden')
     """
-    whole = flow_stats(loss, has_aux, update)
+    whole = with_statistics("gradient_flow", loss, has_aux, update)
 
     @wraps(loss)
-    def reported(params: Any, *batch: Any) -> GradientFlow:
-        return whole(params, *batch)[2].report()
+    def reported(*args: Any) -> GradientFlow:
+        return whole(*args)[2].report()
 
     return reported

@@ -27,7 +27,7 @@ from functrace.rewrites.memo import copy_input, memoised
 from functrace.rewrites.thread import extent, held_by, thread
 from functrace.tracing import aval_of, trace
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 
 FAR = 40  # equations that a report goes back
 NEAR = 12  # equations from a product back to the `where` that masked its factor
@@ -69,6 +69,7 @@ def find_nonfinite(fun: Callable[..., Any], grad: bool | None = None) -> Callabl
                 "find_nonfinite: called inside a trace, where there are no values to look at. Call it outside of jit, "
                 f"grad and vmap, with the function that they made.{at(caller_source())}"
             )
+        check_call("find_nonfinite", fun, args, kwargs)
         traced = trace(fun, args, kwargs, transform="find_nonfinite", concrete=True, own_lines=True)
         values = [*traced.captures, *tree_util.tree_leaves((args, kwargs))]
         captured = len(traced.captures)
@@ -102,7 +103,7 @@ def with_gradient(program: Program, arguments: Sequence[int], asked: bool | None
         )
     if asked is None:
         asked = scalar and len(outputs) == 1 and any(moving) and not differentiates(program)
-    return rewrites.gradient(program, moving) if asked else program
+    return rewrites.pullback(program, moving) if asked else program
 
 
 @memoised

@@ -85,7 +85,7 @@ TABLE = [
     Remedy(of("log", "log1p"), "the derivative of log, 1/x, is infinite at 0",
            "keep the argument above 0: `log(maximum(x, eps))`; for probabilities compute the logarithm from logits "
            "(`log_softmax`, `log_sigmoid`)"),
-    Remedy(of("pow", "integer_pow"), "the derivative of x ** p is infinite at 0 for p < 1",
+    Remedy(both(of("pow", "integer_pow"), some(zero)), "the derivative of x ** p is infinite at 0 for p < 1",
            "keep the base above 0: `maximum(x, eps) ** p`"),
     Remedy(of("asin", "acos", "atanh"), "the derivative is infinite at the ends of the domain, -1 and 1",
            "clip the argument to within them: `clip(x, -1 + eps, 1 - eps)`"),
@@ -95,7 +95,8 @@ TABLE = [
            "keep the argument positive: `log(maximum(x, eps))`"),
     Remedy(is_("log"), "log of 0 is -Inf",
            "keep the argument above 0: `log(x + eps)` or `log(maximum(x, eps))`; for probabilities `log_softmax` of "
-           "the logits; for x * log(x), `scipy.special.xlogy`"),
+           "the logits; for x * log(x), which is 0 at 0, `scipy.special.xlogy(x, x)`, or, as its slope there is -Inf, "
+           "`xlogy(x, x + eps)` where it is differentiated"),
     Remedy(is_("log1p"), "log1p of -1 is -Inf, and of less NaN",
            "keep the argument above -1: `log1p(maximum(x, -1 + eps))`"),
     Remedy(both(is_("sqrt", "rsqrt"), operand(0, negative)), "the square root of a negative number is NaN",
@@ -121,6 +122,8 @@ TABLE = [
     Remedy(both(is_("sub", "add", "reduce_sum", "cumsum"), some(infinite)), "Inf - Inf is NaN",
            "a row in which everything is masked with -inf has no largest element: mask with a large finite number "
            "(-1e9, or `finfo(dtype).min`), or leave such rows out"),
+    Remedy(both(is_("atanh"), lambda m: not m.has(0, lambda x: abs(x) > 1)), "atanh of -1 or 1 is infinite",
+           "keep the argument within: `clip(x, -1 + eps, 1 - eps)`"),
     Remedy(is_("asin", "acos", "atanh", "acosh"), "an argument outside of the function's domain",
            "clip the argument to the domain"),
     Remedy(is_("gather"), "an index out of range, which reads NaN", "check the index, or pass mode='clip'"),

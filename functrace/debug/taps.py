@@ -12,8 +12,9 @@ from typing import Any
 from jax import tree_util
 
 from functrace import rewrites
+from functrace.ir.primitive import AMBIENT
 from functrace.tracing import apply, trace
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 
 
 def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +51,12 @@ def taps(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fun)
     def with_taps(*args: Any, **kwargs: Any) -> Any:
-        traced = trace(fun, args, kwargs, transform="taps", concrete=True)
+        check_call("taps", fun, args, kwargs)
+        outer, AMBIENT.collects = AMBIENT.collects, True
+        try:
+            traced = trace(fun, args, kwargs, transform="taps", concrete=True)
+        finally:
+            AMBIENT.collects = outer
         program, names = rewrites.collect(traced.program)
         outputs = apply(program, [*traced.captures, *tree_util.tree_leaves((args, kwargs))])
         n = len(traced.program.outputs)

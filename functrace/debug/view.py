@@ -24,7 +24,7 @@ from jax import numpy as jnp, tree_util
 
 from functrace.debug.cost import Row, placed, program_cost
 from functrace.debug.norms import measure, shown
-from functrace.errors import ArgumentError, DtypeError
+from functrace.errors import ArgumentError, DtypeError, FileError, MissingFileError
 from functrace.ir import Equation, Literal, Program, Source
 from functrace.ir.source import caller_source
 from functrace.ir.text import Names, told, value_text
@@ -52,6 +52,7 @@ def view(program: Program, values: Sequence[Any] | None = None, path: str | os.P
     Raises:
       DtypeError: `program` is not a Program, or a value has not the type of its input.
       ArgumentError: there are not as many values as inputs.
+      FileError: the file cannot be written; a MissingFileError where there is no such folder.
 
     >>> import functrace as ft, numpy as np, tempfile, os
     >>> program = ft.make_program(ft.grad(lambda x: (x ** 3).sum()))(np.ones(4))
@@ -66,8 +67,16 @@ def view(program: Program, values: Sequence[Any] | None = None, path: str | os.P
         )
     norms = None if values is None else measured(program, values)
     where = os.path.abspath(path)
-    with open(where, "w", encoding="utf-8") as file:
-        file.write(page(page_data(program, norms), os.path.splitext(os.path.basename(where))[0]))
+    text = page(page_data(program, norms), os.path.splitext(os.path.basename(where))[0])
+    try:
+        with open(where, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else FileError
+        raise kind(
+            f"view: path {os.fspath(path)!r} cannot be written ({error.strerror or error}): give the path of a file in "
+            f"a folder that exists.{at(caller_source())}"
+        ) from error
     return where
 
 

@@ -18,7 +18,8 @@ from jax.extend import core as jax_core
 from functrace.control import Checkpoint, Cond, LinearSolve, Scan, While
 from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
-from functrace.errors import RuleError
+from functrace.errors import ProgramError, RuleError
+from functrace.foreign import reading
 from functrace.foreign.factorizations import BATCHED, FLOPS
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
 from functrace.ir.dependence import Matrix, Site
@@ -33,6 +34,9 @@ INLINED = {
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
 }
+
+
+Flags = tuple[bool, ...]
 
 
 class Imported(NamedTuple):
@@ -187,11 +191,18 @@ def closed(imported: Imported) -> Program:
         return b.build(b.inline(imported.program, [*arrays, *inputs]))
 
 
+def holds_jaxpr(params: dict[str, Any]) -> bool:
+    """Whether a JAX primitive with these parameters runs a function."""
+    return any(
+        hasattr(v, "jaxpr") or (isinstance(v, tuple) and any([hasattr(u, "jaxpr") for u in v])) for v in params.values()
+    )
+
+
 class Foreign(Primitive):
     """A JAX primitive with its parameters and the avals of its results."""
 
     multiple_results = True
-    readable_text = False
+    analytic = False
 
     def __init__(self, jax_primitive: Any, params: dict[str, Any], out_avals: Any, effects: bool):
         self.name = jax_primitive.name
@@ -201,6 +212,8 @@ class Foreign(Primitive):
         self.has_effects = effects
         self.jvp_has_value = self.name.startswith("custom_")
         self._derived: dict[Any, Any] = {}
+        # A rule in JAX may be for reverse mode only, and axes have names.
+        self.goes_forward = not effects and not holds_jaxpr(params) and "axis_index_groups" not in params
         try:
             self._key: Any = (jax_primitive, tuple(sorted(params.items())), out_avals)
             hash(self._key)
@@ -217,6 +230,14 @@ class Foreign(Primitive):
     def params(self) -> dict[str, Any]:
         return self.jax_params
 
+    @property
+    def readable_text(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.has_effects and self.name in reading.primitives() and reading.plain(self.jax_params) is not None
+
+    @property
+    def text_params(self) -> dict[str, Any]:
+        return reading.plain(self.jax_params) or {}
+
     def shape(self, *xs: Aval) -> Any:
         return self.out_avals
 
@@ -225,13 +246,17 @@ class Foreign(Primitive):
         outputs = self.jax_primitive.bind(*xs, **params)
         return outputs if self.jax_primitive.multiple_results else [outputs]
 
-    def runs(self) -> tuple[Run, ...]:
+    def applied(self) -> Program | None:
         jaxpr = self.jax_params.get("call_jaxpr")  # that of a function with a custom derivative
         if jaxpr is None:
-            return ()
-        if "runs" not in self._derived:
-            self._derived["runs"] = closed(import_jaxpr(jaxpr))
-        return (Run(self._derived["runs"]),)
+            return None
+        if "applied" not in self._derived:
+            self._derived["applied"] = closed(import_jaxpr(jaxpr))
+        return self._derived["applied"]
+
+    def runs(self) -> tuple[Run, ...]:
+        applied = self.applied()
+        return () if applied is None else (Run(applied),)
 
     def work(self, *xs: Aval) -> Work:
         count = FLOPS.get(self.name)
@@ -254,12 +279,12 @@ class Foreign(Primitive):
                 raise RuleError(f"{self.name}: jax has no rule for this: {error}") from error
         return self._derived[key]
 
-    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        moving = tuple(dx is not None for dx in dxs)
+    def pushforward(self, moving: Flags, avals: Sequence[Aval]) -> Program:
+        """`(x, dx) -> (y, dy)`, with a tangent for each moving operand and each inexact result."""
         moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
-        n = len(xs)
+        n = len(moving)
 
-        def pushforward(*args: Any) -> Any:
+        def pushed(*args: Any) -> Any:
             xs, rest = args[:n], iter(args[n:])
 
             def of_moving(*moving_xs: Any) -> Any:
@@ -273,21 +298,18 @@ class Foreign(Primitive):
             )
             return [*ys, *[dys[i] for i in moved]]
 
+        return self._imported(("jvp", moving), pushed, avals)
+
+    def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        moving = tuple(dx is not None for dx in dxs)
         tangents = [dx for dx in dxs if dx is not None]
         avals = [x.aval for x in [*xs, *tangents]]
-        outputs = ambient().inline(self._imported(("jvp", moving), pushforward, avals), [*xs, *tangents])
-        n_out = len(self.out_avals)
-        dys: list[Any] = [None] * n_out
-        for i, dy in zip(moved, outputs[n_out:], strict=True):
-            dys[i] = dy
-        return outputs[:n_out], dys
+        outputs = ambient().inline(self.pushforward(moving, avals), [*xs, *tangents])
+        rest = iter(outputs[len(self.out_avals) :])
+        return outputs[: len(self.out_avals)], [next(rest) if a.is_inexact else None for a in self.out_avals]
 
-    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
-        # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
-        if not any(hasattr(v, "jaxpr") or (isinstance(v, tuple) and any(hasattr(u, "jaxpr") for u in v))
-                   for v in self.jax_params.values()) or self.name == "custom_jvp_call":
-            return self.jvp(xs, dxs)
-        moving = tuple(dx is not None for dx in dxs)
+    def halves(self, moving: Flags, avals: Sequence[Aval]) -> tuple[Program, Program]:
+        """`x -> (y, r)` and `(r, ct_y) -> ct_x`, with cotangents of inexact results and moving operands."""
         moved = [i for i, a in enumerate(self.out_avals) if a.is_inexact]
         pulled: list[Any] = []
 
@@ -304,27 +326,30 @@ class Foreign(Primitive):
             pulled.append(tree)
             return [*ys, *residuals]
 
-        avals = [x.aval for x in xs]
         program = self._imported(("forward", moving), forward, avals)
         if pulled:
             self._derived["pullback", moving, tuple(avals)] = pulled[-1]
         tree = self._derived["pullback", moving, tuple(avals)]
-        n = len(self.out_avals)
-        outputs = ambient().inline(program, xs)
-        residuals = outputs[n:]
+        residuals = program.out_avals[len(self.out_avals) :]
 
         def backward(*args: Any) -> Any:
             pullback = jax.tree_util.tree_unflatten(tree, args[: len(residuals)])
             return list(pullback(list(args[len(residuals) :])))
 
-        pulled_program = self._imported(
-            ("backward", moving),
-            backward,
-            [*[r.aval for r in residuals], *[self.out_avals[i].strong() for i in moved]],
-        )
-        linear = CustomLinear(pulled_program, len(residuals), self.name)
-        tangents = [dx for dx in dxs if dx is not None]
-        rest = iter(linear(*residuals, *tangents))
+        back = [*residuals, *[self.out_avals[i].strong() for i in moved]]
+        return program, self._imported(("backward", moving), backward, back)
+
+    def linearize(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
+        # A loop's pushforward mixes primals and tangents in one equation; its vjp keeps them apart.
+        if not holds_jaxpr(self.jax_params) or self.name == "custom_jvp_call":
+            return self.jvp(xs, dxs)
+        moving = tuple(dx is not None for dx in dxs)
+        forward, backward = self.halves(moving, [x.aval for x in xs])
+        n = len(self.out_avals)
+        outputs = ambient().inline(forward, xs)
+        residuals = outputs[n:]
+        linear = CustomLinear(backward, len(residuals), self.name)
+        rest = iter(linear(*residuals, *[dx for dx in dxs if dx is not None]))
         return outputs[:n], [next(rest) if a.is_inexact else None for a in self.out_avals]
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
@@ -360,3 +385,24 @@ class Foreign(Primitive):
         return ambient().inline(imported, xs), (True,) * len(self.out_avals)
 
 
+
+
+class Read:
+    """What the text of a Program has of JAX's own."""
+
+    def dtype(self, name: str) -> Any:
+        """The dtype of the keys of a generator."""
+        return reading.key_dtypes().get(name)
+
+    def primitive(self, name: str, params: dict[str, Any], out_avals: tuple[Aval, ...]) -> Primitive:
+        """The foreign equation of this name and these parameters."""
+        found = reading.primitives().get(name)
+        if found is None:
+            raise ProgramError(
+                f"{name!r} is an equation of JAX's that has no definition in functrace; one that is not among JAX's "
+                "public primitives, or that holds a function, cannot be read back"
+            )
+        return Foreign(found, {k: reading.member(v) for k, v in params.items()}, out_avals, False)
+
+
+Primitive.foreign = Read()

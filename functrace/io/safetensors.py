@@ -12,16 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from functrace.errors import FileError, MissingFileError
+from functrace.errors import FileError
+from functrace.ir.files import content, described, replacing
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -31,16 +29,6 @@ DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 NO_SUM = "0" * 64
-
-# What files that are often taken for a checkpoint begin with.
-FOREIGN = {
-    b"PK\x03\x04": "a zip archive, as torch.save and np.savez write",
-    b"\x93NUMPY": "an array of np.save",
-    b"\x89HDF": "an HDF5 file",
-    b"\x80": "a pickle",
-    b"\x1f\x8b": "a gzip archive",
-    b"GGUF": "a GGUF file",
-}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -76,12 +64,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
       MissingFileError: there is no such file.
       FileError: the file is damaged, cut short, or of another format.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: no such file.") from error
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}.") from error
+    data = content(path)
     header = header_of(path, data)
     begin = 8 + int.from_bytes(data[:8], "little")
     metadata = header.pop("__metadata__", {})
@@ -140,9 +123,7 @@ def header_of(path: Path, data: bytes) -> dict[str, Any]:
     """The header as JSON says it."""
     length = int.from_bytes(data[:8], "little")
     if data[8:9] not in (b"{", b""):
-        known = [what for start, what in FOREIGN.items() if data.startswith(start)]
-        what = known[0] if known else f"it begins with {data[:12]!r}"
-        raise FileError(f"{path}: not a safetensors file, as `functrace.io.save` writes it: {what}.")
+        raise FileError(f"{path}: not a safetensors file, as `functrace.io.save` writes it: {described(data)}.")
     if len(data) < 8 + max(length, 2):
         raise FileError(
             f"{path}: {len(data)} bytes; the header of a safetensors file alone would end at byte "
@@ -169,28 +150,3 @@ def checksum(parts: Iterable[Any]) -> str:
     for part in parts:
         total.update(part)
     return total.hexdigest()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place at `path` when all is on the disk; if anything fails, nothing has changed.
-
-    A process that is killed leaves a hidden file `.name.*.tmp` beside it.
-    """
-    path = Path(os.path.realpath(path))
-    unfinished = path.parent / f".{path.name}.{token_hex(8)}.tmp"
-    try:
-        with open(unfinished, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name is on the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -5,12 +5,12 @@ Read `aval`, `program`, `primitive`, `builder` in that order; `text` prints and 
 
 from functrace.ir.aval import Aval, dtype_text, is_complex, is_inexact
 from functrace.ir.builder import Builder
-from functrace.ir.primitive import Masked, Primitive, Run, Sample, Undefined, Work, ambient, primitive
+from functrace.ir.primitive import Masked, Primitive, Run, Sample, Through, Undefined, Work, ambient, primitive
 from functrace.ir.program import Atom, Equation, Literal, Program, Var
 from functrace.ir.source import Source, named_scope
 
 __all__ = [
     "Atom", "Aval", "Builder", "Equation", "Literal", "Masked", "Primitive", "Program", "Run", "Sample",
-    "Source",    "Undefined", "Var", "Work", "ambient", "dtype_text", "is_complex", "is_inexact", "named_scope",
+    "Source", "Through", "Undefined", "Var", "Work", "ambient", "dtype_text", "is_complex", "is_inexact", "named_scope",
     "primitive",
 ]  # fmt: skip

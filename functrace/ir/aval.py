@@ -15,10 +15,13 @@ ABBREVIATIONS: dict[str, str] = {
     "complex64": "c64",
     "complex128": "c128",
 }
+NARROW = ("int2", "uint2", "int4", "uint4", "float4_e2m1fn")  # than a byte, or another one of ml_dtypes'
 DTYPES = {
-    short: np.dtype(getattr(ml_dtypes, name) if name in ("bfloat16", "int4", "uint4") else name)
-    for name, short in ABBREVIATIONS.items()
-}
+    short: np.dtype(getattr(ml_dtypes, name, None) or name) for name, short in ABBREVIATIONS.items()
+} | {
+    name: np.dtype(getattr(ml_dtypes, name)) for name in dir(ml_dtypes)
+    if name not in ABBREVIATIONS and (name in NARROW or name.startswith(("float8", "float6")))
+}  # fmt: skip
 
 
 class Aval:

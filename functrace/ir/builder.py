@@ -128,6 +128,12 @@ class Builder:
             self._shared[key] = outputs
         return outputs
 
+    def widen(self, equation: Equation, primitive: Primitive) -> None:
+        """Let an equation of this Program be of a primitive with the same results, and more behind them."""
+        more = self.results(primitive, equation.inputs)[len(equation.outputs) :]
+        equation.primitive, equation.outputs = primitive, (*equation.outputs, *more)
+        self._definitions.update(dict.fromkeys(more, equation))
+
     def results(self, primitive: Primitive, inputs: tuple[Atom, ...]) -> tuple[Var, ...]:
         """New variables of the types that the shape rule gives."""
         if primitive.multiple_results:

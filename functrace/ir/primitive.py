@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 from functrace.errors import RuleError
 from functrace.ir.aval import Aval
@@ -24,7 +24,9 @@ from functrace.ir.aval import Aval
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
     from functrace.ir.dependence import Matrix, Site
-    from functrace.ir.program import Atom, Program
+    from functrace.ir.program import Atom, Equation, Program
+    from functrace.ir.python import Python
+    from functrace.rewrites.laplacian import Directions
     from functrace.rewrites.thread import Thread
 
 
@@ -47,6 +49,13 @@ class Masked(NamedTuple):
     def clean(self) -> Any:
         """The value with zeros where it is absent."""
         return self.there.zeroed(self.value) if self.dirty else self.value
+
+
+class Through(NamedTuple):
+    """What a rule says of a result by way of an operand: what `how` makes of the same of `x`."""
+
+    x: Any
+    how: Callable[[Any], Any] = lambda of_x: of_x
 
 
 class Sample(NamedTuple):
@@ -94,6 +103,29 @@ class Run(NamedTuple):
     times: int | None = 1
 
 
+@dataclass(frozen=True)
+class Member:
+    """A parameter's value that has a name of its own: `FftType.RFFT`."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.name}"
+
+
+class Foreigners(Protocol):
+    """Who knows the dtypes and primitives that are the backend's own."""
+
+    def dtype(self, name: str) -> Any:
+        """The dtype of a name such as `key<fry>`, or None."""
+        ...
+
+    def primitive(self, name: str, params: dict[str, Any], out_avals: tuple[Aval, ...]) -> Primitive:
+        """The primitive of an equation whose text is read; ProgramError where there is none."""
+        ...
+
+
 class Primitive:
     """One primitive operation, applied to its parameters."""
 
@@ -104,7 +136,7 @@ class Primitive:
     commutative: bool = False
     keeps_values: bool = False  # whether its result has the values of its operand, moved, repeated, or negated
     keeps_type_of: int = 0  # so many operands of one type, whatever it is, give a result of that type; 0: not so
-    readable_text: ClassVar[bool] = True  # whether its text reads back
+    readable_text: bool = True  # whether its text reads back
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
     locally_linear: bool = False  # whether its derivative is the same at all points nearby
@@ -113,9 +145,13 @@ class Primitive:
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types
+    analytic: bool = True  # whether its derivative in complex numbers is one number: it conjugates nothing
+    goes_forward: bool = True  # whether forward mode gives what reverse mode does: nothing watches its cotangents
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
+    foreign: ClassVar[Foreigners]  # and one that begins with `foreign.`
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
+    spelling: ClassVar[str] = ""  # in Python: "lax.reshape({0}, {new_shape})"
 
     def __call__(self, *operands: Atom) -> Any:
         """Emit into the ambient Builder: an atom, or a tuple of them if `multiple_results`."""
@@ -126,6 +162,11 @@ class Primitive:
     def params(self) -> dict[str, Any]:
         """The parameters by name."""
         return {}
+
+    @property
+    def text_params(self) -> dict[str, Any]:
+        """The parameters as values that have a text."""
+        return self.params
 
     def __repr__(self) -> str:
         params = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
@@ -165,6 +206,29 @@ class Primitive:
         """As `jvp`, but no equation may mix values that depend on `dxs` with ones that do not."""
         return self.jvp(xs, dxs)
 
+    def laplacian(
+        self, at: Directions, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]
+    ) -> tuple[Any, Any, Any]:
+        """`(ys, jys, lys)`: the results, their derivatives along directions, a leading axis, and their Laplacians.
+
+        `js` and `ls` are those of the operands. By default by the derivative of the derivative. Lists if
+        `multiple_results`. See rewrites.laplacian.
+        """
+        ys, jys, lys = at.push(self, xs, js, ls)
+        lys = [at.total(*pair) for pair in zip(lys, at.bend(self, xs, js), strict=True)]
+        return (ys, jys, lys) if self.multiple_results else (ys[0], jys[0], lys[0])
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Axes of operand i along which the result is made entry by entry, none of which reads another one.
+
+        Each with the axis of the result that it is, and its size; several, where it is split.
+        """
+        return {}
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        """Whether an entry of the result depends on the same one of each operand alone, as numbers of one kind."""
+        return False
+
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any] | None:
         """The coefficients of t ** k in the results, for operands that are power series; see `rewrites.series`.
 
@@ -191,6 +255,27 @@ class Primitive:
 
     def squared(self, *xs: Any) -> Any:
         """The square of the result to the last bit, where it has a derivative that the result has not; or None."""
+        return None
+
+    def squares(self, *xs: Any) -> Sequence[Any] | None:
+        """Terms that add up to the sum of the squared magnitudes of the result's entries, where that takes less than
+        the result does: real scalars, and `Through` of operands; or None. Asked if it has one result.
+        """
+        return None
+
+    def factors(self, *xs: Any) -> Any:
+        """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
+        if it is none."""
+        return None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        """A range for each axis of the one result, beyond which all of it is zero; None where that is not known."""
+        return None
+
+    def beside_squares(self) -> tuple[Primitive, tuple[bool, ...]] | None:
+        """The same with further results, and to which of its own they belong: the entries of such a one add up to
+        the sum of squares of its own. Asked of primitives with multiple results; None for none.
+        """
         return None
 
     def prune(self, needed: tuple[bool, ...]) -> tuple[Primitive, tuple[bool, ...], tuple[bool, ...]] | None:
@@ -255,6 +340,10 @@ class Primitive:
         """The Programs that applying it runs; of several to choose from, the one that takes most."""
         return ()
 
+    def applied(self) -> Program | None:
+        """The Program whose results are those of the primitive, applied to the same operands; None if there is none."""
+        return None
+
     def work(self, *xs: Aval) -> Work:
         """The operations it takes: those of the Programs it runs, with one turn for a number that is not known;
         without any, `work_each` for each entry of the results."""
@@ -302,6 +391,10 @@ class Primitive:
             f"{where}"
         )
 
+    def spelled(self, writer: Python, eqn: Equation) -> None:
+        """Write an equation of this primitive as lines of Python."""
+        writer.usual(eqn)
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:
         """The primitive that stands for JAX's with these parameters; None keeps it foreign."""
@@ -333,6 +426,7 @@ def primitive(cls: P) -> P:
 class _Ambient(threading.local):
     builder: Builder | None = None
     session: object = None  # another object for each outermost trace
+    collects: bool = False  # whether what is tapped in this trace is collected
 
 
 AMBIENT = _Ambient()

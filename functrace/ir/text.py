@@ -1,21 +1,25 @@
 """The text of a Program, and the Program of a text. The grammar:
 
-    program  ::=  "program(" [name ": " aval, ...] ") {" equation* "return" [atom, ...] "}"
+    program  ::=  "program(" [name ": " aval, ...] ") {" equation* "return" [result, ...] "}"
     equation ::=  name ": " aval, ... " = " primitive ["[" param "=" value, ... "]"] atom*
     aval     ::=  dtype "[" size, ... "]" ["~"]                   "~" marks a weak type
     atom     ::=  name | number ":" dtype ["~"]
-    value    ::=  int | float | string | dtype | "True" | "False" | "None" | "(" value, ... ")" | program
+    result   ::=  atom | "None" | "(" result, ... ")" | "[" result, ... "]" | "{" key ": " result, ... "}"
+    key      ::=  string | int
+    value    ::=  int | float | string | dtype | kind "." name | "True" | "False" | "None" | program
+               |  "(" value, ... ")"
 
-Parameters at their defaults are left out. From `#` to the end of a line stands the user's source line,
-which parsing passes over. Both directions are linear in the size of the Program, and reading text runs
-no code.
+Parameters at their defaults are left out. From `#` to the end of a line stands the user's source line. JAX's own
+equations are `foreign.` and their name, with parameters that are such values, of which `kind.name` is one of an
+enumeration; `[...]` stands for parameters that have no text, and does not read back. Both directions are linear in the
+size of the Program, and reading text runs no code.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import count, product
@@ -24,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from functrace.errors import ProgramError
+from functrace.errors import FunctraceError, ProgramError
 from functrace.ir.aval import DTYPES, Aval, dtype_text
-from functrace.ir.primitive import Primitive
+from functrace.ir.primitive import Member, Primitive
 from functrace.ir.program import Equation, Literal, Program, Var, held_programs
+from functrace.ir.source import Source
 
 RESERVED = {*DTYPES, "program", "return", "True", "False", "None", "inf", "nan", "infj", "nanj"}
 COMMENT_COLUMN = 72
@@ -51,7 +56,9 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
         start = len(lines)
         line = f"{indent}  {outputs} = {_name(eqn.primitive)}"
         params = told(eqn.primitive)
-        if params:
+        if not eqn.primitive.readable_text:
+            line += "[...]"
+        elif params:
             line += "["
             for i, (key, value) in enumerate(params.items()):
                 line = _write_value(value, indent + "    ", lines, f"{line}{', ' if i else ''}{key}=")
@@ -61,9 +68,23 @@ def _write(program: Program, indent: str, lines: list[str], prefix: str) -> None
             scope = f" in {eqn.source.scope}" if eqn.source.scope else ""
             line = f"{line:<{COMMENT_COLUMN}}  # {eqn.source}{scope}"
         lines.append(line)
-    results = ", ".join([names.read(x) for x in program.outputs])
-    lines.append(f"{indent}  return {results}".rstrip())
+    lines.append(f"{indent}  return {container(program, [names.read(x) for x in program.outputs])}".rstrip())
     lines.append(indent + "}")
+
+
+def container(program: Program, outputs: list[str]) -> str:
+    """The outputs as what a call returns; those of a tuple of several stand without brackets."""
+
+    def nested(x: Any) -> str:
+        if isinstance(x, dict):
+            return f"{{{', '.join([f'{k!r}: {nested(v)}' for k, v in x.items()])}}}"
+        if isinstance(x, list):
+            return f"[{', '.join(map(nested, x))}]"
+        if isinstance(x, tuple):
+            return f"({', '.join(map(nested, x))}{',' if len(x) == 1 else ''})"
+        return "None" if x is None else outputs[x]
+
+    return ", ".join(outputs) if program.structure is ... else nested(program.structure)
 
 
 def _write_value(value: Any, indent: str, lines: list[str], line: str) -> str:
@@ -85,7 +106,7 @@ def told(primitive: Primitive) -> dict[str, Any]:
         return {}
     usual = _defaults(type(primitive))
     return {
-        k: v for k, v in primitive.params.items()
+        k: v for k, v in primitive.text_params.items()
         if k not in usual or type(v) is not type(usual[k]) or v != usual[k]
     }  # fmt: skip
 
@@ -96,7 +117,9 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 def _name(primitive: Primitive) -> str:
-    return primitive.name if primitive.readable_text else f"foreign.{primitive.name}"
+    named = Primitive.named.get(primitive.name)
+    own = primitive.readable_text and (named is primitive or named is type(primitive))
+    return primitive.name if own else f"foreign.{primitive.name}"
 
 
 class Names:
@@ -155,7 +178,7 @@ def value_text(x: Any) -> str:
     """A parameter's text."""
     if isinstance(x, tuple):
         return f"({', '.join(map(value_text, x))}{',' if len(x) == 1 else ''})"
-    return dtype_text(x) if isinstance(x, np.dtype) else repr(x)
+    return dtype_text(x) if isinstance(x, np.dtype) else str(x) if isinstance(x, Member) else repr(x)
 
 
 TOKEN = re.compile(
@@ -164,10 +187,12 @@ TOKEN = re.compile(
       | (?P<string>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
       | (?P<number>0x[0-9a-f]+
           |[+-]?(?:inf|nan|\d+\.?\d*(?:e[+-]?\d+)?)(?:[+-](?:inf|nan|\d+\.?\d*(?:e[+-]?\d+)?)j|j)?(?![\w.]))
-      | (?P<name>[A-Za-z_][\w.]*)
-      | (?P<mark>[\[\](){}:=,~])""",
+      | (?P<name>key<\w+>|[A-Za-z_][\w.]*)
+      | (?P<mark>[\[\](){}:=,~]|\.\.\.)""",
     re.VERBOSE,
 )
+ORIGIN = re.compile(r"# (.+):(\d+)(?: in (\S+))?\s*")
+LOADED = "a Program that was read"  # the function of an equation whose text alone is known
 
 
 class _Reader:
@@ -175,6 +200,7 @@ class _Reader:
 
     def __init__(self, text: str):
         self.tokens = self.scan(text)
+        self.sources: dict[int, Source] = {}
         self.advance()
 
     def scan(self, text: str) -> Iterator[tuple[str, str, int]]:
@@ -190,6 +216,8 @@ class _Reader:
                 line += 1
             elif kind != "skip":
                 yield kind, match.group(), line
+            elif origin := ORIGIN.fullmatch(match.group()):
+                self.sources[line] = Source(origin[1], int(origin[2]), LOADED, "", origin[3] or "")
         yield "end", "the end of the text", line
 
     def advance(self) -> str:
@@ -227,22 +255,45 @@ def parse(text: str) -> Program:
 
     Raises:
       ProgramError: the text does not follow the grammar, names something unknown, or breaks a law of the
-        IR; with the line. A Program that holds foreign equations cannot be read back.
+        IR; with the line.
     """
     reader = _Reader(text)
-    program = _program(reader)
+    try:
+        program = _program(reader)
+    except RecursionError as error:
+        raise ProgramError(f"line {reader.line}: brackets or Programs are nested too deep") from error
     if reader.kind != "end":
         raise reader.fail("the end of the text")
-    return program.verify()
+    try:
+        return program.verify()
+    except FunctraceError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:  # of a shape rule
+        raise ProgramError(f"an equation has parameters that its primitive cannot have: {error}") from error
+
+
+class _Scope(dict[str, Var]):
+    """The variables of a Program by name. Of those with names that `show` makes up, no name is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh = Names().fresh
+        self.next = next(self.fresh)
+
+    def variable(self, name: str, aval: Aval, more: dict[str, Var]) -> Var:
+        """The variable of this name; `more` are bound beside those in here."""
+        while self.next in RESERVED or self.next in self or self.next in more:
+            self.next = next(self.fresh)
+        return Var(aval, None if name == self.next else name)
 
 
 def _program(reader: _Reader) -> Program:
-    scope: dict[str, Var] = {}
+    scope = _Scope()
     reader.expect("program")
     reader.expect("(")
     inputs: list[Var] = []
     while not reader.accept(")"):
-        inputs.append(_binding(reader, scope))
+        inputs.append(_binding(reader, scope, scope))
         if reader.text != ")":
             reader.expect(",")
     reader.expect("{")
@@ -250,38 +301,87 @@ def _program(reader: _Reader) -> Program:
     while not reader.accept("return"):
         equations.append(_equation(reader, scope))
     outputs: list[Any] = []
-    while not reader.accept("}"):
-        outputs.append(_atom(reader, scope))
-        if reader.text != "}":
+    results = _items(reader, "}", lambda: _result(reader, scope, outputs))
+    program = Program(tuple(inputs), tuple(equations), tuple(outputs))
+    if results != list(range(len(outputs))):
+        program.structure = results[0] if len(results) == 1 else tuple(results)
+    return program
+
+
+def _items(reader: _Reader, end: str, item: Callable[[], Any]) -> list[Any]:
+    """What stands between commas, up to `end`."""
+    found: list[Any] = []
+    while not reader.accept(end):
+        found.append(item())
+        if reader.text != end:
             reader.expect(",")
-    return Program(tuple(inputs), tuple(equations), tuple(outputs))
+    return found
 
 
-def _binding(reader: _Reader, scope: dict[str, Var]) -> Var:
+def _result(reader: _Reader, scope: dict[str, Var], outputs: list[Any]) -> Any:
+    """An output, which becomes its number, or a container of such."""
+    again = lambda: _result(reader, scope, outputs)
+    if reader.accept("("):
+        return tuple(_items(reader, ")", again))
+    if reader.accept("["):
+        return _items(reader, "]", again)
+    if reader.accept("{"):
+        return dict(_items(reader, "}", lambda: (_key(reader), again())))
+    if reader.text == "None" and reader.kind == "name":
+        reader.advance()
+        return None
+    outputs.append(_atom(reader, scope))
+    return len(outputs) - 1
+
+
+def _key(reader: _Reader) -> str | int:
+    """The key of a dict, and the colon behind it."""
+    if reader.kind not in ("string", "number"):
+        raise reader.fail("a key")
+    key = _param(reader)
+    reader.expect(":")
+    return key
+
+
+def _binding(reader: _Reader, scope: _Scope, bound: dict[str, Var]) -> Var:
     line, name = reader.line, reader.take("name")
-    if name in scope:
+    if name in scope or name in bound:
         raise ProgramError(f"line {line}: {name!r} is bound twice")
     reader.expect(":")
-    # A name of letters alone is one that `show` made up.
-    scope[name] = Var(_aval(reader), None if re.fullmatch("[a-z]{1,3}", name) else name)
-    return scope[name]
+    bound[name] = scope.variable(name, _aval(reader), bound)
+    return bound[name]
 
 
 def _dtype(reader: _Reader) -> np.dtype[Any]:
     line, name = reader.line, reader.take("name")
-    if name not in DTYPES:
+    found = DTYPES.get(name)
+    if found is None:
+        found = Primitive.foreign.dtype(name)
+    if found is None:
         raise ProgramError(f"line {line}: unknown dtype {name!r}")
-    return DTYPES[name]
+    return found
 
 
 def _aval(reader: _Reader) -> Aval:
     dtype = _dtype(reader)
     reader.expect("[")
-    sizes: list[int] = []
-    while not reader.accept("]"):
-        sizes.append(int(reader.take("number")))
-        reader.accept(",")
-    return Aval(tuple(sizes), dtype, reader.accept("~"))
+    return Aval(tuple(_items(reader, "]", lambda: _size(reader))), dtype, reader.accept("~"))
+
+
+def _size(reader: _Reader) -> int:
+    line, text = reader.line, reader.take("number")
+    if not text.isdecimal():
+        raise ProgramError(f"line {line}: {text!r} is no size of an axis")
+    return int(text)
+
+
+def read_aval(text: str) -> Aval:
+    """The type that a text such as `f32[8,16]` names."""
+    reader = _Reader(text)
+    aval = _aval(reader)
+    if reader.kind != "end":
+        raise reader.fail("the end of a type")
+    return aval
 
 
 def _atom(reader: _Reader, scope: dict[str, Var]) -> Any:
@@ -303,36 +403,31 @@ def _atom(reader: _Reader, scope: dict[str, Var]) -> Any:
         raise ProgramError(f"line {line}: {text!r} is no {dtype_text(dtype)}") from error
 
 
-def _equation(reader: _Reader, scope: dict[str, Var]) -> Equation:
+def _equation(reader: _Reader, scope: _Scope) -> Equation:
     bound: dict[str, Var] = {}  # in scope after this equation
-    outputs: list[Var] = []
-    while True:
-        if reader.text in scope:
-            raise ProgramError(f"line {reader.line}: {reader.text!r} is bound twice")
-        outputs.append(_binding(reader, bound))
-        if reader.accept("="):
-            break
-        reader.expect(",")
+    outputs = _items(reader, "=", lambda: _binding(reader, scope, bound))
     line, name = reader.line, reader.take("name")
-    if name.startswith("foreign."):
-        raise ProgramError(
-            f"line {line}: {name.removeprefix('foreign.')!r} is an equation of JAX's that has no definition "
-            "in functrace; a Program that holds one cannot be read back"
-        )
     params: dict[str, Any] = {}
     if reader.accept("["):
-        while not reader.accept("]"):
-            key = reader.take("name")
-            reader.expect("=")
-            params[key] = _param(reader)
-            if reader.text != "]":
-                reader.expect(",")
+        if reader.text == "...":
+            raise ProgramError(
+                f"line {line}: {name} has parameters that no text gives back, such as a function, so a Program that "
+                "holds it cannot be read back"
+            )
+        params = dict(_items(reader, "]", lambda: _named_param(reader)))
     inputs: list[Any] = []
     here = reader.passed  # operands stand on the line where the primitive's text ends
     while reader.line == here and reader.kind in ("name", "number"):
         inputs.append(_atom(reader, scope))
     scope.update(bound)
-    return Equation(_primitive(name, params, line), tuple(inputs), tuple(outputs), None)
+    primitive = _primitive(name, params, line, tuple([v.aval for v in outputs]))
+    return Equation(primitive, tuple(inputs), tuple(outputs), reader.sources.get(here))
+
+
+def _named_param(reader: _Reader) -> tuple[str, Any]:
+    name = reader.take("name")
+    reader.expect("=")
+    return name, _param(reader)
 
 
 def _param(reader: _Reader) -> Any:
@@ -340,25 +435,30 @@ def _param(reader: _Reader) -> Any:
     if reader.text == "program" and reader.kind == "name":
         return _program(reader)
     if reader.accept("("):
-        items: list[Any] = []
-        while not reader.accept(")"):
-            items.append(_param(reader))
-            if reader.text != ")":
-                reader.expect(",")
-        return tuple(items)
+        return tuple(_items(reader, ")", lambda: _param(reader)))
     kind, text = reader.kind, reader.advance()
-    if kind == "string":
-        return ast.literal_eval(text)
-    if kind == "number":
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    try:
+        if kind == "string":
+            return ast.literal_eval(text)
+        if kind == "number":
+            return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    except (ValueError, SyntaxError) as error:
+        raise ProgramError(f"line {line}: cannot read {text!r}") from error
     if text in ("True", "False", "None"):
         return {"True": True, "False": False, "None": None}[text]
     if text in DTYPES:
         return DTYPES[text]
+    if kind == "name" and text.count(".") == 1:
+        return Member(*text.split("."))
     raise ProgramError(f"line {line}: {text!r} is no value of a parameter")
 
 
-def _primitive(name: str, params: dict[str, Any], line: int) -> Primitive:
+def _primitive(name: str, params: dict[str, Any], line: int, out_avals: tuple[Aval, ...]) -> Primitive:
+    if name.startswith("foreign."):
+        try:
+            return Primitive.foreign.primitive(name.removeprefix("foreign."), params, out_avals)
+        except ProgramError as error:
+            raise ProgramError(f"line {line}: {error}") from error
     found = Primitive.named.get(name)
     if found is None:
         raise ProgramError(f"line {line}: unknown primitive {name!r}")
@@ -367,6 +467,8 @@ def _primitive(name: str, params: dict[str, Any], line: int) -> Primitive:
             raise ProgramError(f"line {line}: {name} takes no parameters")
         return found
     try:
-        return found(**params)
-    except TypeError as error:
+        made = found(**params)
+        hash(made)
+        return made
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ProgramError(f"line {line}: {name}: {error}") from error

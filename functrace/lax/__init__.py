@@ -26,6 +26,7 @@ from functrace.lax.implicit import custom_linear_solve as custom_linear_solve, c
 from functrace.lax.loops import fori_loop as fori_loop, map as map, scan as scan, while_loop as while_loop
 from functrace.lax.prefix import associative_scan as associative_scan
 from functrace.tracing import lift
+from functrace.tracing.binding import bind as bind
 from functrace.transforms.stop_gradient import stop_gradient as stop_gradient
 
 AccuracyMode = lax.AccuracyMode

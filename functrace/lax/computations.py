@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax import lax
+import jax
+import jax.core
+import numpy as np
+from jax import lax, tree_util
 
-from functrace.tracing import lift
+from functrace.ir import Literal
+from functrace.tracing import Tracer, lift
 
 lifted_reduce = lift(lax.reduce)
 lifted_reduce_window = lift(lax.reduce_window)
@@ -19,11 +23,20 @@ def jax_computation(computation: Callable[..., Any]) -> Callable[..., Any]:
     return computation.__wrapped__ if getattr(computation, "__code__", None) is LIFTED else computation
 
 
+def initial(x: Any) -> Any:
+    """An initial value as a NumPy scalar, if it is constant: jax.lax knows a sum by its 0, a maximum by its -inf."""
+    if type(x) is Tracer:
+        return x.atom.value if type(x.atom) is Literal else x
+    is_constant = isinstance(x, np.ndarray | jax.Array) and not isinstance(x, jax.core.Tracer)
+    return np.asarray(x)[()] if is_constant else x
+
+
 def reduce(
     operands: Any, init_values: Any, computation: Callable[..., Any], dimensions: Sequence[int], **kwargs: Any
 ) -> Any:
     """`operands` combined over the axes `dimensions` by an associative `computation` of two scalars."""
-    return lifted_reduce(operands, init_values, jax_computation(computation), tuple(dimensions), **kwargs)
+    start = tree_util.tree_map(initial, init_values)
+    return lifted_reduce(operands, start, jax_computation(computation), tuple(dimensions), **kwargs)
 
 
 def reduce_window(
@@ -33,4 +46,5 @@ def reduce_window(
 ) -> Any:  # fmt: skip
     """The entries in every window of `operand` combined by an associative `computation` of two scalars."""
     options = (window_dimensions, window_strides, padding, base_dilation, window_dilation)
-    return lifted_reduce_window(operand, init_value, jax_computation(computation), *options)
+    start = tree_util.tree_map(initial, init_value)
+    return lifted_reduce_window(operand, start, jax_computation(computation), *options)

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import jax
+import jax.core
+import numpy as np
+
 from functrace import numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.ir.source import SCOPE, caller_source
 from functrace.nn.initializers import Initializer
-from functrace.tracing.tracer import at
+from functrace.tracing.lift import known_value
+from functrace.tracing.tracer import Tracer, at
 
 Sizes = tuple[int, ...]
 Parts = dict[str, tuple[Sizes, Initializer]]  # a layer's params: their names, shapes and initialisers
@@ -30,6 +35,12 @@ def failure(error: type[Exception], owner: str, message: str) -> Exception:
     elif not place.rsplit("/", 1)[-1].startswith(owner):
         place = f"{owner} in {place}"
     return error(f"{place}: {message}{at(caller_source())}")
+
+
+def known_integers(x: Any) -> np.ndarray | None:
+    """The values of integers where they are known already; None inside of jit and vmap."""
+    x = known_value(x)
+    return None if isinstance(x, Tracer | jax.core.Tracer) else np.asarray(x)
 
 
 def count(owner: str, name: str, value: Any) -> int:

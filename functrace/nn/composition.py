@@ -62,6 +62,11 @@ def combine(parts: Mapping[str, Part], forward: Callable[..., Any], *, name: str
         return (params, {part: made[part][1] for part in layers if part in stateful}) if stateful else params
 
     def run(params: Any, state: Any, inputs: Any, training: bool, key: Any, options: Any) -> tuple[Any, Any]:
+        if not inputs:
+            takes = "params, state" if stateful else "params"
+            raise failure(
+                DtypeError, name, f"x is missing: call it as `apply({takes}, x)`, with what `{takes} = init(key)` made."
+            )
         check_keys(name, "params", params, layers)
         check_keys(name, "state", state, stateful)
         state = dict(state)

@@ -8,7 +8,7 @@ A kernel has shape `[*kernel_size, in_channels // groups, out_channels]`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from functrace import lax, numpy as fnp
@@ -77,19 +77,14 @@ def conv(
     >>> layer.apply(layer.init(random.key(0)), fnp.ones((4, 32, 32, 3))).shape
     (4, 16, 16, 8)
     """
-    shapes, parts = _parts("conv", in_channels, out_channels, kernel_size, groups, use_bias, kernel_init, bias_init)
-    size = shapes["kernel"][:-2]
+    parts = _parts("conv", in_channels, out_channels, kernel_size, groups, use_bias, kernel_init, bias_init)
+    size = parts["kernel"][0][:-2]
     axes = len(size)
     strides, dilation = for_each("conv", "strides", strides, axes), for_each("conv", "dilation", dilation, axes)
     spans = _spans(size, dilation)
     pads("conv", padding, axes, lambda axis: (0, 0))
 
-    def init(key: Any) -> Any:
-        return initial(key, parts, dtype)
-
-    def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
-        kernel, *bias = parameters("conv", params, shapes)
-        x = channels_last("conv", x, in_channels, axes, f"params['kernel'] of shape {shapes['kernel']}")
+    def convolved(x: Any, kernel: Any) -> Any:
         spatial = x.shape[-axes - 1 : -1]
         pairs = pads("conv", padding, axes, lambda i: same_pads(spatial[i], spans[i], strides[i]))
         if any(n + sum(pair) < span for n, pair, span in zip(spatial, pairs, spans, strict=True)):
@@ -99,10 +94,9 @@ def conv(
                 f"x has shape {x.shape} and the kernel spans {spans} with dilation {dilation}; it is larger than the "
                 f"spatial axes {spatial} with padding {pairs}. Pad more, or take a smaller kernel.",
             )
-        y = _convolve(x, kernel, strides, pairs, (1,) * axes, dilation, groups)
-        return y + bias[0] if bias else y
+        return _convolve(x, kernel, strides, pairs, (1,) * axes, dilation, groups)
 
-    return scoped(Layer(init, apply, name))
+    return _layer("conv", name, in_channels, parts, dtype, convolved)
 
 
 def conv_transpose(
@@ -150,8 +144,8 @@ def conv_transpose(
     (1, 32, 32, 3)
     """
     owner = "conv_transpose"
-    shapes, parts = _parts(owner, in_channels, out_channels, kernel_size, groups, use_bias, kernel_init, bias_init)
-    size = shapes["kernel"][:-2]
+    parts = _parts(owner, in_channels, out_channels, kernel_size, groups, use_bias, kernel_init, bias_init)
+    size = parts["kernel"][0][:-2]
     axes = len(size)
     strides, dilation = for_each(owner, "strides", strides, axes), for_each(owner, "dilation", dilation, axes)
     spans = _spans(size, dilation)
@@ -175,12 +169,7 @@ def conv_transpose(
         (span - 1 - low, span - 1 - high + e) for span, (low, high), e in zip(spans, cuts, extra, strict=True)
     ])  # fmt: skip
 
-    def init(key: Any) -> Any:
-        return initial(key, parts, dtype)
-
-    def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
-        kernel, *bias = parameters(owner, params, shapes)
-        x = channels_last(owner, x, in_channels, axes, f"params['kernel'] of shape {shapes['kernel']}")
+    def convolved(x: Any, kernel: Any) -> Any:
         spatial = x.shape[-axes - 1 : -1]
         grown = [(n - 1) * s + 1 + sum(p) - k + 1 for n, s, p, k in zip(spatial, strides, pairs, spans, strict=True)]
         if min(grown) < 1:
@@ -190,10 +179,9 @@ def conv_transpose(
                 f"x has shape {x.shape}; padding {cuts} cuts off all there is, and leaves spatial axes of {grown}.",
             )
         flipped = fnp.flip(kernel, tuple(range(axes)))
-        y = _convolve(x, flipped, (1,) * axes, pairs, strides, dilation, groups)
-        return y + bias[0] if bias else y
+        return _convolve(x, flipped, (1,) * axes, pairs, strides, dilation, groups)
 
-    return scoped(Layer(init, apply, name))
+    return _layer(owner, name, in_channels, parts, dtype, convolved)
 
 
 def _parts(
@@ -205,8 +193,8 @@ def _parts(
     use_bias: bool,
     kernel_init: Initializer | None,
     bias_init: Initializer,
-) -> tuple[dict[str, tuple[int, ...]], Parts]:
-    """The shapes of the params, and those with their initialisers."""
+) -> Parts:
+    """The shapes of the params, with their initialisers."""
     ins, outs = count(owner, "in_channels", in_channels), count(owner, "out_channels", out_channels)
     size, groups = counts(owner, "kernel_size", kernel_size), count(owner, "groups", groups)
     if ins % groups or outs % groups:
@@ -216,7 +204,26 @@ def _parts(
     parts: Parts = {"kernel": ((*size, ins // groups, outs), kernel_init or lecun_normal())}
     if use_bias:
         parts["bias"] = ((outs,), bias_init)
-    return {part: shape for part, (shape, _) in parts.items()}, parts
+    return parts
+
+
+def _layer(
+    owner: str, name: str, in_channels: int, parts: Parts, dtype: Any, convolved: Callable[[Any, Any], Any]
+) -> Layer:
+    """The layer `convolved(x, kernel) + bias`."""
+    shapes = {part: shape for part, (shape, _) in parts.items()}
+    axes = len(shapes["kernel"]) - 2
+
+    def init(key: Any) -> Any:
+        return initial(key, parts, dtype)
+
+    def apply(params: Any, x: Any, *, training: bool = False, key: Any = None) -> Any:
+        kernel, *bias = parameters(owner, params, shapes)
+        x = channels_last(owner, x, in_channels, axes, f"params['kernel'] of shape {shapes['kernel']}")
+        y = convolved(x, kernel)
+        return y + bias[0] if bias else y
+
+    return scoped(Layer(init, apply, name))
 
 
 def _spans(size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:

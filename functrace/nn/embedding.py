@@ -10,11 +10,10 @@ from jax import Array
 
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
-from functrace.nn.checking import channels_last, count, failure, inexact, initial, parameters
+from functrace.nn.checking import channels_last, count, failure, inexact, initial, known_integers, parameters
 from functrace.nn.initializers import Initializer, normal
 from functrace.nn.layer import Layer
 from functrace.nn.scoping import scoped
-from functrace.tracing import Tracer
 
 
 def embedding(
@@ -58,7 +57,7 @@ def embedding(
         (table,) = parameters(owner, params, {"table": shape})
         if attend:
             return channels_last(owner, x, shape[1], 0, f"params['table'] of shape {shape}") @ table.T
-        known = None if isinstance(x, Array | Tracer) else np.asarray(x)
+        known = known_integers(x)
         x = fnp.asarray(x)
         if not fnp.issubdtype(x.dtype, fnp.integer):
             raise failure(DtypeError, owner, f"x has dtype {x.dtype}; integers were expected, the tokens' numbers.")

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from jax import Array
 
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.nn.activations import ArrayLike, log_sigmoid, log_softmax
-from functrace.nn.checking import failure
+from functrace.nn.checking import failure, known_integers
 
 
 def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -23,13 +22,13 @@ def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLi
     Args:
       logits: floating, of shape `[..., classes]`.
       labels: integers of shape `[...]`, in `[0, classes)`. Where labels are known only when the
-        program runs, one outside of it makes its loss NaN.
+        program runs, inside of jit and vmap, one outside of it makes its loss NaN, and the gradient in its row.
     Returns:
       An array of shape `[...]` and the dtype of `logits`.
     Raises:
       DtypeError: `logits` are not floating, or `labels` not integers.
       ShapeError: the shape of `labels` is not that of `logits` without its last axis.
-      ArgumentError: `labels` is a NumPy array with one outside of `[0, classes)`.
+      ArgumentError: a label that is known is outside of `[0, classes)`.
 
     >>> logits = fnp.array([[0.0, 0.0], [1e4, 0.0]])
     >>> [round(x, 4) for x in softmax_cross_entropy_with_integer_labels(logits, [1, 0]).tolist()]
@@ -37,7 +36,7 @@ def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLi
     """
     name = "softmax_cross_entropy_with_integer_labels"
     logits = _floating(name, "logits", logits)
-    known = labels
+    known = known_integers(labels)
     labels = fnp.asarray(labels)
     if not fnp.issubdtype(labels.dtype, fnp.integer):
         raise failure(
@@ -58,19 +57,20 @@ def softmax_cross_entropy_with_integer_labels(logits: ArrayLike, labels: ArrayLi
             f"{logits.shape[:-1]}, one for each row of logits, were expected.{remedy}",
         )
     classes = logits.shape[-1]
-    if isinstance(known, np.ndarray) and known.size:
+    if known is not None and known.size:
         lowest, highest = known.min(), known.max()
         if lowest < 0 or highest >= classes:
             raise failure(
                 ArgumentError,
                 name,
                 f"labels go from {lowest} to {highest}; 0 to {classes - 1} was expected, "
-                f"as logits have {classes} classes.",
+                f"as logits have {classes} classes. For a row without a label give 0, and leave its loss out: "
+                "`where(has_label, loss, 0.0)`.",
             )
     valid = (labels >= 0) & (labels < classes)
     place = fnp.where(valid, labels, 0)[..., None]
     chosen = fnp.take_along_axis(log_softmax(logits), place, axis=-1)[..., 0]
-    return fnp.where(valid, -chosen, math.nan)
+    return fnp.where(valid, -1.0, math.nan) * chosen  # a product, so that the gradient is NaN as well
 
 
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any, TypeVar
 
+from functrace.errors import DtypeError
 from functrace.ir import named_scope
+from functrace.nn.checking import failure
 from functrace.nn.layer import Layer, SequenceLayer, StatefulLayer
 
 AnyLayer = TypeVar("AnyLayer", Layer, StatefulLayer, SequenceLayer)
@@ -21,7 +24,26 @@ class Scoped:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with named_scope(self.scope):
-            return self.function(*args, **kwargs)
+            try:
+                return self.function(*args, **kwargs)
+            except TypeError:
+                self.check_call(args, kwargs)
+                raise
+
+    def check_call(self, args: Any, kwargs: Any) -> None:
+        """Refuse arguments that the function does not take."""
+        signature = inspect.signature(self.function)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join([p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD])
+            what = "init" if takes == "key" else "apply"
+            raise failure(
+                DtypeError,
+                self.scope,
+                f"{what} takes ({takes}) and was given {len(args)} arguments: {error}. Call it as `{what}({takes})`"
+                + ("." if what == "init" else f", with what `{takes.rpartition(', ')[0]} = init(key)` made."),
+            ) from error
 
 
 def scoped(layer: AnyLayer) -> AnyLayer:

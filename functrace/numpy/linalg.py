@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from functrace.tracing import lift
+from functrace.tracing.determinants import slogdet as slogdet
 from functrace.tracing.norms import matrix_norm as matrix_norm, norm as norm, vector_norm as vector_norm
 
 cholesky = lift(jnp.linalg.cholesky)
@@ -26,7 +27,6 @@ multi_dot = lift(jnp.linalg.multi_dot)
 outer = lift(jnp.linalg.outer)
 pinv = lift(jnp.linalg.pinv)
 qr = lift(jnp.linalg.qr)
-slogdet = lift(jnp.linalg.slogdet)
 solve = lift(jnp.linalg.solve)
 svd = lift(jnp.linalg.svd)
 svdvals = lift(jnp.linalg.svdvals)

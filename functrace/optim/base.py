@@ -3,17 +3,19 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, DtypeError
-from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure
+from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure, speaking_for
 from functrace.optim.hyperparameters import Settings
 
 Array = jax.Array
 PyTree = Any
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,28 @@ def transformation(
         return updates, now._replace(step=increment(state.step), **kept)
 
     return Transformation(init, update, owner)
+
+
+def optimizer(make: Callable[P, Transformation]) -> Callable[P, Transformation]:
+    """What `make` returns under its name, which stands in the place of its parts' names in errors."""
+    name = make.__name__
+
+    @wraps(make)
+    def named(*args: P.args, **kwargs: P.kwargs) -> Transformation:
+        with speaking_for(name):
+            whole = make(*args, **kwargs)
+
+        def init(params: PyTree) -> PyTree:
+            with speaking_for(name):
+                return whole.init(params)
+
+        def update(grads: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+            with speaking_for(name):
+                return update_with(whole, grads, state, params, extra)
+
+        return Transformation(init, update, name)
+
+    return named
 
 
 def check_part(owner: str, role: str, part: Any) -> None:

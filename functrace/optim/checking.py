@@ -1,5 +1,8 @@
 """What every transformation asks of its pytrees, and the messages when it is not so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -12,9 +15,29 @@ from functrace.tracing.tracer import at
 
 PyTree = Any
 
+SPEAKER: ContextVar[str | None] = ContextVar("SPEAKER", default=None)
+REMEDIES = {
+    "parameters": "Give the gradient in these parameters.",
+    "parameters given to init": "Call init again where the parameters have changed, and keep what update returns.",
+    "updates": "Give what update returned for these parameters.",
+}
+
+
+@contextmanager
+def speaking_for(name: str) -> Iterator[None]:
+    """Errors of the parts that an optimizer is made of begin with its name, the only one that its user wrote."""
+    token = SPEAKER.set(SPEAKER.get() or name)
+    try:
+        yield
+    finally:
+        SPEAKER.reset(token)
+
 
 def failure(error: type[Exception], message: str) -> Exception:
-    """The error to raise: the message, and the user's line."""
+    """The error to raise: the message, which begins with the function's name, and the user's line."""
+    speaker, (owner, colon, rest) = SPEAKER.get(), message.partition(": ")
+    if speaker and owner.isidentifier():
+        message = f"{speaker}{colon}{rest}"
     return error(f"{message}{at(caller_source())}")
 
 
@@ -44,7 +67,7 @@ def check_structure(owner: str, left_name: str, left: PyTree, right_name: str, r
         raise failure(
             ArgumentError,
             f"{owner}: {left_name} and {right_name} are different pytrees: "
-            f"{_first_difference(left_name, left, right_name, right)}",
+            f"{_first_difference(left_name, left, right_name, right)}{_remedy(right_name)}",
         )
 
 
@@ -57,7 +80,7 @@ def check_match(owner: str, left_name: str, left: PyTree, right_name: str, right
             raise failure(
                 ArgumentError,
                 f"{owner}: leaf {path} has shape {shape_of(a)} in the {left_name} and "
-                f"{shape_of(b)} in the {right_name}; the two must be alike.",
+                f"{shape_of(b)} in the {right_name}; the two must be alike.{_remedy(right_name)}",
             )
 
 
@@ -106,6 +129,10 @@ def check_count(owner: str, name: str, value: Any) -> None:
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of an array, and `()` of a number."""
     return getattr(value, "shape", ())
+
+
+def _remedy(right_name: str) -> str:
+    return f" {REMEDIES[right_name]}" if right_name in REMEDIES else ""
 
 
 def _first_difference(left_name: str, left: PyTree, right_name: str, right: PyTree) -> str:

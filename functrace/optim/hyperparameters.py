@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.core
 import numpy as onp
 
 from functrace import numpy as fnp, tree
@@ -193,7 +194,7 @@ def injected(state: PyTree, values: Mapping[str, Any]) -> PyTree:
 
 
 def check_value(owner: str, name: str, value: Any) -> None:
-    """Raise unless it is a scalar that its name allows (of an array, by shape and dtype)."""
+    """Raise unless it is a scalar that its name allows (of a traced array, by shape and dtype)."""
     is_number = isinstance(value, int | float | onp.number) and not isinstance(value, bool)
     if not (is_number or hasattr(value, "dtype")):
         raise failure(
@@ -206,7 +207,9 @@ def check_value(owner: str, name: str, value: Any) -> None:
     dtype = getattr(value, "dtype", onp.dtype(float))
     if not (fnp.issubdtype(dtype, fnp.floating) or fnp.issubdtype(dtype, fnp.integer)):
         raise failure(DtypeError, f"{owner}: {name} has dtype {dtype}; a real number was expected.")
-    if is_number:
+    if is_number or isinstance(value, onp.ndarray) or (
+        isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    ):
         low, high = RANGES.get(name, (-float("inf"), float("inf")))
         if not low <= float(value) <= high:
             allowed = "a number" if low == -high else "from 0 to 1" if high == 1 else f"{_AT_LEAST[low]} or more"

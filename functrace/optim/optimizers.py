@@ -1,10 +1,9 @@
 """Optimizers, each one line of `chain`. Arguments, defaults and numerics are optax's."""
 
-import dataclasses
 from typing import Any
 
 from functrace.optim.averaging import ema
-from functrace.optim.base import Transformation, chain
+from functrace.optim.base import Transformation, chain, optimizer
 from functrace.optim.clipping import clip_by_block_rms
 from functrace.optim.factored import scale_by_factored_rms, scale_by_param_block_rms
 from functrace.optim.hyperparameters import Hyperparam, Number
@@ -23,6 +22,7 @@ from functrace.optim.stepping import scale, scale_by_learning_rate, scale_by_tru
 from functrace.optim.weight_decay import add_decayed_weights
 
 
+@optimizer
 def sgd(
     learning_rate: Hyperparam,
     momentum: Hyperparam | None = None,
@@ -48,9 +48,10 @@ def sgd(
     -2.0
     """
     velocity = [] if momentum is None else [trace(momentum, nesterov, accumulator_dtype)]
-    return _named("sgd", *velocity, scale_by_learning_rate(learning_rate))
+    return chain(*velocity, scale_by_learning_rate(learning_rate))
 
 
+@optimizer
 def rmsprop(
     learning_rate: Hyperparam,
     decay: Hyperparam = 0.9,
@@ -86,9 +87,10 @@ def rmsprop(
     """
     scaled = (scale_by_stddev if centered else scale_by_rms)(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
     velocity = [] if momentum is None else [trace(momentum, nesterov)]
-    return _named("rmsprop", scaled, scale_by_learning_rate(learning_rate), *velocity)
+    return chain(scaled, scale_by_learning_rate(learning_rate), *velocity)
 
 
+@optimizer
 def adafactor(
     learning_rate: Hyperparam | None = None,
     min_dim_size_to_factor: int = 128,
@@ -139,9 +141,10 @@ def adafactor(
         parts.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
     if weight_decay_rate is not None:
         parts.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
-    return _named("adafactor", *parts, scale(-1.0))
+    return chain(*parts, scale(-1.0))
 
 
+@optimizer
 def adagrad(
     learning_rate: Hyperparam, initial_accumulator_value: Number = 0.1, eps: Hyperparam = 1e-7
 ) -> Transformation:
@@ -161,13 +164,13 @@ def adagrad(
     >>> round(float(optimizer.update(4.0, optimizer.init(0.0))[0]), 5)
     -0.8
     """
-    return _named(
-        "adagrad",
+    return chain(
         scale_by_rss(initial_accumulator_value, eps),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def adam(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -198,13 +201,13 @@ def adam(
     >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
     -0.5
     """
-    return _named(
-        "adam",
+    return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def adamw(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -236,14 +239,14 @@ def adamw(
     >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
     -1.5
     """
-    return _named(
-        "adamw",
+    return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def nadam(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -267,10 +270,10 @@ def nadam(
     >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
     -1.33333
     """
-    inner = adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=True)
-    return dataclasses.replace(inner, name="nadam")
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=True)
 
 
+@optimizer
 def nadamw(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -296,10 +299,10 @@ def nadamw(
     >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 4)
     -3.3333
     """
-    inner = adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=True)
-    return dataclasses.replace(inner, name="nadamw")
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=True)
 
 
+@optimizer
 def adamax(
     learning_rate: Hyperparam, b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8
 ) -> Transformation:
@@ -320,9 +323,10 @@ def adamax(
     >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 5)
     -0.5
     """
-    return _named("adamax", scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@optimizer
 def adamaxw(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -348,14 +352,14 @@ def adamaxw(
     >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
     -1.5
     """
-    return _named(
-        "adamaxw",
+    return chain(
         scale_by_adamax(b1, b2, eps),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def radam(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -382,13 +386,13 @@ def radam(
     >>> round(float(optimizer.update(7.0, optimizer.init(0.0))[0]), 4)
     -3.5
     """
-    return _named(
-        "radam",
+    return chain(
         scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def lion(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -416,14 +420,14 @@ def lion(
     >>> float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0])
     -1.5
     """
-    return _named(
-        "lion",
+    return chain(
         scale_by_lion(b1, b2, mu_dtype),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 
 
+@optimizer
 def lamb(
     learning_rate: Hyperparam,
     b1: Hyperparam = 0.9,
@@ -450,14 +454,10 @@ def lamb(
     >>> round(float(optimizer.update(7.0, optimizer.init(8.0), 8.0)[0]), 5)
     -4.0
     """
-    return _named(
-        "lamb",
+    return chain(
         scale_by_adam(b1, b2, eps, eps_root),
         add_decayed_weights(weight_decay, mask),
         scale_by_trust_ratio(),
         scale_by_learning_rate(learning_rate),
     )
 
-
-def _named(name: str, *parts: Transformation) -> Transformation:
-    return dataclasses.replace(chain(*parts), name=name)

@@ -1,6 +1,5 @@
 """Muon: steps along the orthogonal matrix nearest to the mean gradient of a matrix."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as onp
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError, ShapeError
-from functrace.optim.base import Transformation, chain, increment, real_dtype, transformation
+from functrace.optim.base import Transformation, chain, increment, optimizer, real_dtype, transformation
 from functrace.optim.checking import check_count, failure, leaf_paths
 from functrace.optim.grouping import partition
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
@@ -138,6 +137,7 @@ def scale_by_shape(consistent_rms: Hyperparam | None = None) -> Transformation:
     return transformation(Settings("scale_by_shape", given), StepState, step)
 
 
+@optimizer
 def muon(
     learning_rate: Hyperparam,
     ns_coeffs: Coefficients = NEWTON_SCHULZ,
@@ -191,12 +191,12 @@ def muon(
     )
     if adam_learning_rate is None:
         directions = partition({"muon": orthogonal, "adam": adaptive_moments}, _kinds)
-        return dataclasses.replace(chain(directions, scale_by_learning_rate(learning_rate)), name="muon")
+        return chain(directions, scale_by_learning_rate(learning_rate))
     steps = {
         "muon": chain(orthogonal, scale_by_learning_rate(learning_rate)),
         "adam": chain(adaptive_moments, scale_by_learning_rate(adam_learning_rate)),
     }
-    return dataclasses.replace(partition(steps, _kinds), name="muon")
+    return partition(steps, _kinds)
 
 
 def orthogonalized(matrix: Array, rows: Any, eps: Array) -> Array:

@@ -1,12 +1,11 @@
 """L-BFGS: the inverse Hessian times the gradient, from the last few steps and what they did to the gradient."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 
 from functrace import lax, numpy as fnp, tree
-from functrace.optim.base import Transformation, chain, computing_dtype, transformation
+from functrace.optim.base import Transformation, chain, computing_dtype, optimizer, transformation
 from functrace.optim.checking import check_count
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.optim.line_search import scale_by_zoom_linesearch
@@ -89,6 +88,7 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Tr
     return transformation(settings, LbfgsState, step, memory, like="grads", needs_params=True)
 
 
+@optimizer
 def lbfgs(
     learning_rate: Hyperparam | None = None,
     memory_size: int = 10,
@@ -123,7 +123,7 @@ def lbfgs(
     """
     downhill = scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate)
     parts = [scale_by_lbfgs(memory_size, scale_init_precond), downhill]
-    return dataclasses.replace(chain(*parts, *[] if linesearch is None else [linesearch]), name="lbfgs")
+    return chain(*parts, *[] if linesearch is None else [linesearch])
 
 
 def _two_loops(grads: PyTree, memories: tuple[PyTree, PyTree, Array], initial: Array) -> PyTree:

@@ -4,14 +4,22 @@ Three sequences: `z` makes the steps, `x` is its weighted average and is evaluat
 `y = b1 x + (1 - b1) z`, which are the parameters that are trained. Only y and z are kept.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 
 from functrace import numpy as fnp, tree
 from functrace.errors import ArgumentError
-from functrace.optim.base import Transformation, chain, check_part, computing_dtype, increment, real_dtype, update_with
+from functrace.optim.base import (
+    Transformation,
+    chain,
+    check_part,
+    computing_dtype,
+    increment,
+    optimizer,
+    real_dtype,
+    update_with,
+)
 from functrace.optim.checking import as_arrays, check_match, check_state, checked, failure, only_part
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
 from functrace.optim.masks import Mask
@@ -132,6 +140,7 @@ def schedule_free_eval_params(state: PyTree, params: PyTree) -> PyTree:
     return tree.map(lambda y, z: _average(part.hyperparams, y, z).astype(y.dtype), params, part.z)
 
 
+@optimizer
 def schedule_free_sgd(
     learning_rate: Hyperparam = 1.0,
     warmup_steps: int | None = None,
@@ -159,9 +168,10 @@ def schedule_free_sgd(
     """
     direction = chain(*[] if weight_decay is None else [add_decayed_weights(weight_decay)])
     rate = _warmed_up(learning_rate, warmup_steps)
-    return dataclasses.replace(schedule_free(direction, rate, b1, weight_lr_power), name="schedule_free_sgd")
+    return schedule_free(direction, rate, b1, weight_lr_power)
 
 
+@optimizer
 def schedule_free_adamw(
     learning_rate: Hyperparam = 0.0025,
     warmup_steps: int | None = None,
@@ -193,7 +203,7 @@ def schedule_free_adamw(
     scaled = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
     direction = chain(scaled, add_decayed_weights(weight_decay, mask))
     rate = _warmed_up(learning_rate, warmup_steps)
-    return dataclasses.replace(schedule_free(direction, rate, b1, weight_lr_power), name="schedule_free_adamw")
+    return schedule_free(direction, rate, b1, weight_lr_power)
 
 
 def _average(hyper: Hyperparams, y: Array, z: Array) -> Array:

@@ -14,6 +14,7 @@ from functrace.primitives import (
     contraction,
     convolution,
     cumulative,
+    determinants,
     elementwise,
     gather_scatter,
     indexing,
@@ -34,7 +35,7 @@ from functrace.primitives.selection import select_n, where
 
 __all__ = [
     "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
-    "convolution", "cumulative", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg", "norms",
-    "observing", "reductions", "select_n", "selection", "sorting", "space", "special", "structural", "sub", "unary",
-    "where", "windows",
+    "convolution", "cumulative", "determinants", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming",
+    "neg", "norms", "observing", "reductions", "select_n", "selection", "sorting", "space", "special", "structural",
+    "sub", "unary", "where", "windows",
 ]  # fmt: skip

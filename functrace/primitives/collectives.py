@@ -42,6 +42,8 @@ class Collective(Primitive):
     its own laws are in `tests/primitives/test_collective_laws.py`.
     """
 
+    goes_forward = False  # the gradient at one index is of the sum over all: its tangent is along all of them
+
     def samples(self) -> Iterator[Sample]:
         return iter(())
 

@@ -110,6 +110,7 @@ real = _Part("real", lax.real, (None,), linear_in=(0,), simplify=_simplify_part(
 imag = _Part("imag", lax.imag, (None,), linear_in=(0,), simplify=_simplify_part(1), dtypes=(C64,))
 complex_ = _Complex("complex", lax.complex, (None, None), linear_in=(0, 1))
 conj = _Conj("conj", lax.conj, (None,), linear_in=(0,), simplify=_simplify_conj, dtypes=(C64,))
+conj.analytic = False
 
 
 class _Abs(Formula):
@@ -145,6 +146,8 @@ class _Sign(Formula):
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return None if is_complex(xs[0].aval.dtype) else super().series(xs, ys)
+
+    analytic = False
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         (x,) = xs

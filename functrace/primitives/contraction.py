@@ -7,8 +7,8 @@ operand. The result's axes are the batch axes, then the free axes of the left an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -19,9 +19,21 @@ from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
 from functrace.ir.dependence import Matrix, Operand, Site, linked
 from functrace.primitives.complex import real
-from functrace.primitives.elementwise import C64, F32, I32, add, convert_element_type, series_of_product
+from functrace.primitives.elementwise import (
+    C64,
+    F32,
+    I32,
+    add,
+    convert_element_type,
+    mul,
+    series_of_product,
+    sum_of_squares,
+    widened,
+)
+from functrace.primitives.families import literal
 from functrace.primitives.selection import any_along
-from functrace.primitives.space import broadcast_in_dim, move_axis, transpose
+from functrace.primitives.space import broadcast_in_dim, move_axis, reduce_sum, reshape, transpose
+from functrace.primitives.structural import concatenate
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -66,6 +78,19 @@ class Bilinear(Primitive):
         if dy is None:
             return z, self(dx, y)
         return z, add(self(dx, y), self(x, dy))
+
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        (z,), (jz,), (lz,) = at.push(self, xs, js, ls)
+        if js[0] is None or js[1] is None:
+            return z, jz, lz
+        summed = self.summed(js[0], js[1])
+        if summed is None:
+            return z, jz, at.total(lz, *at.bend(self, xs, js))
+        return z, jz, at.total(lz, mul(summed, 2.0))
+
+    def summed(self, x: Atom, y: Atom) -> Atom | None:
+        """The products of operands with one more leading axis, summed over it; None where that is no product."""
+        return None
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return series_of_product(self, xs)
@@ -167,6 +192,48 @@ def behind(dims: Dims) -> Dims:
     return tuple([d + 1 for d in dims])
 
 
+class Factors(NamedTuple):
+    """An array as a sum of outer products over k: of `left [k, ...]`, which has its axes `rows`, in order, and of
+    `right [k, ...]`, which has the others."""
+
+    rows: tuple[int, ...]
+    left: Atom
+    right: Atom
+    precision: Precision = None
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The axes that `right` has."""
+        rank = self.left.aval.ndim + self.right.aval.ndim - 2
+        return tuple([a for a in range(rank) if a not in self.rows])
+
+    def permuted(self, order: Dims) -> Factors:
+        """Those of the array whose axis i is axis `order[i]` of this one."""
+
+        def of(axes: Dims, x: Atom) -> tuple[Dims, Atom]:
+            new = tuple([i for i, a in enumerate(order) if a in axes])
+            return new, transpose(x, (0, *[1 + axes.index(order[i]) for i in new]))
+
+        rows, left = of(self.rows, self.left)
+        return Factors(rows, left, of(self.columns, self.right)[1], self.precision)
+
+    def scaled(self, by: Callable[[Atom], Atom]) -> Factors:
+        """Those of a multiple, of which `by` makes that of any array."""
+        return self._replace(right=by(self.right))
+
+    def squares_with(self, others: Sequence[Factors]) -> list[Atom] | None:
+        """The sum of squares of the sum of all these arrays, for less than that takes."""
+        alike = [f if f.rows == self.rows else Factors(f.columns, f.right, f.left) for f in others]
+        sides = [(widened(f.left), widened(f.right)) for f in (self, *alike)]
+        if any([f.rows != self.rows for f in alike]) or len({x.aval.dtype for pair in sides for x in pair}) > 1:
+            return None
+        left, right = (
+            concatenate([reshape(x, (1, x.aval.shape[0], math.prod(x.aval.shape[1:]))) for x in xs], 1)
+            for xs in zip(*sides, strict=True)
+        )
+        return squares_of_product(left, right, self.precision)
+
+
 @primitive
 class DotGeneral(Bilinear):
     """Products summed over contracted axes, for each index of the batch axes.
@@ -176,6 +243,7 @@ class DotGeneral(Bilinear):
     """
 
     name = "dot_general"
+    spelling = "lax.dot_general({0}, {1}, {dimension_numbers})"
     jax_names = ("dot_general",)
     dimension_numbers: DimensionNumbers
     precision: Precision = None
@@ -204,6 +272,14 @@ class DotGeneral(Bilinear):
         yield Sample(wide, (Aval((2, 3), BF16), Aval((3, 2), BF16)))
         yield Sample(DotGeneral(matmul), (Aval((2, 3), BF16), Aval((3, 2), F32)))
         yield Sample(DotGeneral(matmul, None, F32), (Aval((2, 3), I32), Aval((3, 2), I32)))
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        x, y = eqn.inputs
+        of_matrices: Any = (((x.aval.ndim - 1,), (max(y.aval.ndim - 2, 0),)), ((), ()))
+        if x.aval.dtype == y.aval.dtype and {x.aval.ndim, y.aval.ndim} <= {1, 2} and self == DotGeneral(of_matrices):
+            writer.assign(eqn, " @ ".join(writer.operands(eqn)))
+        else:
+            writer.usual(eqn)
 
     def shape(self, *xs: Aval) -> Aval:
         x, y = xs
@@ -289,6 +365,32 @@ class DotGeneral(Bilinear):
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         return as_dtype(transpose(product, order), x.dtype)
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[i].shape[a]),) for k, a in self.in_common(i, xs[i], xs[1 - i])}
+
+    def summed(self, x: Atom, y: Atom) -> Atom:
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        numbers = (((0, *behind(xc)), (0, *behind(yc))), (behind(xb), behind(yb)))
+        return DotGeneral(numbers, self.precision, self.preferred_element_type)(x, y)
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs
+        (xc, yc), batch = self.dimension_numbers
+        if batch != ((), ()):
+            return None
+
+        def rows(x: Atom, contracted: Dims) -> Atom:
+            free = free_axes(x.aval, contracted, ())
+            k = math.prod([x.aval.shape[d] for d in contracted])
+            return reshape(transpose(x, (*contracted, *free)), (k, *[x.aval.shape[d] for d in free]))
+
+        return Factors(tuple(range(x.aval.ndim - len(xc))), rows(x, xc), rows(y, yc), self.precision)
+
+    def squares(self, *xs: Any) -> Any:
+        x, y = xs
+        (xc, yc), (xb, yb) = self.dimension_numbers
+        return squares_of_product(matrices(x, xb, xc), matrices(y, yb, yc), self.precision)
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         x, y = xs
         (xc, yc), (xb, yb) = self.dimension_numbers
@@ -337,3 +439,38 @@ def matmul(x: Atom, y: Atom, precision: Precision = None) -> Atom:
     batch = tuple(range(x.aval.ndim - 2))
     contracted = ((x.aval.ndim - 1,), (y.aval.ndim - 2,))
     return dot_general(x, y, (contracted, (batch, batch)), precision)
+
+
+def matrices(x: Atom, batch: Dims, rows: Dims) -> Atom:
+    """`x` as a matrix for each index of its `batch` axes, with the axes `rows` in its rows: rank 3."""
+    rest = free_axes(x.aval, rows, batch)
+    shape = [math.prod([x.aval.shape[d] for d in dims]) for dims in (batch, rows, rest)]
+    return reshape(transpose(x, (*batch, *rows, *rest)), tuple(shape))
+
+
+def products_take_less(k: int, m: int, n: int) -> bool:
+    """Whether those of k rows of m entries, and of n, take less than the product of the two matrices."""
+    return k * (m + n) <= m * n
+
+
+def squares_of_product(x: Atom, y: Atom, precision: Precision) -> list[Atom] | None:
+    """The sum of squares of `x^T y`, for matrices in a batch, where that takes less than the product.
+
+    For one row it is `|x|^2 |y|^2`. In general it is the sum of `(x x^T) * (y y^T)`, the products of rows of x with
+    rows of x, times those of y: the ghost norm. With k rows of m and n entries, k k (m + n) multiplications
+    against k m n. Source: Goodfellow, arXiv:1510.01799; Li et al., arXiv:2110.05679, section 4; Bu et al.,
+    arXiv:2205.10683.
+    """
+    _, k, m = x.aval.shape
+    n = y.aval.shape[2]
+    if not x.aval.is_inexact or not y.aval.is_inexact:
+        return None
+    if k == 1:
+        squares = mul(sum_of_squares(x, (1, 2)), sum_of_squares(y, (1, 2)))
+        return [reduce_sum(squares, (0,))]
+    if not products_take_less(k, m, n) or is_complex(x.aval.dtype) or is_complex(y.aval.dtype):
+        return None
+    gram = DotGeneral((((2,), (2,)), ((0,), (0,))), precision)
+    squares = mul(*[gram(v, v) for v in map(widened, (x, y))])
+    # What rounding leaves of a sum that cancels must not be negative.
+    return [Primitive.named["max"](reduce_sum(squares, (0, 1, 2)), literal(0.0, squares.aval))]

@@ -10,6 +10,7 @@ out, `x` is convolved with `w` and transposed as products are:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,16 +28,21 @@ from functrace.primitives.contraction import (
     Dims,
     Precision,
     as_dtype,
+    behind,
     dtype_or_none,
     jax_precision,
+    matrices,
     precision_names,
     products,
+    squares_of_product,
 )
 from functrace.primitives.elementwise import C64, F32, I32
-from functrace.primitives.space import move_axis, reshape, zeros
-from functrace.primitives.structural import rev
+from functrace.primitives.space import move_axis, reshape, transpose, zeros
+from functrace.primitives.structural import pad, rev, slice_, stack
 
 Padding = tuple[tuple[int, int], ...]
+
+MOST_PATCHES = 256  # that are taken out one by one
 
 
 def dilated(n: int, dilation: int) -> int:
@@ -313,6 +319,29 @@ class ConvGeneralDilated(Bilinear):
         if batches > 1:
             ct_x = merge_axis(split_axis(ct_x, of_x[1], batches), of_x[1], of_x[0])
         return ct_x
+
+    def squares(self, *xs: Any) -> Any:
+        x, w = xs
+        of_x, of_w, of_y = self.dimension_numbers
+        places = at(self.shape(x.aval, w.aval).shape, of_y[2:])
+        if max(self.feature_group_count, self.batch_group_count) > 1 or not 0 < math.prod(places) <= MOST_PATCHES:
+            return None
+        seen = self.patches(transpose(x, of_x), at(w.aval.shape, of_w[2:]), places)
+        rows = tuple(range(1, len(of_w)))  # the features, and the window
+        left, right = matrices(seen, (), behind(rows)), matrices(transpose(w, of_w), (), rows)
+        return squares_of_product(left, right, self.precision)
+
+    def patches(self, x: Atom, window: Dims, places: Dims) -> Atom:
+        """What each place of the result sees of `x`, whose axes are batch, feature, spatial: places come first."""
+        gaps = [(low, high, gap - 1) for (low, high), gap in zip(self.padding, self.lhs_dilation, strict=True)]
+        x = pad(x, 0, ((0, 0, 0), (0, 0, 0), *gaps))
+        spans = [(n - 1) * step + 1 for n, step in zip(window, self.rhs_dilation, strict=True)]
+        seen = []
+        for place in itertools.product(*[range(n) for n in places]):
+            starts = [p * stride for p, stride in zip(place, self.window_strides, strict=True)]
+            stops = [start + span for start, span in zip(starts, spans, strict=True)]
+            seen.append(slice_(x, (0, 0, *starts), (*x.aval.shape[:2], *stops), (1, 1, *self.rhs_dilation)))
+        return stack(seen, 0)
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         x, w = xs

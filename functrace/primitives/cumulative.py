@@ -151,6 +151,7 @@ class CumSum(Linear, Cumulative):
     """Running sum; its transpose is the running sum from the other end."""
 
     name = "cumsum"
+    spelling = "lax.cumsum({0}, {axis}, {reverse})"
     moves = False
     work_each = Work(1)
     jax_names = ("cumsum",)
@@ -176,6 +177,7 @@ class CumProd(Cumulative):
     """Running product."""
 
     name = "cumprod"
+    spelling = "lax.cumprod({0}, {axis}, {reverse})"
     jax_names = ("cumprod",)
     scan = lax.cumprod
     combine = mul
@@ -189,6 +191,7 @@ class CumMax(Cumulative):
     """Running maximum."""
 
     name = "cummax"
+    spelling = "lax.cummax({0}, {axis}, {reverse})"
     jax_names = ("cummax",)
     scan = lax.cummax
     locally_linear = True
@@ -203,6 +206,7 @@ class CumMin(Cumulative):
     """Running minimum."""
 
     name = "cummin"
+    spelling = "lax.cummin({0}, {axis}, {reverse})"
     jax_names = ("cummin",)
     scan = lax.cummin
     locally_linear = True
@@ -217,6 +221,7 @@ class CumLogSumExp(Cumulative):
     """Running log of a sum of exponentials."""
 
     name = "cumlogsumexp"
+    spelling = "lax.cumlogsumexp({0}, {axis}, {reverse})"
     jax_names = ("cumlogsumexp",)
     scan = lax.cumlogsumexp
     work_each = logaddexp.work_each

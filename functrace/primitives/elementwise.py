@@ -13,6 +13,7 @@ the transpose of those that are `linear_in` an operand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -29,6 +30,7 @@ from functrace.ir import (
     Masked,
     Primitive,
     Sample,
+    Through,
     Undefined,
     Var,
     Work,
@@ -42,9 +44,11 @@ from functrace.primitives.space import (
     BroadcastInDim,
     broadcast_to,
     full,
+    reduce_sum,
     reshape,
     unbroadcast,
 )
+from functrace.primitives.terms import addends, apart, factors_of
 
 F32 = np.dtype(np.float32)
 C64 = np.dtype(np.complex64)
@@ -119,6 +123,26 @@ class Elementwise(Primitive):
             dy = broadcast_to(dy, y.aval.shape)
         return y, dy
 
+    def laplacian(self, at: Any, xs: Sequence[Any], js: Sequence[Any], ls: Sequence[Any]) -> tuple[Any, Any, Any]:
+        # The second derivatives are entries beside entries, so that the directions are summed before they meet them.
+        (y,), (jy,), (ly,) = at.push(self, xs, js, ls)
+        if not self.is_entrywise(*[x.aval for x, j in zip(xs, js, strict=True) if j is not None], y.aval):
+            return y, jy, at.total(ly, *at.bend(self, xs, js))
+        moving = [i for i, j in enumerate(js) if j is not None]
+        for n, i in enumerate(moving):
+            for k in moving[n:]:
+                slope = at.partial(self, xs, i, k)
+                if slope is not None:
+                    ly = at.total(ly, summed_along(js[i], js[k], slope if i == k else mul(slope, 2.0), y.aval))
+        return y, jy, ly
+
+    def is_entrywise(self, *xs: Aval) -> bool:
+        return all([x.dtype == xs[0].dtype for x in xs])  # the derivative in a complex number may be two
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        y = self.shape(*xs)
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if n == y.shape[a]}
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         i, *others = [i for i, x in enumerate(xs) if type(x) is Undefined]
         if others or i not in self.linear_in:
@@ -166,6 +190,12 @@ def align(x: Atom, is_batched: bool, rank: int) -> Atom:
     if is_batched:
         return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
     return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
+
+def summed_along(j: Atom, other: Atom, slope: Atom, aval: Aval) -> Atom:
+    """`slope` times the products of entries that move along the same directions, the leading axis of both."""
+    rank = max(j.aval.ndim, other.aval.ndim) - 1
+    products = mul(align(j, True, rank), align(other, True, rank))
+    return broadcast_to(mul(reduce_sum(products, (0,)), slope), aval.shape)
 
 class Formula(Elementwise):
     """An elementwise primitive without parameters, given by its formulas."""
@@ -271,8 +301,14 @@ class Formula(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = self._fold(*xs)
-        # Subnormal values are left to the backend, which may flush them to zero.
-        return None if y is None or any(map(is_subnormal, (*xs, y))) else y
+        return None if y is None else foldable(y, *xs)
+
+def foldable(y: Any, *xs: Any) -> Any:
+    """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
+    which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
+    if any(map(is_subnormal, (*xs, y))) or (not math.isfinite(y) and all(map(math.isfinite, xs))):
+        return None
+    return y
 
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
@@ -376,6 +412,19 @@ class _Sum(Formula):
             for s, x in zip(signed, xs, strict=True)
         ]
 
+    def squares(self, *xs: Any) -> Any:
+        """Of all that is added up: either it has no entries in common, or it is outer products, which make one."""
+        parts = addends(self, xs, add, sub)
+        made = [ambient().definition(x) for x, _ in parts]
+        supports = [m and m.primitive.support(*m.inputs) for m in made]
+        if supports and apart(supports):
+            return [Through(x) for x, _ in parts]
+        factors = [factors_of(x) for x, _ in parts]
+        if not factors or not all(factors):
+            return None
+        signed = [f if positive else f.scaled(neg) for f, (_, positive) in zip(factors, parts, strict=True)]
+        return signed[0].squares_with(signed[1:])
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         z = self(*xs)
         if not z.aval.is_inexact or (dxs[0] is None and dxs[1] is None):
@@ -386,7 +435,30 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
-class _Product(Formula):
+class _Neg(Formula):
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
+
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.scaled(neg))
+
+class _Scaling(Formula):
+    """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
+
+    def squares(self, *xs: Any) -> Any:
+        x, y = xs
+        if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
+            return None
+        if self is div:
+            return None if y.aval.shape else [Through(x, lambda n: div(n, sum_of_squares(y)))]
+        big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
+        return [Through(big, lambda n: mul(n, sum_of_squares(small)))]
+
+    def factors(self, *xs: Any) -> Any:
+        x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
+        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: self(v, y)))
+
+class _Product(_Scaling):
     """mul: the rules of the family, written out for its two operands."""
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
@@ -418,6 +490,10 @@ def total(terms: Sequence[Any]) -> Any:
     given = [term for term in terms if term is not None]
     return reduce(add, given) if given else None
 
+def difference(x: Any, y: Any) -> Any:
+    """x - y, either of which may be None and so zero."""
+    return x if y is None else neg(y) if x is None else sub(x, y)
+
 def convolved(product: Primitive, x: Any, y: Any, k: int, low: int, high: int) -> Any:
     """The sum of products of x[j] and y[k - j] from j = low to high; None if zero."""
     if x is y and low + high == k and product.commutative:  # of a square, each product but the middle one comes twice
@@ -435,8 +511,7 @@ def series_of_quotient(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], 
     (x, y), (z,) = xs, ys
 
     def rule(k: int) -> Any:
-        known = convolved(mul, y, z, k, 1, k)
-        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        rest = difference(x[k], convolved(mul, y, z, k, 1, k))
         return None if rest is None else div(rest, y.value)
 
     return rule
@@ -456,7 +531,7 @@ def series_of_power(r: float, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[
     return rule
 
 NUMBERS = (F32, C64)
-neg = unary("neg", lax.neg, None, linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
 neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
@@ -471,11 +546,10 @@ mul = _Product(
     simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
 mul.annihilated = True
-div = binary(
+div = _Scaling(
     "div",
     lax.div,
-    None,
-    lambda x, y, z: mul(neg(x), integer_pow(y, -2)),
+    (None, lambda x, y, z: mul(neg(x), integer_pow(y, -2))),
     linear_in=(0,),
     simplify=_simplify_div,
     has_pole=True,
@@ -490,6 +564,7 @@ class IntegerPow(Elementwise):
     """x ** exponent for a fixed integer. At high order the derivative stays one product."""
 
     name = "integer_pow"
+    spelling = "lax.integer_pow({0}, {exponent})"
     jax_names = ("integer_pow",)
     exponent: int
 
@@ -520,7 +595,7 @@ class IntegerPow(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = np.divide(x.dtype.type(1), x)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if self.exponent == 2:
@@ -562,6 +637,7 @@ class ConvertElementType(Elementwise):
     """Another dtype. Linear between inexact dtypes; its transpose converts back."""
 
     name = "convert_element_type"
+    spelling = "lax.convert_element_type({0}, {new_dtype})"
     jax_names = ("convert_element_type",)
     new_dtype: Any
     weak_type: bool = False
@@ -589,7 +665,7 @@ class ConvertElementType(Elementwise):
             return None
         with np.errstate(all="ignore"):
             y = x.astype(self.new_dtype)
-        return None if is_subnormal(x) or is_subnormal(y) else y
+        return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if x.aval is self.shape(x.aval) else None
@@ -605,6 +681,10 @@ class ConvertElementType(Elementwise):
             ct = Primitive.named["real"](ct)
         return [convert_element_type(ct, aval.dtype, aval.weak_type)]
 
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        return [Through(x)] if x.aval.is_inexact and np.can_cast(x.aval.dtype, self.new_dtype) else None
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ConvertElementType | None:
         new_dtype = params["new_dtype"]
@@ -614,4 +694,16 @@ class ConvertElementType(Elementwise):
 def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
     """`x` as another dtype."""
     return ConvertElementType(np.dtype(dtype), weak_type)(x)
+
+def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
+    """The squared magnitudes of the entries of `x` added up, over all axes unless some are given; float32 at least."""
+    axes = tuple(range(x.aval.ndim)) if axes is None else axes
+    if is_complex(x.aval.dtype):
+        return add(*[sum_of_squares(Primitive.named[part](x), axes) for part in ("real", "imag")])
+    x = widened(x)
+    return reduce_sum(mul(x, x), axes)
+
+def widened(x: Atom) -> Atom:
+    """`x` in a dtype of at least 32 bits, and no longer weak."""
+    return convert_element_type(x, F32 if x.aval.dtype.itemsize < 4 else x.aval.dtype)
 

@@ -1,8 +1,8 @@
 """Families: what you write, and the rules that follow from it.
 
     family         you write                                     you get
-    Linear         shape, lower, transpose, batch                jvp (it is itself)
-    Elementwise    lower, the partial derivative of each operand shape, jvp, batch, and the transpose where linear
+    Linear         shape, lower, transpose, batch                jvp (it is itself), series
+    Elementwise    lower, the partial derivative of each operand shape, jvp, series, batch, transpose where linear
 """
 
 from __future__ import annotations

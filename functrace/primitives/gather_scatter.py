@@ -16,6 +16,7 @@ and writes nothing, "promise_in_bounds" leaves it undefined.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -24,14 +25,37 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import RuleError, ShapeError
-from functrace.ir import Atom, Aval, Primitive, Sample, Undefined, Work, primitive
+from functrace.ir import Atom, Aval, Primitive, Sample, Through, Undefined, Work, ambient, primitive
 from functrace.ir.dependence import Matrix, Site, identity, meeting, moved
 from functrace.lower.evaluate import at_once
-from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import C64, F32, I32, add, div, mul, neg, sub
-from functrace.primitives.families import Linear
+from functrace.primitives.binary import clamp
+from functrace.primitives.comparison import eq, ge, le, logical_and
+from functrace.primitives.contraction import Factors
+from functrace.primitives.elementwise import (
+    C64,
+    F32,
+    I32,
+    add,
+    convert_element_type,
+    div,
+    is_constant,
+    mul,
+    neg,
+    sub,
+)
+from functrace.primitives.families import Linear, literal
+from functrace.primitives.reductions import ArgMax
 from functrace.primitives.selection import where
-from functrace.primitives.space import batched_operand, broadcast_to, full, reshape, zeros
+from functrace.primitives.space import (
+    BroadcastInDim,
+    batched_operand,
+    broadcast_in_dim,
+    broadcast_to,
+    full,
+    reshape,
+    transpose,
+    zeros,
+)
 from functrace.primitives.structural import JointlyLinear, iota
 
 U32 = np.dtype(np.uint32)
@@ -408,6 +432,11 @@ class ScatterFamily(JointlyLinear):
         )
 
 
+def other_sizes(x: Aval, axis: int) -> Dims:
+    """The sizes of all axes but one."""
+    return (*x.shape[:axis], *x.shape[axis + 1 :])
+
+
 @primitive
 class ScatterAdd(ScatterFamily):
     """Adds each window of the updates; its transpose reads the windows."""
@@ -418,6 +447,57 @@ class ScatterAdd(ScatterFamily):
 
     def samples(self) -> Iterator[Sample]:
         return scatter_samples(ScatterAdd)
+
+    def rows(self, *xs: Any) -> tuple[Atom, Atom] | None:
+        """Of rows added to zeros: where each goes, `[k]` along the one axis that is written at places, and the rows
+        `[k, ...]`, those that are dropped as zeros."""
+        x, indices, updates = xs
+        made = ambient().definition(x)
+        is_zero = made is not None and type(made.primitive) is BroadcastInDim and is_constant(made.inputs[0], 0)
+        if not is_zero or len(self.scatter_dims_to_operand_dims) != 1 or self.operand_batching_dims:
+            return None
+        (axis,) = self.scatter_dims_to_operand_dims
+        if self.inserted_window_dims != (axis,) or updates.aval.size == 0 or any([
+            updates.aval.shape[d] != n for d, n in zip(self.update_window_dims, other_sizes(x.aval, axis), strict=True)
+        ]):  # fmt: skip
+            return None
+        count, last = math.prod(indices.aval.shape[:-1]), x.aval.shape[axis] - 1
+        outer = [d for d in range(updates.aval.ndim) if d not in self.update_window_dims]
+        rows = reshape(transpose(updates, (*outer, *self.update_window_dims)), (count, *other_sizes(x.aval, axis)))
+        places = reshape(indices, (count,))
+        if places.aval.dtype.itemsize < 4:  # which may not hold the number of the last row
+            places = convert_element_type(places, I32)
+        if self.mode == "clip":
+            places = clamp(literal(0, places.aval), places, literal(last, places.aval))
+        elif self.mode == "fill_or_drop":
+            inside = logical_and(ge(places, 0), le(places, last))
+            rows = where(broadcast_in_dim(inside, rows.aval.shape, (0,)), rows, 0)
+        return places, rows
+
+    def squares(self, *xs: Any) -> Any:
+        """Those of an array with no rows but the ones that are written."""
+        found = self.rows(*xs)
+        if found is None:
+            return None
+        places, rows = found
+        count = places.aval.size
+        if count * count + rows.aval.size >= xs[0].aval.size:
+            return None
+        same = eq(reshape(places, (count, 1)), reshape(places, (1, count)))
+        first = reshape(ArgMax(1, I32)(same), (count, 1))
+        windows = tuple(range(1, rows.aval.ndim))
+        apart = ScatterAdd(windows, (0,), (), (), (0,), False, False, "promise_in_bounds")
+        return [Through(apart(zeros(rows.aval), first, rows))]
+
+    def factors(self, *xs: Any) -> Any:
+        found = self.rows(*xs)
+        if found is None:
+            return None
+        places, rows = found
+        (axis,) = self.scatter_dims_to_operand_dims
+        numbers = iota(places.aval.dtype, (1, xs[0].aval.shape[axis]), 1)
+        one_hot = convert_element_type(eq(reshape(places, (places.aval.size, 1)), numbers), rows.aval.dtype)
+        return Factors((axis,), one_hot, rows)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, indices, updates = xs

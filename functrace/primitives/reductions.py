@@ -69,6 +69,10 @@ class Reduction(Primitive):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return replace(self, axes=tuple([a + 1 for a in self.axes]))(xs[0]), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        kept = [a for a in range(xs[0].ndim) if a not in self.axes]
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(kept)}
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Any:
         if params.get("out_sharding") is not None:
@@ -95,6 +99,7 @@ class ReduceProd(Reduction):
     """Product over axes."""
 
     name = "reduce_prod"
+    spelling = "lax.reduce_prod({0}, {axes})"
     jax_names = ("reduce_prod",)
     reducer = lax.reduce_prod
 
@@ -139,6 +144,7 @@ class ReduceMax(ReduceExtremum):
     """The greatest element over axes; NaN if there is one."""
 
     name = "reduce_max"
+    spelling = "lax.reduce_max({0}, {axes})"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
     surpassed = staticmethod(lt)
@@ -152,6 +158,7 @@ class ReduceMin(ReduceExtremum):
     """The least element over axes; NaN if there is one."""
 
     name = "reduce_min"
+    spelling = "lax.reduce_min({0}, {axes})"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
     surpassed = staticmethod(gt)
@@ -165,6 +172,7 @@ class ReduceAnd(Reduction):
     """Bitwise "and" over axes."""
 
     name = "reduce_and"
+    spelling = "lax.reduce_and({0}, {axes})"
     jax_names = ("reduce_and",)
     reducer = lax.reduce_and
 
@@ -177,6 +185,7 @@ class ReduceOr(Reduction):
     """Bitwise "or" over axes."""
 
     name = "reduce_or"
+    spelling = "lax.reduce_or({0}, {axes})"
     jax_names = ("reduce_or",)
     reducer = lax.reduce_or
 
@@ -238,6 +247,7 @@ class ArgMax(ArgExtremum):
     """The index of the greatest element along an axis."""
 
     name = "argmax"
+    spelling = "lax.argmax({0}, {axis}, {index_dtype})"
     jax_names = ("argmax",)
     finder = lax.argmax
 
@@ -250,6 +260,7 @@ class ArgMin(ArgExtremum):
     """The index of the least element along an axis."""
 
     name = "argmin"
+    spelling = "lax.argmin({0}, {axis}, {index_dtype})"
     jax_names = ("argmin",)
     finder = lax.argmin
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Undefined, ambient
+from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Through, Undefined, ambient
 from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
 from functrace.primitives.elementwise import F32, Formula, align, convert_element_type
@@ -238,6 +238,15 @@ class _Select(Formula):
                 found[i] = Masked(c, selected(xs[0], i - 1, outer), dirty)
         return found
 
+    def squares(self, *xs: Any) -> Any:
+        which, *cases = xs
+        if which.aval.shape:
+            return None
+
+        def chosen(i: int) -> Any:
+            return lambda n: self(which, *[n if j == i else zeros(n.aval) for j in range(len(cases))])
+
+        return [Through(c, chosen(i)) for i, c in enumerate(cases)]
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
         which = at.operands[0].value
         shape = at.results[0].shape

@@ -5,6 +5,7 @@ Reshaping, permuting, broadcasting and summing, each the transpose of another on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Sample, Work, ambient, primitive
+from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Through, Work, ambient, primitive
 from functrace.ir.dependence import Matrix, Site, moved
 from functrace.primitives.families import Linear, literal
 
@@ -24,6 +25,7 @@ class Reshape(Linear):
     """The same elements, row by row, in another shape. Its transpose reshapes back."""
 
     name = "reshape"
+    spelling = "lax.reshape({0}, {new_shape})"
     adds_up = False
     keeps_values = True
     jax_names = ("reshape", "squeeze", "expand_dims")
@@ -58,6 +60,20 @@ class Reshape(Linear):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reshape(xs[0], (size, *self.new_shape)), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        # Axes of size 1 aside, an axis that becomes one, or several of which it is the product.
+        found, before = {}, 1
+        wide = [(k, n) for k, n in enumerate(self.new_shape) if n != 1]
+        sizes = [math.prod([n for _, n in wide[:k]]) for k in range(len(wide) + 1)]  # of what lies before each axis
+        for a, n in enumerate(xs[0].shape):
+            if n > 1 and before in sizes and before * n in sizes:
+                found[a] = tuple(wide[sizes.index(before) : sizes.index(before * n)])
+            before *= n
+        return found
+
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Reshape | None:
         if "new_sizes" in params:
@@ -71,6 +87,7 @@ class Transpose(Linear):
     """Axes in another order. Its transpose is the inverse permutation."""
 
     name = "transpose"
+    spelling = "lax.transpose({0}, {permutation})"
     keeps_values = True
     jax_names = ("transpose",)
     permutation: tuple[int, ...]
@@ -99,6 +116,9 @@ class Transpose(Linear):
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
 
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.permuted(self.permutation))
+
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return [cts[0].there.permuted(self._inverse())]
 
@@ -107,6 +127,12 @@ class Transpose(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return transpose(xs[0], (0, *(i + 1 for i in self.permutation))), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(self.permutation)}
+
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])]
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Transpose:
@@ -118,6 +144,7 @@ class BroadcastInDim(Linear):
     """Operand axis i becomes axis `dimensions[i]` of `new_shape`; its transpose sums what was repeated."""
 
     name = "broadcast_in_dim"
+    spelling = "lax.broadcast_in_dim({0}, {new_shape}, {dimensions})"
     picks = True
     keeps_values = True
     jax_names = ("broadcast_in_dim",)
@@ -173,6 +200,17 @@ class BroadcastInDim(Linear):
         dimensions = (0, *(d + 1 for d in self.dimensions))
         return broadcast_in_dim(xs[0], (size, *self.new_shape), dimensions), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        pairs = enumerate(zip(self.dimensions, xs[0].shape, strict=True))
+        return {a: ((d, n),) for a, (d, n) in pairs if n == self.new_shape[d]}
+
+    def squares(self, *xs: Any) -> Any:
+        (x,) = xs
+        if not x.aval.size:
+            return None
+        times = self.shape(x.aval).size // x.aval.size
+        return [Through(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> BroadcastInDim:
         return cls(tuple(params["shape"]), tuple(params["broadcast_dimensions"]))
@@ -183,6 +221,7 @@ class ReduceSum(Linear):
     """Sum over axes; its transpose repeats along them."""
 
     name = "reduce_sum"
+    spelling = "lax.reduce_sum({0}, {axes})"
     jax_names = ("reduce_sum",)
     moves = False
     axes: tuple[int, ...]
@@ -223,6 +262,9 @@ class ReduceSum(Linear):
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return reduce_sum(xs[0], tuple(a + 1 for a in self.axes)), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((k, xs[0].shape[a]),) for k, a in enumerate(self._kept(xs[0]))}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> ReduceSum:

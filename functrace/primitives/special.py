@@ -53,10 +53,14 @@ def missing(name: str, operand: str) -> Callable[..., Any]:
 
 erf = unary("erf", lax.erf, lambda x, y: mul(exp(neg(square(x))), 2 / ROOT_PI), takes=(0, 1))
 erfc = unary("erfc", lax.erfc, lambda x, y: mul(exp(neg(square(x))), -2 / ROOT_PI), takes=(60, 1))
-erf_inv = unary("erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit", takes=(37, 2))
+erf_inv = unary(
+    "erf_inv", lax.erf_inv, lambda x, y: mul(exp(square(y)), ROOT_PI / 2), domain="unit", has_pole=True, takes=(37, 2)
+)
 
-lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive", takes=(52, 4))
-digamma = unary("digamma", lax.digamma, lambda x, y: polygamma(1.0, x), domain="positive", takes=(73, 3))
+lgamma = unary("lgamma", lax.lgamma, lambda x, y: digamma(x), domain="positive", has_pole=True, takes=(52, 4))
+digamma = unary(
+    "digamma", lax.digamma, lambda x, y: polygamma(1.0, x), domain="positive", has_pole=True, takes=(73, 3)
+)
 polygamma = binary(
     "polygamma",
     lax.polygamma,
@@ -64,11 +68,13 @@ polygamma = binary(
     lambda m, x, y: polygamma(add(m, 1.0), x),
     samples=(np.array([1, 2, 3], np.float32), VECTOR),
     domain="positive",
+    has_pole=True,
     fixed=(0,),
     takes=(254, 19),
 )
 zeta = binary(
-    "zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", fixed=(0, 1), takes=(122, 11)
+    "zeta", lax.zeta, missing("zeta", "x"), missing("zeta", "q"), domain="above_one", has_pole=True,
+    fixed=(0, 1), takes=(122, 11),
 )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Undefined, Work, primitive
-from functrace.primitives.elementwise import BOOL, C64, F32, I32
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Through, Undefined, Work, primitive
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
@@ -77,6 +77,7 @@ class Concatenate(JointlyLinear):
     """Operands one after the other along an axis; its transpose cuts the cotangent apart."""
 
     name = "concatenate"
+    spelling = "lax.concatenate({tuple}, {dimension})"
     adds_up = False
     jax_names = ("concatenate",)
     dimension: int
@@ -113,9 +114,15 @@ class Concatenate(JointlyLinear):
             start = stop
         return cts
 
+    def squares(self, *xs: Any) -> Any:
+        return [Through(x) for x in xs]
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return concatenate(xs, self.dimension + 1), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((a, n),) for a, n in enumerate(xs[i].shape) if a != self.dimension}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Concatenate:
@@ -130,6 +137,7 @@ class Pad(JointlyLinear):
     """
 
     name = "pad"
+    spelling = "lax.pad({0}, {1}, {config})"
     adds_up = False
     jax_names = ("pad",)
     config: tuple[tuple[int, int, int], ...]
@@ -184,6 +192,16 @@ class Pad(JointlyLinear):
             ct_value = reduce_sum(outside, tuple(range(ct.aval.ndim)))
         return [ct_x, ct_value]
 
+    def squares(self, *xs: Any) -> Any:
+        return [Through(xs[0])] if self.support(*xs) else None
+
+    def support(self, *xs: Any) -> tuple[tuple[int, int], ...] | None:
+        x, value = xs
+        if not is_constant(value, 0) or any([low < 0 or high < 0 for low, high, _ in self.config]):
+            return None
+        sizes = self.shape(x.aval, value.aval).shape
+        return tuple([(low, n - high) for (low, high, _), n in zip(self.config, sizes, strict=True)])
+
     def mask(self, shape: tuple[int, ...]) -> Atom:
         """Where the result holds values of an operand of this shape."""
         inside = full(Aval(shape, BOOL), True)
@@ -211,6 +229,7 @@ class Slice(Linear):
     """Elements from `start` up to `limit` in steps of `strides`; its transpose pads with zeros."""
 
     name = "slice"
+    spelling = "lax.slice({0}, {start}, {limit}, {strides})"
     adds_up = False
     jax_names = ("slice",)
     start: tuple[int, ...]
@@ -259,6 +278,10 @@ class Slice(Linear):
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return slice_(xs[0], (0, *self.start), (size, *self.limit), (1, *self.strides)), True
 
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        kept = zip(xs[0].shape, self.shape(xs[0]).shape, strict=True)
+        return {a: ((a, n),) for a, (n, m) in enumerate(kept) if n == m}
+
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Slice:
         start, limit, strides = (params[k] for k in ("start_indices", "limit_indices", "strides"))
@@ -271,6 +294,7 @@ class Rev(Linear):
     """Elements in reverse order along axes; its own transpose and its own inverse."""
 
     name = "rev"
+    spelling = "lax.rev({0}, {dimensions})"
     adds_up = False
     keeps_values = True
     jax_names = ("rev",)
@@ -316,6 +340,7 @@ class Iota(Primitive):
     """An array whose elements are their index along one axis."""
 
     name = "iota"
+    spelling = "lax.broadcasted_iota({dtype}, {new_shape}, {dimension})"
     work_each = Work(0)
     jax_names = ("iota",)
     dtype: Any
@@ -449,9 +474,15 @@ class Stack(JointlyLinear):
         pieces = unstack(ct, self.axis)
         return [p if isinstance(x, Undefined) else None for p, x in zip(pieces, xs, strict=True)]
 
+    def squares(self, *xs: Any) -> Any:
+        return [Through(x) for x in xs]
+
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
         return stack(xs, self.axis + 1), True
+
+    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
+        return {a: ((a + (a >= self.axis), n),) for a, n in enumerate(xs[i].shape)}
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Stack:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from jax import lax, numpy as jnp
 
-from functrace.ir import Atom, Aval, Sample
+from functrace.ir import Atom, Aval, Sample, is_complex
 from functrace.ir.primitive import primitive
 from functrace.primitives.elementwise import (
     C64,
@@ -25,6 +25,7 @@ from functrace.primitives.elementwise import (
     IntegerPow,
     add,
     convolved,
+    difference,
     div,
     integer_pow,
     mul,
@@ -34,6 +35,7 @@ from functrace.primitives.elementwise import (
     series_of_product,
     square_of,
     sub,
+    total,
     unary,
 )
 
@@ -59,8 +61,7 @@ def series_of_sqrt(xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]
     (x,), (y,) = xs, ys
 
     def rule(k: int) -> Any:
-        known = convolved(mul, y, y, k, 1, k - 1)
-        rest = x[k] if known is None else neg(known) if x[k] is None else sub(x[k], known)
+        rest = difference(x[k], convolved(mul, y, y, k, 1, k - 1))
         return None if rest is None else mul(rest, div(0.5, y.value))
 
     return rule
@@ -74,6 +75,28 @@ def of_quotient(denominator: Callable[[Any], Any]) -> Callable[..., Any]:
         return lambda k: None if slope[k - 1] is None else mul(slope[k - 1], 1 / k)
 
     return series
+
+
+def series_of_sigmoid(
+    xs: Sequence[Any], ys: Sequence[Any], first: Callable[[Any, Any], Any], linear: Callable[[Any, Any], Any]
+) -> Any:
+    """y' = s x' with s = first(x, y) + linear(x, y) (y - y_0) - (y - y_0)^2.
+
+    Where y is nearly constant, `first` keeps the digits that 1 - y and 1 - y^2 lose.
+    """
+    (x,), (y,) = xs, ys
+    if is_complex(x.aval.dtype):
+        return None
+    factor = linear(x.value, y.value)
+    s = [first(x.value, y.value)]
+
+    def rule(k: int) -> Any:
+        if k > 1:
+            s.append(difference(y[k - 1] and mul(factor, y[k - 1]), convolved(mul, y, y, k - 1, 1, k - 2)))
+        slope = total([mul(x.slope[j], s[k - 1 - j]) for j in range(k) if x.slope[j] and s[k - 1 - j]])
+        return None if slope is None else mul(slope, 1 / k)
+
+    return rule
 
 
 def edge(*values: float) -> tuple[np.ndarray]:
@@ -147,8 +170,22 @@ atanh = unary(
     has_pole=True,
 )
 
-tanh = transcendental("tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16))
-logistic = unary("logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16), takes=(3, 1))
+tanh = transcendental(
+    "tanh", lax.tanh, lambda x, y: one_minus_square(y), dtypes=(F32, C64, BF16),
+    series=partial(
+        series_of_sigmoid,
+        first=lambda x, y: mul(mul(logistic(mul(x, 2.0)), logistic(mul(x, -2.0))), 4.0),
+        linear=lambda x, y: mul(y, -2.0),
+    ),
+)  # fmt: skip
+logistic = unary(
+    "logistic", lax.logistic, lambda x, y: mul(y, sub(1.0, y)), dtypes=(F32, C64, BF16), takes=(3, 1),
+    series=partial(
+        series_of_sigmoid,
+        first=lambda x, y: mul(y, logistic(neg(x))),
+        linear=lambda x, y: sub(logistic(neg(x)), y),
+    ),
+)  # fmt: skip
 
 floor = unary("floor", lax.floor, None, fold=np.floor)
 ceil = unary("ceil", lax.ceil, None, fold=np.ceil)

@@ -162,8 +162,6 @@ class Step:
         firsts, dys = results[:n], scatter(moved, results[n:])
 
         def rule(k: int) -> Any:
-            if k == 0 and self in steps:
-                return self._emitted()
             for step in steps:
                 step.upto(max(k - 1, 0))
             if k:
@@ -208,7 +206,10 @@ class Walk:
             avals = tuple([x.aval for x in xs])
             types = primitive.shape(*avals) if primitive.multiple_results else (shape_of(primitive, avals),)
             if any([x.moves for x in xs]) and any([a.is_inexact for a in types]):
-                found = Step(self, primitive, xs, types, source, outer).ys
+                step = Step(self, primitive, xs, types, source, outer)
+                found = step.ys
+                if step.value_of_rule:  # inside of its rule it has its own value
+                    return found
             else:
                 emitted = ambient().emit(primitive, tuple([x.value for x in xs]))
                 found = tuple([self.constant(y) for y in emitted])

@@ -78,8 +78,8 @@ def vjp(program: Program, moving: tuple[bool, ...], with_ct: tuple[bool, ...]) -
 
 
 @memoised
-def gradient(program: Program, moving: tuple[bool, ...]) -> Program:
-    """`x -> (y, grad)` for a scalar first output; further outputs are carried along."""
+def pullback(program: Program, moving: tuple[bool, ...]) -> Program:
+    """`x -> (y, grad)` for a scalar first output, by reverse mode; further outputs are carried along."""
     with Tape() as b:
         # Weak, so that multiplying by it is the identity on types too.
         seed = Literal(1, Aval((), program.outputs[0].aval.dtype, True))

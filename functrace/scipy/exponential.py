@@ -1,4 +1,4 @@
-"""Functions of exponentials with derivatives of their own: log of a sum of them, and the exponential integral."""
+"""Functions of exponentials and logarithms with derivatives of their own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from functrace.tracing import lift
 from functrace.transforms import custom_jvp
 
 exp = lift(lax.exp)
+log = lift(jnp.log)
+log1p = lift(jnp.log1p)
+where = lift(jnp.where)
 from_jax_exp1 = lift(special.exp1)
 from_jax_logsumexp = lift(special.logsumexp)
+from_jax_xlog1py = lift(special.xlog1py)
+from_jax_xlogy = lift(special.xlogy)
 
 
 def shifted_logsumexp(a: Any, axis: Any, keepdims: bool, where: Any) -> Any:
@@ -52,3 +57,44 @@ def exp1(x: Any) -> Any:
 
 # Its rule in JAX holds a value of the trace that made it, so that it works once.
 exp1.defjvps(lambda dx, y, x: -dx * exp(-x) / x)
+
+
+@custom_jvp
+def xlogy(x: Any, y: Any) -> Any:
+    """x * log(y), and 0 where x is 0, as jax.scipy.special.xlogy.
+
+    Where both are 0 its derivative in y is 0, as it is along all of x = 0; JAX's is 0 / 0. The one in x is log(y)
+    everywhere, so that the slope of `xlogy(x, x)` at 0 is -inf, which is that of x log(x).
+
+    >>> from functrace import grad
+    >>> float(xlogy(0.0, 0.0)), float(grad(xlogy, 1)(0.0, 0.0)), float(grad(lambda x: xlogy(x, x))(0.0))
+    (0.0, 0.0, -inf)
+    """
+    return from_jax_xlogy(x, y)
+
+
+@custom_jvp
+def xlog1py(x: Any, y: Any) -> Any:
+    """x * log(1 + y), and 0 where x is 0, as jax.scipy.special.xlog1py; its derivatives are as those of `xlogy`.
+
+    >>> from functrace import grad
+    >>> float(xlog1py(0.0, -1.0)), float(grad(xlog1py, 1)(0.0, -1.0))
+    (0.0, 0.0)
+    """
+    return from_jax_xlog1py(x, y)
+
+
+def quotient(x: Any, y: Any) -> Any:
+    """x / y, and 0 where both are 0."""
+    return x / where((x == 0) & (y == 0), 1, y)
+
+
+# In the result's dtype, which mixed operands do not have.
+xlogy.defjvps(
+    lambda dx, z, x, y: dx * log(y.astype(z.dtype)),
+    lambda dy, z, x, y: dy * quotient(x.astype(z.dtype), y.astype(z.dtype)),
+)
+xlog1py.defjvps(
+    lambda dx, z, x, y: dx * log1p(y.astype(z.dtype)),
+    lambda dy, z, x, y: dy * quotient(x.astype(z.dtype), 1 + y.astype(z.dtype)),
+)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from jax.scipy import special
 
-from functrace.scipy.exponential import exp1 as exp1, logsumexp as logsumexp
+from functrace.scipy.exponential import (
+    exp1 as exp1,
+    logsumexp as logsumexp,
+    xlog1py as xlog1py,
+    xlogy as xlogy,
+)
 from functrace.tracing import lift
 
 bernoulli = lift(special.bernoulli)
@@ -55,8 +60,6 @@ softmax = lift(special.softmax)
 spence = lift(special.spence)
 sph_harm_y = lift(special.sph_harm_y)
 wofz = lift(special.wofz)
-xlog1py = lift(special.xlog1py)
-xlogy = lift(special.xlogy)
 zeta = lift(special.zeta)
 
 # Not in every version of jax.

@@ -24,13 +24,12 @@ from functrace.testing.numerical import (
     as_array,
     directional,
     draw,
-    made_settings,
     pairing,
     steps,
     widened,
 )
 from functrace.testing.places import Form, Mismatch, forward_form, placed, reverse_form
-from functrace.testing.points import joiner, point_of, result
+from functrace.testing.points import joiner, prepared, result
 from functrace.tracing import aval_of
 from functrace.tracing.tracer import at
 from functrace.transforms import jvp, vjp
@@ -64,7 +63,7 @@ def check_grads(
         `index`, `analytic`, `numerical`, `error`, `step`, and `kink`, whether the function is not smooth
         there.
       DtypeError: an argument or an output is not in double precision.
-      ArgumentError: the output is not finite.
+      ArgumentError: the output is not finite, or a step or a tolerance is none.
 
     >>> import functrace as ft, jax, numpy as np
     >>> from functrace import numpy as fnp
@@ -75,8 +74,8 @@ def check_grads(
     modes = checked_modes("check_grads", modes)
     if not isinstance(order, int) or order < 1:
         raise ArgumentError(f"check_grads: order must be a positive int, got {order!r}.{at(caller_source())}")
-    point = point_of("check_grads", f, args, allow_float32)
-    check_orders(point, order, modes, made_settings("check_grads", (), point, atol, rtol, eps))
+    point, settings = prepared("check_grads", f, args, allow_float32, (), atol, rtol, eps)
+    check_orders(point, order, modes, settings)
 
 
 def check_jvp(
@@ -103,14 +102,14 @@ def check_jvp(
     >>> with jax.enable_x64(True):
     ...     ft.testing.check_jvp(lambda x: x ** 3, lambda x, dx: (x[0] ** 3, 3 * x[0] ** 2 * dx[0]), (2.0,))
     """
-    point = point_of("check_jvp", f, args, allow_float32)
+    point, settings = prepared("check_jvp", f, args, allow_float32, ("fwd",), atol, rtol, eps)
     join, count = joiner(args), len(point.outputs)
 
     def pushforward(xs: list[Any], dxs: list[Any]) -> tuple[list[Any], list[Any]]:
         y, dy = f_jvp(join(xs), join(dxs, zero_tangent))
         return result("check_jvp", "the output", y, count), result("check_jvp", "the tangent", dy, count)
 
-    check_forward(point, pushforward, made_settings("check_jvp", ("fwd",), point, atol, rtol, eps))
+    check_forward(point, pushforward, settings)
 
 
 def check_vjp(
@@ -136,7 +135,7 @@ def check_vjp(
     >>> with jax.enable_x64(True):
     ...     ft.testing.check_vjp(lambda x: x ** 3, lambda x: (x ** 3, lambda ct: (3 * x ** 2 * ct,)), (2.0,))
     """
-    point = point_of("check_vjp", f, args, allow_float32)
+    point, settings = prepared("check_vjp", f, args, allow_float32, ("rev",), atol, rtol, eps)
     join, count = joiner(args), len(point.outputs)
 
     def pullback(xs: list[Any], cts: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -148,7 +147,7 @@ def check_vjp(
         found = result("check_vjp", "the cotangents", ct_xs, len(xs))
         return result("check_vjp", "the output", y, count), found
 
-    check_reverse(point, pullback, made_settings("check_vjp", ("rev",), point, atol, rtol, eps))
+    check_reverse(point, pullback, settings)
 
 
 def checked_modes(caller: str, modes: Sequence[str]) -> tuple[str, ...]:

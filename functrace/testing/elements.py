@@ -10,9 +10,9 @@ import numpy as np
 from functrace.errors import DerivativeError
 from functrace.ir.source import caller_source
 from functrace.testing.checks import check_value, checked_modes, derivatives_of, derived_point
-from functrace.testing.numerical import Point, Settings, directional, made_settings, moved
+from functrace.testing.numerical import Point, Settings, directional, moved
 from functrace.testing.places import basis, described, dual_entries_of, entries_of, product
-from functrace.testing.points import point_of
+from functrace.testing.points import prepared
 from functrace.tracing.tracer import at
 
 
@@ -41,15 +41,14 @@ def gradcheck(
     Raises:
       DerivativeError: an entry is wrong; the message and the error's fields tell of the most wrong one.
       DtypeError: an argument or an output is not in double precision.
-      ArgumentError: the output is not finite; unknown modes.
+      ArgumentError: the output is not finite; unknown modes; a step or a tolerance that is none.
 
     >>> import functrace as ft, jax, numpy as np
     >>> with jax.enable_x64(True):
     ...     ft.testing.gradcheck(lambda p: p["a"] * p["b"], ({"a": 0.5, "b": np.ones(3)},))
     True
     """
-    point = point_of("gradcheck", f, args, allow_float32)
-    settings = made_settings("gradcheck", (), point, atol, rtol, eps)
+    point, settings = prepared("gradcheck", f, args, allow_float32, (), atol, rtol, eps)
     return verdict(lambda: check_elements(point, checked_modes("gradcheck", modes), settings), raise_exception)
 
 
@@ -73,15 +72,14 @@ def gradgradcheck(
     Raises:
       DerivativeError: an entry is wrong; `leaf` is an argument, or the cotangent of an output.
       DtypeError: an argument or an output is not in double precision.
-      ArgumentError: the output is not finite; unknown modes.
+      ArgumentError: the output is not finite; unknown modes; a step or a tolerance that is none.
 
     >>> import functrace as ft, jax
     >>> with jax.enable_x64(True):
     ...     ft.testing.gradgradcheck(lambda x: x**3, (0.5,))
     True
     """
-    point = point_of("gradgradcheck", f, args, allow_float32)
-    settings = made_settings("gradgradcheck", ("rev",), point, atol, rtol, eps)
+    point, settings = prepared("gradgradcheck", f, args, allow_float32, ("rev",), atol, rtol, eps)
     _, pullback = derivatives_of(point)
     derived = derived_point(point, pullback, "rev", 2)
     return verdict(lambda: check_elements(derived, checked_modes("gradgradcheck", modes), settings), raise_exception)

@@ -39,15 +39,6 @@ class Point(NamedTuple):
     dtype: Any  # float64, or float32 if a leaf is in single precision
 
 
-def made_settings(
-    caller: str, modes: tuple[str, ...], point: Point, atol: float | None, rtol: float | None, eps: float | None
-) -> Settings:
-    """Settings with the defaults filled in."""
-    atol, rtol = (TOLERANCE[point.dtype] if t is None else t for t in (atol, rtol))
-    unit = float(np.finfo(point.dtype).eps)
-    return Settings(caller, modes, atol, rtol, EPS[point.dtype] if eps is None else eps, unit)
-
-
 class Directional(NamedTuple):
     """The numerical derivative of each output, and the rounding error that may be in it."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from jax import tree_util
 
 from functrace.errors import ArgumentError, DerivativeError, DtypeError
 from functrace.ir.source import caller_source
-from functrace.testing.numerical import Point, as_array
+from functrace.testing.numerical import EPS, TOLERANCE, Point, Settings, as_array
 from functrace.tracing import aval_of
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, leaf_label
@@ -56,6 +58,33 @@ def point_of(caller: str, f: Callable[..., Any], args: Sequence[Any], allow_floa
         raise DtypeError(f"{caller}: no output has a floating or complex dtype.{at(caller_source())}")
     is_single = any(aval_of(x).dtype in SINGLE for x in [*xs, *ys])
     return Point(fun, xs, names, outputs, np.dtype(np.float32 if is_single else np.float64))
+
+
+def prepared(
+    caller: str, f: Callable[..., Any], args: Sequence[Any], allow_float32: bool, modes: tuple[str, ...],
+    atol: float | None, rtol: float | None, eps: float | None,
+) -> tuple[Point, Settings]:  # fmt: skip
+    """What is checked, and how closely: None for a default of the point's precision."""
+    atol, rtol = checked_number(caller, "atol", atol), checked_number(caller, "rtol", rtol)
+    eps = checked_number(caller, "eps", eps)
+    point = point_of(caller, f, args, allow_float32)
+    atol, rtol = (TOLERANCE[point.dtype] if t is None else t for t in (atol, rtol))
+    unit = float(np.finfo(point.dtype).eps)
+    return point, Settings(caller, modes, atol, rtol, EPS[point.dtype] if eps is None else eps, unit)
+
+
+def checked_number(caller: str, name: str, value: Any) -> float | None:
+    """A tolerance, which must be at 0 or above, or a step, which must be above 0; finite, or None."""
+    if value is None:
+        return None
+    is_step = name == "eps"
+    with suppress(TypeError, ValueError):
+        if 0 <= float(value) < math.inf and not (is_step and value == 0):
+            return float(value)
+    raise ArgumentError(
+        f"{caller}: {name} must be a finite number {'above 0' if is_step else 'at 0 or above'}, got {value!r}; leave "
+        f"it out for one that suits the dtype.{at(caller_source())}"
+    )
 
 
 def check_dtype(caller: str, name: str, x: Any, allow_float32: bool) -> None:

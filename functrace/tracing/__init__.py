@@ -4,7 +4,10 @@ One class, `Tracer`, which only records. `trace` runs a function; `lift` makes a
 record itself; `apply` runs a finished Program on values, or writes it into the trace that is running.
 """
 
-from functrace.tracing import methods as methods  # gives Tracer its operators
+from functrace.tracing import (
+    methods as methods,  # gives Tracer its operators
+    programs as programs,  # makes Programs functions
+)
 from functrace.tracing.lift import from_jax, lift
 from functrace.tracing.trace import Traced, apply, trace
 from functrace.tracing.tracer import Tracer, aval_of

@@ -140,8 +140,8 @@ def checked_aval(x: Any, transform: str, args: Any, i: int) -> Any:
     except TypeError as error:
         path = tree_util.tree_flatten_with_path(args)[0][i][0][1:]
         raise DtypeError(
-            f"{transform}: argument {describe(path)} is a {type(x).__name__} ({x!r}), not an array; pass it through "
-            f"static_argnums, or close over it.{at(caller_source())}"
+            f"{transform}: argument {describe(path)} is a {type(x).__name__} ({x!r}), not an array; close over it, "
+            f"or name it in the static_argnums of jit.{at(caller_source())}"
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,27 @@ float0 = jax.dtypes.float0
 def fun_name(fun: Callable[..., Any]) -> str:
     """What a message calls a function."""
     return getattr(fun, "__name__", type(fun).__name__)
+
+
+def check_call(
+    transform: str, fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], first: bool = False
+) -> None:
+    """Refuse arguments that `fun` cannot be called with; `first` is whether it is differentiated in its first one."""
+    try:
+        signature = inspect.signature(fun, follow_wrapped=False)
+    except ValueError:  # of a builtin that tells nothing
+        return
+    try:
+        signature.bind(*args, **kwargs)
+        if not first or args:
+            return
+        problem = "it has no argument to differentiate"
+    except TypeError as error:
+        problem = str(error)
+    raise DtypeError(
+        f"{transform}: {fun_name(fun)}{signature} was given {len(args)} positional arguments: {problem}. Call what "
+        f"{transform} returns as you would call {fun_name(fun)}.{at(caller_source())}"
+    )
 
 
 def check_callable(transform: str, fun: Any, what: str = "") -> None:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any
 
-from jax import tree_util
+from jax import numpy as jnp, tree_util
 
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.recur import attributed
 from functrace.errors import DtypeError, RuleError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.tracing import aval_of, trace
+from functrace.tracing import aval_of, lift, trace
 from functrace.tracing.trace import Traced, all_captures, with_captures
 from functrace.tracing.tracer import at
-from functrace.transforms.arguments import check_callable, fun_name, zero_tangent
+from functrace.transforms.arguments import check_callable, fun_name, is_zero_tangent, zero_tangent
 from functrace.transforms.custom import (
     apply_custom,
     check_tree,
@@ -27,6 +27,8 @@ from functrace.transforms.custom import (
     outside_traces,
     positional,
 )
+
+zeros_like = lift(jnp.zeros_like)
 
 
 class custom_jvp:
@@ -75,8 +77,9 @@ class custom_jvp:
 
         def rule(primals: Any, tangents: Any) -> Any:
             out = self(*primals)
-            terms = [f(dx, out, *primals) for f, dx in zip(jvps, tangents, strict=True) if f is not None]
-            total = tree_util.tree_map(lambda y: y * 0, out)
+            given = zip(jvps, tangents, strict=True)
+            terms = [f(dx, out, *primals) for f, dx in given if f is not None and not is_zero_tangent(dx)]
+            total = tree_util.tree_map(zeros_like, out)
             for term in terms:
                 total = tree_util.tree_map(lambda a, b: a + b, total, term)
             return out, total

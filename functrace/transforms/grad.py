@@ -92,6 +92,10 @@ def grad(
 ) -> Callable[..., Any]:
     """The gradient of a scalar function.
 
+    In one scalar, or a few where that takes less, it is written by forward mode, so that towers of `grad` grow as a
+    polynomial in their height; otherwise by reverse mode. Hooks, and backward functions that are not linear, always
+    have reverse mode.
+
     Args:
       fun: a pure function to a scalar; the arguments at `argnums` are pytrees of arrays.
       argnums: position or positions of the arguments to differentiate.
@@ -110,7 +114,15 @@ def grad(
     >>> float(ft.grad(cube)(2.0)), float(ft.grad(ft.grad(cube))(2.0))
     (12.0, 12.0)
     """
-    both = _value_and_grad("grad", fun, argnums, has_aux, holomorphic, allow_int)
+    return gradient_of("grad", fun, argnums, has_aux, holomorphic, allow_int)
+
+
+def gradient_of(
+    transform: str, fun: Any, argnums: Any = 0, has_aux: bool = False, holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:  # fmt: skip
+    """`grad` on behalf of a transform, which its errors name."""
+    both = _value_and_grad(transform, fun, argnums, has_aux, holomorphic, allow_int)
 
     @wraps(fun)
     def grad_fun(*args: Any, **kwargs: Any) -> Any:
@@ -121,9 +133,9 @@ def grad(
 
 
 def check_inputs(
-    transform: str, args: Any, leaves: Any, numbers: Any, holomorphic: bool, allow_int: bool
+    transform: str, args: Any, leaves: Any, numbers: Any, holomorphic: bool | None = None, allow_int: bool | None = None
 ) -> None:
-    """Every differentiated leaf must have a dtype that has derivatives."""
+    """Every differentiated leaf must have a dtype that has derivatives. What is None, the transform does not have."""
     for i, x in enumerate(leaves):
         try:
             aval = aval_of(x)
@@ -138,26 +150,31 @@ def check_inputs(
                 f"{aval.dtype}.{at(caller_source())}"
             )
         if not aval.is_inexact and not allow_int:
+            ways = ", or leave it out of the first argument: close over it, or pass it beside the batch"
+            if allow_int is not None:
+                ways = ", leave it out of argnums, or pass allow_int=True"
             raise DtypeError(
                 f"{transform}: {leaf_label(args, i, numbers)} has dtype {aval.dtype}; derivatives need a floating or "
-                "complex dtype. Cast it (`.astype(float)`), leave it out of argnums, or pass "
-                f"allow_int=True.{at(caller_source())}"
+                f"complex dtype. Cast it (`.astype(float)`){ways}.{at(caller_source())}"
             )
 
 
-def check_output(transform: str, traced: Traced, n: int, holomorphic: bool) -> None:
-    """The differentiated output must be one scalar, real unless `holomorphic`."""
+def check_output(transform: str, traced: Traced, n: int, holomorphic: bool | None = None) -> None:
+    """The differentiated output must be one scalar, real unless `holomorphic`, which some transforms do not have."""
     avals = traced.program.out_avals[:n]
     if n != 1 or avals[0].shape:
         found = ", ".join(map(str, avals)) if n else "no array"
+        others = ", and return the rest through has_aux=True"
+        if holomorphic is not None:
+            others = ", return the rest through has_aux=True, or use jacrev, jacfwd or vjp"
         raise DtypeError(
-            f"{transform}: the function must return a scalar, got {found}. Reduce it (`.sum()`, `.mean()`), return the "
-            f"rest through has_aux=True, or use jacrev, jacfwd or vjp.{at(caller_source())}"
+            f"{transform}: the function must return a scalar, got {found}. Reduce it (`.sum()`, `.mean()`){others}."
+            f"{at(caller_source())}"
         )
     (aval,) = avals
-    if holomorphic != is_complex(aval.dtype) or not aval.is_inexact:
+    if bool(holomorphic) != is_complex(aval.dtype) or not aval.is_inexact:
         wanted = "complex (holomorphic=True)" if holomorphic else "real floating"
+        also = "" if holomorphic is None else ", or see holomorphic=True"
         raise DtypeError(
-            f"{transform}: the output must be {wanted}, got {aval}. Take its real part, or see holomorphic=True."
-            f"{at(caller_source())}"
+            f"{transform}: the output must be {wanted}, got {aval}. Take its real part{also}.{at(caller_source())}"
         )

@@ -20,11 +20,11 @@ from functrace.tracing import aval_of, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
 from functrace.transforms.auxiliary import trace_with_aux
+from functrace.transforms.chunks import check_chunk_size, in_chunks
 from functrace.transforms.grad import check_inputs
 from functrace.transforms.linearize import linearize
 from functrace.transforms.sparse import check_sparse, sparse_jacobian
 from functrace.transforms.vjp import vjp
-from functrace.transforms.vmap import vmap
 
 reshape = lift(jnp.reshape)
 moveaxis = lift(jnp.moveaxis)
@@ -35,6 +35,7 @@ def jacfwd(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
+    chunk_size: int | None = None,
 ) -> Callable[..., Any]:
     """The Jacobian of `fun` by forward mode: one pushforward a column; for few inputs.
 
@@ -43,6 +44,7 @@ def jacfwd(
       argnums: position or positions of the arguments to differentiate.
       has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
       holomorphic: whether `fun` is promised to be holomorphic.
+      chunk_size: how many columns are computed together, to save memory; all by default.
     Returns:
       A function that returns, for each leaf of the output and of the argument, an array of shape
       `output.shape + argument.shape`, in the structure of the output with that of the argument inside.
@@ -52,6 +54,7 @@ def jacfwd(
     [[2.0, 0.0], [0.0, 4.0]]
     """
     check_callable("jacfwd", fun)
+    check_chunk_size("jacfwd", chunk_size)
 
     @wraps(fun)
     def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
@@ -59,9 +62,9 @@ def jacfwd(
         _check_real("jacfwd", chosen, numbers, holomorphic)
         out = linearize(of_chosen, *chosen, has_aux=has_aux)
         xs, tree = tree_util.tree_flatten(tuple(chosen))
-        columns = vmap(out[1])(*tree_util.tree_unflatten(tree, basis(xs)))
+        columns = in_chunks("jacfwd", lambda e: out[1](*e), tree_util.tree_unflatten(tree, basis(xs)), chunk_size)
         jacobian = tree_util.tree_map(
-            lambda dy: _unravel(moveaxis(dy, 0, -1), xs, tree, argnums, dy.ndim - 1), columns
+            lambda dy: unravel(moveaxis(dy, 0, -1), xs, tree, argnums, dy.ndim - 1), columns
         )
         return (jacobian, out[2]) if has_aux else jacobian
 
@@ -74,6 +77,7 @@ def jacrev(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
+    chunk_size: int | None = None,
 ) -> Callable[..., Any]:
     """The Jacobian of `fun` by reverse mode: one pullback a row; for few outputs.
 
@@ -83,6 +87,7 @@ def jacrev(
       has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
       holomorphic: whether `fun` is promised to be holomorphic.
       allow_int: whether integer leaves are allowed.
+      chunk_size: how many rows are computed together, to save memory; all by default.
     Returns:
       As `jacfwd`.
 
@@ -91,6 +96,7 @@ def jacrev(
     [[2.0, 0.0], [0.0, 4.0]]
     """
     check_callable("jacrev", fun)
+    check_chunk_size("jacrev", chunk_size)
 
     @wraps(fun)
     def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +109,7 @@ def jacrev(
                     f"jacrev: outputs must be {'complex (holomorphic=True)' if holomorphic else 'real floating'}, got "
                     f"{aval_of(y)}.{at(caller_source())}"
                 )
-        rows = vmap(out[1])(tree_util.tree_unflatten(out_tree, basis(ys)))
+        rows = in_chunks("jacrev", out[1], tree_util.tree_unflatten(out_tree, basis(ys)), chunk_size)
         if isinstance(argnums, int):
             (rows,) = rows
         per_leaf = tree_util.tree_map(lambda ct: _split(ct, ys), rows)
@@ -182,6 +188,7 @@ def hessian(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
+    chunk_size: int | None = None,
     *,
     sparse: bool | str = False,
     format: str = "bcoo",
@@ -196,6 +203,7 @@ def hessian(
       argnums: position or positions of the arguments to differentiate.
       has_aux: whether `fun` returns `(output, aux)`; the result is then `(hessian, aux)`.
       holomorphic: whether `fun` is promised to be holomorphic.
+      chunk_size: how many columns of each Hessian are computed together, to save memory; all by default.
       sparse: as of `jacobian`.
       format: as of `jacobian`.
     Returns:
@@ -208,6 +216,9 @@ def hessian(
     >>> ft.hessian(lambda x: (x ** 3).sum(), sparse=True)(np.array([1.0, 2.0])).data.tolist()
     [6.0, 12.0]
     """
+    check_chunk_size("hessian", chunk_size)
+    inner = jacrev(fun, argnums, has_aux, holomorphic)
+    return jacfwd(inner, argnums, has_aux, holomorphic, chunk_size)
     check_callable("hessian", fun)
     check_sparse("hessian", sparse, format)
     inner = jacrev(fun, argnums, has_aux, holomorphic)
@@ -256,7 +267,7 @@ def _check_real(transform: str, chosen: Any, numbers: Any, holomorphic: bool) ->
             )
 
 
-def _unravel(columns: Any, xs: Any, tree: Any, argnums: Any, ndim: int) -> Any:
+def unravel(columns: Any, xs: Any, tree: Any, argnums: Any, ndim: int) -> Any:
     """The last axis of `columns` as the structure and shapes of the arguments."""
     parts, start = [], 0
     for x in xs:

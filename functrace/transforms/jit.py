@@ -108,7 +108,8 @@ def jit(
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         avals = tuple(aval_of(x) for x in leaves)
         x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-        key = (tree, avals, x64, static_values(args, kwargs, numbers, names), AXES.bound, SCOPE.path)
+        fixed = static_values(args, kwargs, numbers, names)
+        key = (tree, avals, x64, fixed, AXES.bound, SCOPE.path, AMBIENT.collects)
         traced = shared.get(key)
         if traced is None:
             borrowed = AXES.borrowed

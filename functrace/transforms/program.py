@@ -11,8 +11,9 @@ from jax import tree_util
 
 from functrace.ir import Program
 from functrace.tracing import trace
+from functrace.tracing.programs import structure_of
 from functrace.tracing.trace import parameter_names
-from functrace.transforms.arguments import check_callable
+from functrace.transforms.arguments import check_call, check_callable
 from functrace.transforms.jit import dynamic_names, without_static
 
 
@@ -26,20 +27,32 @@ def make_program(
       static_argnums: positions of arguments that are Python values.
     Returns:
       A function with the arguments of `fun` (arrays, or anything with their shape and dtype). Arrays
-      that `fun` closes over are the Program's leading inputs.
+      that `fun` closes over are the Program's leading inputs, whose values it keeps. The Program is a function too,
+      and can be saved.
 
     >>> import functrace as ft
     >>> print(ft.make_program(ft.grad(lambda x: x * x))(3.0).out_avals)
     (f32[]~,)
     """
-    check_callable("make_program", fun)
+    return made_program("make_program", fun, static_argnums)
+
+
+def made_program(
+    transform: str, fun: Callable[..., Any], static_argnums: int | Sequence[int]
+) -> Callable[..., Program]:
+    """`make_program`, for the transform of that name."""
+    check_callable(transform, fun)
     numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
 
     @wraps(fun)
     def program_of(*args: Any, **kwargs: Any) -> Program:
+        check_call(transform, fun, args, kwargs)
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, ())
         names = dynamic_names(parameter_names(fun), len(args), numbers)
-        return trace(of_arrays, xs, keyed, transform="make_program", names=names).program
+        traced = trace(of_arrays, xs, keyed, transform=transform, names=names)
+        traced.program.captured = traced.captures
+        traced.program.structure = structure_of(traced.out_tree)
+        return traced.program
 
     return program_of
 

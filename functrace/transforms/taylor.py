@@ -67,7 +67,8 @@ def derivative(fun: Callable[..., Any], n: int = 1, argnum: int = 0) -> Callable
     if order == 0:
         return fun
     inner = getattr(fun, "_derivative", None)
-    if inner is not None and inner.itself is fun and inner.argnum == argnum:  # what wraps one has its attributes
+    # What wraps a derivative has its attributes, and is none.
+    if isinstance(inner, Derivative) and inner.itself is fun and inner.argnum == argnum:
         return derivative(inner.fun, inner.n + order, argnum)
 
     @wraps(fun)

@@ -78,6 +78,11 @@ def log_of_zero(x):
     return (z * x).sum()
 
 
+@fault(np.array([0.5, 1.0], np.float32), primitive="atanh", cause="atanh of -1 or 1 is infinite")
+def end_of_the_domain(x):
+    return fnp.arctanh(x).sum()  # planted
+
+
 @fault(np.zeros((0, 3), np.float32), np.ones(3, np.float32), primitive="div")
 def mean_of_nothing(rows, w):
     total = (rows @ w).sum()
@@ -229,7 +234,41 @@ def a_custom_jvp_itself(x):
     return f(x)
 
 
+@fault(np.stack([np.eye(2), np.zeros((2, 2))]).astype(np.float32), run=ft.vmap, row=1, primitive="div")
+def inverse_by_rows(a):
+    determinant = a[0, 0] * a[1, 1] - a[0, 1] * a[1, 0]
+    return a / determinant  # planted
+
+
+@fault(np.float32(10.0), iteration=0, cause="a division by 0; it became NaN in div at planted.py")
+def newton_where_it_is_flat(x):
+    def step(state):
+        i, x = state
+        slope = ft.grad(lambda x: (x - 10.0) ** 2)(x)
+        return i + 1, x - (x**2 + 1) / slope  # planted
+
+    return lax.while_loop(lambda state: state[0] < 3, step, (0, x))[1]
+
+
 # Backward.
+
+
+@fault(np.float32(5.0), np.full(6, 3.0, np.float32), phase="backward", cause="the result is larger than its")
+def momentum_diverges(w, xs):
+    def step(state, x):
+        w, v = state
+        gradient = ft.grad(lambda w: (w * x) ** 4)(w)  # planted
+        return (w - 0.9 * v - gradient, 0.9 * v + gradient), None
+
+    return lax.scan(step, (w, 0.0), xs)[0][0]
+
+
+@fault(np.ones((2, 3), np.float32), np.ones((4, 2), np.float32), phase="backward", primitive="div")
+def a_hook_that_normalises_nothing(w, x):
+    def unit(ct):
+        return ct / fnp.sqrt((ct**2).sum())  # planted
+
+    return (ft.on_backward(x @ w, unit) * 0.0).sum()
 
 
 @fault(ONE_ZERO, phase="backward")
@@ -301,6 +340,34 @@ def a_custom_pushforward(x):
     return f(x).sum()
 
 
+@fault(np.array([0.5, 0.0, 0.5], np.float32), phase="backward", primitive="log")
+def entropy_of_a_certain_event(p):
+    total = p.sum()
+    return -ft.scipy.special.xlogy(p, p).sum() / total  # planted
+
+
+@fault(np.float32(2.0), phase="backward", primitive="integer_pow")
+def a_hook_on_a_known_cotangent(x):
+    return ft.on_backward(x, lambda ct: ct / 0.0) + 1.0  # planted
+
+
+@fault(np.float32(2.0), phase="backward", primitive="integer_pow")
+def a_power_of_a_known_cotangent(x):
+    def damped(ct):
+        gap = ct - 1.0
+        return ct * gap**-1  # planted
+
+    return ft.on_backward(x, damped) + 1.0
+
+
+@fault(np.float32(2.0), phase="backward", primitive="mul")
+def a_known_cotangent_overflows(x):
+    def amplified(ct):
+        return fnp.maximum(ct * 3e38 * 10.0, 1.0)  # planted
+
+    return ft.on_backward(x, amplified) + 1.0
+
+
 @fault(np.array([0.0, 2.0], np.float32), phase="backward", trap=True)
 def the_where_trap(x):
     @ft.custom_vjp
@@ -362,6 +429,17 @@ def a_step_of_training(params, x):
 
 
 # Healthy.
+
+
+@healthy(np.ones((2, 3), np.float32), np.array([[True, False, True], [False, False, False]]))
+def mean_of_what_is_there(x, there):
+    count = there.sum(1)
+    return fnp.where(count > 0, (x * there).sum(1) / count, 0.0).sum()
+
+
+@healthy(np.float32(0.5), np.full(4, -INF, np.float32))
+def one_log_probability_among_none(w, padding):
+    return nn.logsumexp(fnp.concatenate([padding, fnp.stack([w])]))
 
 
 @healthy(RNG.normal(size=(4, 4)).astype(np.float32))
@@ -527,6 +605,11 @@ def smallest_of_the_allowed(x):
 @healthy(np.float32(0.0))
 def removable_by_xlogy(x):
     return ft.scipy.special.xlogy(x, x), fnp.sinc(x), fnp.hypot(x, x + 1)
+
+
+@healthy(np.array([0.5, 0.0, 0.5], np.float32))
+def entropy_with_a_margin(p):
+    return -ft.scipy.special.xlogy(p, p + 1e-6).sum() + ft.scipy.special.xlogy(np.array([1, 0, 0]), p).sum()
 
 
 @healthy(np.float32(1.0), grad=False)

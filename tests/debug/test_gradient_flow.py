@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import pairwise
 
@@ -370,12 +371,31 @@ def test_figure_without_matplotlib(tmp_path, monkeypatch):
 MISTAKES = {
     "integers": (lambda p: fnp.sum(p * 1.0), np.arange(3), r"argument 0 has dtype int32"),
     "not a scalar": (lambda p: p * 2.0, np.ones(3, np.float32), r"must return a scalar, got f32\[3\]"),
+    "complex": (lambda p: fnp.sum(p) * 1j, np.ones(3, np.float32), r"must be real floating, got c64"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes(case):
+    """The error names the function that was called, and advises nothing that it has not."""
     loss, params, message = case
-    for report in (ft.debug.gradient_flow, ft.debug.explain_zero):
-        with pytest.raises(DtypeError, match=message):
+    for report in (ft.debug.gradient_flow, ft.debug.flow_stats, ft.debug.explain_zero):
+        with pytest.raises(DtypeError, match=rf"^{report.__name__}: .*{message}.*test_gradient_flow.py") as caught:
             report(loss)(params)
+        assert not re.search("argnums|allow_int|jacrev|holomorphic", str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["gradient_flow", "flow_stats", "explain_zero", "find_nonfinite", "cost", "taps"])
+def test_arguments_that_are_missing(name):
+    report = getattr(ft.debug, name)
+    loss = lambda params, x: fnp.sum(params * x)
+    with pytest.raises(DtypeError, match=rf"^{name}: <lambda>\(params, x\) was given 1 .*'x'.*test_gradient_flow.py"):
+        report(loss)(1.0)
+    with pytest.raises(DtypeError, match=rf"^{name}: expected a function, got int"):
+        report(3)
+    if name in ("gradient_flow", "flow_stats", "explain_zero"):
+        with pytest.raises(DtypeError, match="no argument to differentiate"):
+            report(lambda: 1.0)()
+    else:
+        with pytest.raises(DtypeError, match=rf"^{name}: argument 1 is a str \('a'\), not an array; close over it"):
+            report(loss)(1.0, "a")

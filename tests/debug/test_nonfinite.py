@@ -14,6 +14,7 @@ def test_names_the_planted_line(row):
     assert report.found
     expected = dict(row.expected)
     trap = expected.pop("trap", False)
+    assert report.cause.startswith(expected.pop("cause", ""))
     found = {name: getattr(report, name) for name in expected}
     assert (report.file, report.line, found) == (inspect_file(row), row.line, expected), str(report)
     assert ("where" in report.cause) == trap

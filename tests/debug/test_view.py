@@ -225,6 +225,8 @@ WRONG = [
     (lambda: view(model), ft.errors.DtypeError, r"expected a Program, got function .*make_program"),
     (lambda: view(PROGRAM, [PARAMS]), ft.errors.ArgumentError, r"values has 3 arrays, and the Program has 4 inputs"),
     (lambda: view(PROGRAM, [PARAMS, X.T]), ft.errors.DtypeError, r"value 3 is f32\[4,3\], and input x .* f32\[3,4\]"),
+    (lambda: view(PROGRAM, path="/no/such/x.html"), FileNotFoundError, r"view: path '/no/such/x.html' cannot"),
+    (lambda: view(PROGRAM, path="/"), ft.errors.FileError, r"view: path '/' cannot .*give the path of a file"),
     (lambda: view(PROGRAM, [PARAMS, X > 0]), ft.errors.DtypeError, r"value 3 is bool\[3,4\], and input x"),
 ]
 

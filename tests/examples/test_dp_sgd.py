@@ -6,7 +6,7 @@ import math
 import dp_sgd
 import numpy as np
 import pytest
-from dp_sgd import clipped_gradients, epsilon, loss_of, main, noisy_mean, renyi
+from dp_sgd import clipped_sum, epsilon, loss_of, main, noisy_mean, renyi
 
 import functrace as ft
 from functrace import nn, optim, random
@@ -24,25 +24,26 @@ def test_learns_with_noise(capsys):
 
 
 def test_gradients_of_examples():
-    """Those of a loop over the examples, each clipped by its own norm."""
+    """Those of a loop over the examples, each clipped by its own norm; absent examples do not count."""
     params = MODEL.init(random.key(0))
     images, labels = random.normal(random.key(1), (5, 4)), np.array([0, 1, 1, 0, 1])
-    norms = [float(optim.global_norm(ft.grad(lambda p, x=x, y=y: loss_of(MODEL, p, x, y))(params)))
-             for x, y in zip(images, labels, strict=True)]  # fmt: skip
+    present = np.array([1, 1, 0, 1, 1], np.float32)
+    each = [ft.grad(lambda p, e=e: loss_of(MODEL, p, *e))(params) for e in zip(images, labels, present, strict=True)]
+    norms = [float(optim.global_norm(g)) for g in each]
     most = sorted(norms)[2]
-    clipped, found = clipped_gradients(MODEL, params, images, labels, most)
+    clipped, found = clipped_sum(MODEL, params, images, labels, present, most)
     np.testing.assert_allclose(found, norms, rtol=1e-5)
-    for i, (x, y) in enumerate(zip(images, labels, strict=True)):
-        expected = ft.grad(lambda p, x=x, y=y: loss_of(MODEL, p, x, y))(params)
-        for a, b in zip(ft.tree.leaves(clipped), ft.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a[i], b * min(1, most / norms[i]), rtol=1e-4, atol=1e-6)
+    assert found[2] == 0
+    weights = [min(1, most / max(n, most)) for n in norms]
+    expected = ft.tree.map(lambda *gs: sum(w * g for w, g in zip(weights, gs, strict=True)), *each)
+    for a, b in zip(ft.tree.leaves(clipped), ft.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_noise():
-    """Normal, of the deviation that was asked for, and not the same in two leaves; absent examples do not count."""
-    gradients = {"a": np.ones((4, 50, 50), np.float32), "b": np.ones((4, 50, 50), np.float32)}
-    present = np.array([1.0, 1.0, 1.0, 0.0], np.float32)
-    mean = noisy_mean(random.key(0), gradients, present, 6.0, 2.0)
+    """Normal, of the deviation that was asked for, and not the same in two leaves."""
+    gradients = {"a": np.full((50, 50), 3, np.float32), "b": np.full((50, 50), 3, np.float32)}
+    mean = noisy_mean(random.key(0), gradients, 6.0, 2.0)
     for leaf in mean.values():
         assert float(leaf.mean()) == pytest.approx(1.5, abs=0.2)
         assert float(leaf.std()) == pytest.approx(3.0, rel=0.05)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import functrace as ft
+from functrace import numpy as fnp
 from tests.against_jax import FIRST, SECOND, Case, differences, libraries
 from tests.namespaces.table import TABLES
 
@@ -23,3 +24,13 @@ def test_exponential_integral():
         x = np.array([0.7, 1.2])
         ft.testing.check_grads(ft.scipy.special.exp1, (x,), order=3)
         np.testing.assert_allclose(ft.jit(ft.scipy.special.exp1)(x), jax.scipy.special.exp1(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("initial", [np.zeros((), "f"), fnp.zeros(()), 0.0], ids=["numpy", "array", "number"])
+def test_an_initial_value_may_be_an_array(initial):
+    """jax.lax knows a sum, which has a derivative, by an initial value that is a scalar known beforehand."""
+    x = np.arange(4, dtype=np.float32)
+    window = lambda x: ft.lax.reduce_window(x, initial, ft.lax.add, (2,)).sum()
+    np.testing.assert_array_equal(ft.grad(window)(x), [1, 2, 2, 1])
+    whole = lambda x: ft.lax.reduce(x, initial, ft.lax.max, (0,))
+    np.testing.assert_array_equal(ft.jit(ft.grad(lambda x: whole(x) + window(x)))(x + 1), [1, 2, 2, 2])

@@ -201,6 +201,17 @@ MLP = {"dense_0": DENSE, "relu": {}, "dense_1": {"kernel": zeros(3, 2), "bias": 
             r"^net/max_pool: x has shape \(2, 2, 1\) and window \(3,\)",
         ),
         (
+            lambda: nn.batch_norm(3).apply({}, zeros(2, 3)),
+            DtypeError,
+            r"^batch_norm: apply takes \(params, state, x\) and was given 2 .* `params, state = init\(key\)`",
+        ),
+        (lambda: nn.dense(3, 4).init(), DtypeError, r"^dense: init takes \(key\) and was given 0 arguments"),
+        (
+            lambda: nn.sequential(nn.dense(3, 4), nn.batch_norm(4)).apply({}, zeros(2, 3)),
+            DtypeError,
+            r"^sequential: x is missing: call it as `apply\(params, state, x\)`, with what `params, state =",
+        ),
+        (
             lambda: nn.residual(nn.dense(4, 3), name="block").apply({"layer": DENSE}, zeros(2, 4)),
             ShapeError,
             r"^block: the layer made \(2, 3\) of x of shape \(2, 4\), and the shortcut \(2, 4\); they are to be added. "

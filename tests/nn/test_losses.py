@@ -94,6 +94,17 @@ def test_labels_out_of_range_are_nan_in_a_program():
     loss = ft.jit(nn.softmax_cross_entropy_with_integer_labels)
     values = loss(np.zeros((4, 3), np.float32), np.array([-1, 0, 2, 3]))
     assert np.isnan(values).tolist() == [True, False, False, True]
+    summed = lambda x, y: nn.softmax_cross_entropy_with_integer_labels(x, y).sum()
+    gradient = ft.jit(ft.grad(summed))(np.zeros((4, 3), np.float32), np.array([-1, 0, 2, 3]))
+    assert np.isnan(gradient).all(1).tolist() == np.isnan(gradient).any(1).tolist() == [True, False, False, True]
+
+
+def test_rows_without_a_label_are_masked():
+    def loss(x, y):
+        return fnp.where(y >= 0, nn.softmax_cross_entropy_with_integer_labels(x, y), 0.0).sum()
+
+    gradient = ft.jit(ft.grad(loss))(np.zeros((2, 3), np.float32), np.array([-1, 0]))
+    np.testing.assert_allclose(gradient, [[0, 0, 0], [-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("delta", [0.5, 1.0, 3.0])
@@ -163,7 +174,13 @@ LABELLED = nn.softmax_cross_entropy_with_integer_labels
         (
             lambda: LABELLED(np.ones((3, 2)), np.array([0, 1, 2])),
             ArgumentError,
-            r"labels go from 0 to 2; 0 to 1 was expected, as logits have 2 classes.  \(test_losses.py:\d+, in .*\)$",
+            r"labels go from 0 to 2; 0 to 1 was expected, as logits have 2 classes.*  \(test_losses.py:\d+, in .*\)$",
+        ),
+        (lambda: LABELLED(np.ones((1, 2)), fnp.array([-1])), ArgumentError, r"labels go from -1 to -1; 0 to 1 was"),
+        (
+            lambda: ft.grad(lambda x, y: LABELLED(x, y).sum())(np.ones((3, 2), np.float32), fnp.array([0, 1, 2])),
+            ArgumentError,
+            r"labels go from 0 to 2; 0 to 1 was expected",
         ),
         (
             lambda: nn.softmax_cross_entropy(np.ones((3, 2)), np.ones(3)),

@@ -21,6 +21,30 @@ CASES = {
         "clip_by_norm: max_norm is -1.0; it must be zero",
     ),
     "NaN norm": (lambda: optim.clip_by_global_norm(float("nan")), ArgumentError, "max_norm is nan"),
+    "negative norm, an array": (
+        lambda: optim.clip_by_global_norm(fnp.array(-1.0)),
+        ArgumentError,
+        "clip_by_global_norm: max_norm is -1.0; it must be zero",
+    ),
+    "momentum": (lambda: optim.sgd(0.1, momentum=2.0), ArgumentError, "sgd: momentum is 2.0; it must be from 0 to 1"),
+    "momentum, later": (
+        lambda: updated(optim.nadam(0.1), {"w": 1.0}, made_for={"w": 1.0}, params=W),
+        ArgumentError,
+        "nadam: gradients and parameters are different pytrees: leaf ['b'] is in the parameters only. Give the "
+        "gradient in these parameters.",
+    ),
+    "state of other parameters": (
+        lambda: updated(optim.sgd(0.1, momentum=0.9), W, made_for={"w": 1.0}),
+        ArgumentError,
+        "sgd: gradients and parameters given to init are different pytrees: leaf ['b'] is in the gradients only. Call "
+        "init again",
+    ),
+    "muon's parts": (lambda: optim.muon(0.1).init({"w": 3}), DtypeError, "muon: parameter leaf ['w'] has dtype int32"),
+    "another's name in a chain": (
+        lambda: updated(optim.chain(optim.clip_by_norm(1.0), optim.adam(0.1)), {"w": 1}, made_for={"w": 1.0}),
+        DtypeError,
+        "clip_by_norm: gradient leaf ['w']",
+    ),
     "negative AGC": (
         lambda: optim.adaptive_clip(-0.1),
         ArgumentError,
@@ -34,17 +58,17 @@ CASES = {
     "beta": (
         lambda: optim.adam(0.1, b1=1.5),
         ArgumentError,
-        "scale_by_adam: b1 is 1.5; it must be from 0 to 1",
+        "adam: b1 is 1.5; it must be from 0 to 1",
     ),
     "threshold of radam": (
         lambda: optim.radam(0.1, threshold=3.0),
         ArgumentError,
-        "scale_by_radam: rho_threshold is 3.0; it must be four or more",
+        "radam: rho_threshold is 3.0; it must be four or more",
     ),
     "decay rate": (
         lambda: optim.adafactor(0.1, decay_rate=-0.8),
         ArgumentError,
-        "scale_by_factored_rms: decay_rate is -0.8; it must be zero or more",
+        "adafactor: decay_rate is -0.8; it must be zero or more",
     ),
     "size to factor": (
         lambda: optim.adafactor(0.1, min_dim_size_to_factor=0),
@@ -99,7 +123,7 @@ CASES = {
     "no params, decay": (
         lambda: updated(optim.adamw(0.1), W),
         ArgumentError,
-        "add_decayed_weights: update needs",
+        "adamw: update needs",
     ),
     "no params, lamb": (
         lambda: updated(optim.lamb(0.1), W),
@@ -240,12 +264,12 @@ CASES = {
     "b1 of schedule-free": (
         lambda: optim.schedule_free_adamw(0.1, b1=0.0),
         ArgumentError,
-        "schedule_free: b1 is 0.0; a number above 0 and up to 1 was expected",
+        "schedule_free_adamw: b1 is 0.0; a number above 0 and up to 1 was expected",
     ),
     "warm-up of a schedule": (
         lambda: optim.schedule_free_sgd(lambda n: 0.1, warmup_steps=3),
         ArgumentError,
-        "schedule_free: the learning rate is a schedule; with warmup_steps a number was expected",
+        "schedule_free_sgd: the learning rate is a schedule; with warmup_steps a number was expected",
     ),
     "other schedule-free parameters": (
         lambda: optim.schedule_free_eval_params(optim.schedule_free_sgd().init(W), {"w": fnp.ones(2)}),
@@ -267,18 +291,18 @@ CASES = {
     "coefficients": (
         lambda: optim.muon(0.1, ((1.0, 2.0, 3.0),), ns_steps=2),
         ArgumentError,
-        "scale_by_muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
+        "muon: ns_coeffs has shape (1, 3); (3,), or (2, 3) for 2 iterations, was expected",
     ),
     "no loss": (
         lambda: updated(optim.lbfgs(), W, W),
         ArgumentError,
-        "scale_by_zoom_linesearch: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
+        "lbfgs: update needs the loss; call `update(grads, state, params, value=..., grad=...,",
     ),
-    "no params, lbfgs": (lambda: updated(optim.lbfgs(), W), ArgumentError, "scale_by_lbfgs: update needs the param"),
+    "no params, lbfgs": (lambda: updated(optim.lbfgs(), W), ArgumentError, "lbfgs: update needs the param"),
     "memory": (
         lambda: optim.lbfgs(memory_size=0),
         ArgumentError,
-        "scale_by_lbfgs: memory_size is 0; an integer of 1 or more was expected",
+        "lbfgs: memory_size is 0; an integer of 1 or more was expected",
     ),
     "first guess": (
         lambda: optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two"),

@@ -7,6 +7,8 @@
     transpose   <A v, w> = <v, A^T w>, and the vjp is JAX's
     batch       is a loop, for every subset of operands with a batch axis, and twice over
     second      jvp of jvp, vjp of batch and batch of vjp are JAX's
+    laplacian   is the sum of second derivatives along directions, and the first along a Laplacian
+    squares     they add up to the sum of squares of the result
     import      a jaxpr of the lowering reads back as a Program of the same meaning
 
 A primitive enters by having samples; no test here names one.
@@ -26,14 +28,24 @@ from jax import numpy as jnp
 
 from functrace import rewrites
 from functrace.foreign.importing import Foreign, import_function
-from functrace.ir import Builder, Literal, Program
+from functrace.ir import Builder, Literal, Primitive, Program
 from functrace.lower.evaluate import evaluate
+from functrace.primitives import contraction
 from functrace.rewrites.jvp import push
 from functrace.rewrites.transpose import instantiate
 from tests.primitives.samples import Case, all_samples, case, draw, epsilon, struct, widened
 
+
+def tells_squares(primitive: Primitive) -> bool:
+    """Whether it has a rule for the squares of its results."""
+    own = type(primitive)
+    return own.squares is not Primitive.squares or own.beside_squares is not Primitive.beside_squares
+
+
 CASES = [case(s) for s in all_samples()]
 MOVING = [c for c in CASES if any(c.moving)]
+INEXACT = [c for c in CASES if any(a.is_inexact for a in c.program.out_avals)]
+SQUARED = [c for c in INEXACT if any(tells_squares(eqn.primitive) for eqn in c.program.equations)]
 SMOOTH = [c for c in MOVING if c.in_double]
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, np.inf, -np.inf, np.nan)
 
@@ -310,6 +322,35 @@ def test_second_derivative_is_jax(c):
         assert_close(c, ours, second([*xs, *dxs], [*ddxs, *more]))
 
 
+def one_each(of: list[Case]) -> list[Any]:
+    """The first case of each primitive; the others are slow."""
+    first = {c.primitive.name: c for c in reversed(of)}
+    return [pytest.param(c, marks=() if first[c.primitive.name] is c else pytest.mark.slow) for c in of]
+
+
+BENT = [c for c in MOVING if c.sample.order > 1 and c.sample.differentiable]
+
+
+@pytest.mark.parametrize("c", one_each(BENT), ids=[c.name for c in BENT])
+def test_laplacian_is_a_sum_of_second_derivatives(c):
+    with precisely(c) as c:
+        values = c.values()
+        js, ls = [c.tangents(seed) for seed in (100, 101)], c.tangents(102)
+        n, m = len(c.program.outputs), len(ls)
+        first = pushforward(c.program, c.moving)
+        second = pushforward(first, (*c.moving, *[True] * m))
+        inexact = sum(a.is_inexact for a in c.program.out_avals)
+        bends = [evaluate(second, [*values, *j, *j, *[np.zeros_like(x) for x in j]])[-inexact:] for j in js]
+        expected = [evaluate(first, [*values, *j])[n:] for j in js]
+        lap = [sum(terms) for terms in zip(evaluate(first, [*values, *ls])[n:], *bends, strict=True)]
+        flags = tuple(a.is_inexact for a in c.program.out_avals)
+        (program,), moved, bent = rewrites.spread(c.program, 2, c.moving, c.moving, flags, flags)
+        program.verify()
+        assert moved == bent == flags
+        ours = evaluate(program, [*values, *map(np.stack, zip(*js, strict=True)), *ls])
+        assert_close(c, ours[n:], [*map(np.stack, zip(*expected, strict=True)), *lap])
+
+
 @cases(MOVING)
 def test_batched_pullback_is_jax(c):
     with precisely(c) as c:
@@ -339,6 +380,24 @@ def test_batched_pullback_is_jax(c):
             return [y for y, flag in zip(ys, with_ct, strict=True) if flag]
 
         assert_close(c, ours, jax.vjp(mapped, *chosen(c, values))[1](cts))
+
+
+@cases(SQUARED)
+def test_squares_add_up(c):
+    """Also where the rule is not worth it for operands as small as these."""
+    flags = tuple(a.is_inexact for a in c.program.out_avals)
+    with precisely(c) as c, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contraction, "products_take_less", lambda k, m, n: True)
+        values = c.values()
+        found = evaluate(rewrites.squares(c.program, flags).verify(), values)
+        wide = [np.asarray(y) for y in evaluate(c.program, values)]
+        wide = [y.astype(np.complex128 if y.dtype.kind == "c" else np.float64) for y in wide]
+        for n, y, flag in zip(found, wide, flags, strict=True):
+            if flag:
+                np.testing.assert_allclose(n, (abs(y) ** 2).sum(), rtol=1e-9 if c.in_double else 1e-2)
+                assert np.asarray(n).dtype.kind == "f"
+                assert not np.shape(n)
+
 
 
 @cases([c for c in CASES if c.primitive.jax_names])

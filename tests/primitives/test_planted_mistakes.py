@@ -1,10 +1,12 @@
 """The laws are tested too: each wrong rule planted here must break the law that is named beside it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from functrace.ir import Literal, Primitive, builder
-from functrace.primitives import comparison, elementwise as el, reductions, space, structural, unary
+from functrace.ir import Literal, Primitive, Through, builder
+from functrace.primitives import comparison, convolution, elementwise as el, reductions, space, structural, unary
 from functrace.primitives.elementwise import add, mul, neg, sub
 from functrace.primitives.selection import where
 from tests.primitives import test_laws as laws
@@ -96,6 +98,20 @@ MISTAKES = {
         "from_jax",
         classmethod(lambda cls, params, avals: cls(params["axes"][:1])),
         laws.test_jaxpr_of_lowering_imports,
+    ),
+    "squares of one part": (
+        structural.Concatenate,
+        "squares",
+        lambda self, *xs: [Through(xs[0])],
+        laws.test_squares_add_up,
+    ),
+    "windows taken at the wrong places": (
+        convolution.ConvGeneralDilated,
+        "patches",
+        lambda self, x, window, places, right=convolution.ConvGeneralDilated.patches: right(
+            dataclasses.replace(self, rhs_dilation=(1,) * len(window)), x, window, places
+        ),
+        laws.test_squares_add_up,
     ),
     "tangents and values mixed": (
         "sin",

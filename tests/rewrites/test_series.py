@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ import pytest
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Literal, Program, is_inexact
 from functrace.lower.evaluate import evaluate
-from functrace.primitives.elementwise import add, convert_element_type, mul
+from functrace.primitives.elementwise import add, convert_element_type, mul, series_of_power
 from functrace.primitives.space import zeros
+from functrace.primitives.unary import of_quotient
 from functrace.rewrites import series
 from functrace.rewrites.jvp import push
 from tests.primitives.samples import Case, all_samples, case, draw, epsilon, widened
@@ -108,6 +109,25 @@ def check(c: Case, order: int) -> None:
 @pytest.mark.parametrize("c", QUICK, ids=[c.name for c in QUICK])
 def test_series_is_nested_forward_mode(c):
     check(c, 3)
+
+
+# Wrong rules, by primitive: the attribute that is wrong.
+PLANTED = {
+    "sqrt": {"_series": lambda xs, ys: lambda k: xs[0][k]},
+    "exp": {"locally_linear": True},
+    "sin": {"_series": partial(series_of_power, 0.5)},
+    "mul": {"_series": lambda xs, ys: lambda k: mul(xs[0][k], xs[1][k])},
+    "atan": {"_series": of_quotient(lambda x: x)},
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_mistakes_are_found(name, monkeypatch):
+    c = next(c for c in MOVING if c.primitive.name == name)
+    for attribute, wrong in PLANTED[name].items():
+        monkeypatch.setattr(c.primitive, attribute, wrong)
+    with pytest.raises(AssertionError):
+        check(c, 2)
 
 
 @pytest.mark.slow

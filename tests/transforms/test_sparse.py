@@ -124,7 +124,7 @@ TABLE: dict[str, tuple[Any, Any, int | None]] = {
     "gather": (lambda x: x[EDGES[:, 0]] - x[EDGES[:, 1]], X, 8),
     "iota index": (lambda x: x[fnp.arange(N // 2) * 2 + 1], X, 4),
     "scatter": (lambda x: fnp.zeros(N, fnp.float32).at[EDGES[:, 0]].add(x[EDGES[:, 1]] ** 2), X, 4),
-    "scatter set": (lambda x: x.at[EDGES[:, 0]].set(x[EDGES[:, 1]] ** 2), X, 8),
+    "scatter set": (lambda x: x.at[EDGES[:, 0]].set(x[EDGES[:, 1]] ** 2, unique_indices=True), X, 8),
     "scatter by data in rows": (lambda u: u.at[:, fnp.argmax(u[0])].set(u[:, 0]), GRID, None),
     "gather by data in rows": (lambda u: fnp.take_along_axis(u, fnp.argsort(u, 1), 1), GRID, 5 * 36),
     "cumsum": (fnp.cumsum, X, N * (N + 1) // 2),

@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,6 +19,10 @@ from tests.control.table import OUR_FUNCTIONS, OURS, ROWS, THEIR_FUNCTIONS, THEI
 SYMMETRIC = np.array([[4.0, 1.0, 0.3], [1.0, 3.0, 0.5], [0.3, 0.5, 2.0]])
 CHANGE = np.array([[0.3, 0.1, 0.0], [0.1, 0.2, 0.4], [0.0, 0.4, 0.1]])
 ROWS_OF_THREE = np.arange(9.0).reshape(3, 3) / 7 - 0.3
+
+
+MINE = SimpleNamespace(**vars(OURS), relu=ft.from_jax(jax.nn.relu))
+JAX = SimpleNamespace(**vars(THEIRS), relu=jax.nn.relu)
 
 
 def five_times(b):
@@ -79,6 +84,7 @@ FUNCTIONS = {
     "grad": lambda b: lambda x: b.t.grad(lambda y: b.np.sum(b.np.exp(y * x) * y))(np.arange(3.0)),
     "jit": lambda b: lambda x: b.t.jit(lambda y: b.np.sin(x * y) + y)(x * x),
     "checkpoint": lambda b: lambda x: b.t.checkpoint(lambda y: b.np.sin(b.np.cos(x * y)))(x * x),
+    "relu": lambda b: lambda x: b.relu(x * np.array([1.0, -1.0])) * x,
     "integers": lambda b: lambda x: (x * x, 3, (x > 0)),
 }  # fmt: skip
 HEAVY = ("cholesky", "solve", "inv", "eigh", "determinant", "powers")  # to compile, nested
@@ -108,8 +114,8 @@ def close(ours, expected, tolerance=1e-10):
 def test_derivatives_of_a_scalar_function(name):
     """taylor, jet, and derivative of orders to 3 are nested forward mode."""
     with jax.enable_x64(True):
-        f, x, n = FUNCTIONS[name](OURS), np.float64(0.7), 2 if name in HEAVY else 3
-        expected = derivatives(FUNCTIONS[name](THEIRS), n, x, np.ones(()))
+        f, x, n = FUNCTIONS[name](MINE), np.float64(0.7), 2 if name in HEAVY else 3
+        expected = derivatives(FUNCTIONS[name](JAX), n, x, np.ones(()))
         for k, c in enumerate(ft.taylor(f, x, n)):
             close(inexact(c), [y / math.factorial(k) for y in expected[k]])
         close(inexact(ft.derivative(f, n)(x)), expected[n])
@@ -229,6 +235,85 @@ def test_jet_of_a_tree_along_a_curve():
         assert terms["n"] == [zero] * 3
         _, found = ft.jet(f, (y,), (terms,))
         close(found, [ft.derivative(lambda t: f(h(t)), k)(t) for k in (1, 2, 3)])
+
+
+def test_complex():
+    """Along the real axis: of a holomorphic function the complex derivative, and parts of complex numbers."""
+    with jax.enable_x64(True):
+        z, n = np.complex128(0.5 + 0.2j), 3
+        f = lambda np_: lambda z: np_.exp(1j * z) * z
+        expected = reduce(lambda g, _: jax.grad(g, holomorphic=True), range(n), f(jnp))(z)
+        np.testing.assert_allclose(ft.derivative(f(fnp), n)(z), expected, rtol=1e-12)
+        parts = lambda np_: lambda x: np_.abs(f(np_)(x + 1j * x)) + np_.real(f(np_)(x)) * np_.angle(f(np_)(x))
+        close([ft.derivative(parts(fnp), n)(0.7)], derivatives(parts(jnp), n, np.float64(0.7), 1.0)[n], 1e-12)
+
+
+def test_rules_of_custom_functions():
+    """The value and the derivative are those of the rule, and under vmap those of the batching rule."""
+    f = ft.custom_jvp(fnp.sin)
+    f.defjvp(lambda xs, dxs: (2 * f(xs[0]), 3 * fnp.cos(xs[0]) * dxs[0]))
+    s, c = math.sin(0.5), math.cos(0.5)
+    np.testing.assert_allclose(ft.taylor(f, 0.5, 3), [2 * s, 3 * c, -3 * s / 2, -3 * c / 6], rtol=1e-6)
+    g = ft.custom_vjp(fnp.exp)
+    g.defvjp(lambda x: (g(x), x), lambda x, ct: (ct * g(x),))
+    assert float(ft.grad(ft.derivative(g, 3))(0.5)) == pytest.approx(math.exp(0.5))
+    h = ft.custom_vmap(lambda x: x**3)
+    h.def_vmap(lambda size, batched, x: (2 * x**3, True))
+    xs = np.array([1.0, 2.0], np.float32)
+    np.testing.assert_allclose(ft.derivative(h, 2)(2.0), 12)
+    np.testing.assert_allclose(ft.vmap(ft.derivative(h, 2))(xs), 12 * xs)
+    np.testing.assert_allclose(ft.vmap(ft.grad(ft.derivative(h, 2)))(xs), 12)
+
+
+def looped(b):
+    """A scan, and a while loop whose step branches."""
+
+    def f(x):
+        step = lambda s: b.cond(s > 0.5, lambda s: b.np.sin(s) * x, lambda s: s * s + x, s)
+        s, ys = b.scan(lambda s, y: (b.np.cos(s * y), s), x, np.array([0.3, 1.2]))
+        return b.while_loop(lambda v: v[0] < 3, lambda v: (v[0] + 1, step(v[1])), (0, s))[1] + b.np.sum(ys)
+
+    return f
+
+
+def test_gradients_of_loops():
+    """Reverse mode of loops in a derivative, and a derivative in reverse mode."""
+    with jax.enable_x64(True):
+        f, x = looped(OURS), np.float64(0.7)
+        (expected,) = derivatives(looped(THEIRS), 2, x, 1.0)[2]
+        for g in (ft.derivative(ft.grad(f), 1), ft.grad(ft.derivative(f, 1))):
+            np.testing.assert_allclose(g(x), expected, rtol=1e-10)
+
+
+def test_collectives():
+    """Under a mapped axis each row has its own derivative, and what is summed over rows is that of all of them."""
+    ys = np.array([0.5, 1.0, 1.5])
+
+    def row(y):
+        f = lambda x: ft.lax.pmax(fnp.sin(x * y), "rows") + ft.lax.psum(x**3 * y, "rows") * ft.lax.axis_index("rows")
+        return ft.derivative(f, 2)(0.7)
+
+    with jax.enable_x64(True):
+        found = ft.vmap(row, axis_name="rows")(ys)
+        np.testing.assert_allclose(found, -(1.5**2) * np.sin(0.7 * 1.5) + 6 * 0.7 * ys.sum() * np.arange(3), rtol=1e-12)
+
+
+def test_effects_happen_once():
+    seen = []
+    show = ft.from_jax(lambda x: jax.debug.callback(lambda x: seen.append(float(x)), x, ordered=True))
+
+    def f(x):
+        def step(carry):
+            i, s = carry
+            show(s)
+            return i + 1, fnp.sin(ft.tap(s, "state"))
+
+        show(x)
+        return ft.lax.while_loop(lambda carry: carry[0] < 2, step, (0, x * x))[1]
+
+    assert np.isfinite(ft.derivative(f, 3)(0.5))
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, [0.5, 0.25, math.sin(0.25)], rtol=1e-6)
 
 
 F32 = lambda *shape: np.ones(shape, np.float32)

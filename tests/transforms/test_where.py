@@ -176,6 +176,9 @@ REMOVABLE = {
     "var": Row(fnp.var, ONE, ZERO),
     "hypot ** 2": Row(lambda x: fnp.hypot(x[0], x[1]) ** 2, ZERO, ZERO),
     "sinc": Row(lambda x: fnp.sinc(x).sum(), ZERO, ZERO),
+    "xlogy": Row(lambda x: scipy.special.xlogy(ZERO, x).sum(), X, ZERO),
+    "xlogy, y away from x": Row(lambda x: scipy.special.xlogy(x, x + 1e-6).sum(), X[:2], [math.log(1e-6), 1]),
+    "xlog1py": Row(lambda x: scipy.special.xlog1py(ZERO, x - 1).sum(), X, ZERO),
     "x ** 0": Row(lambda x: (x**0.0).sum(), ZERO, ZERO),
     "x ** y": Row(lambda x: fnp.power(x, np.array([0, 1, 2], np.float32)).sum(), ZERO, [0, 1, 0]),
     "det, singular": Row(lambda x: fnp.linalg.det(fnp.diag(x)), np.array([1, 2, 0], np.float32), [0, 0, 2]),
@@ -192,12 +195,15 @@ NUMERICS = {
     "softplus": Row(lambda x: nn.softplus(x).sum(), np.array([-1e4, 0, 1e4], np.float32), [0, 0.5, 1]),
     "softplus, inf": Row(lambda x: nn.softplus(x).sum(), np.array([-np.inf, np.inf], np.float32), [0, 1]),
     "log_sigmoid": Row(lambda x: nn.log_sigmoid(x).sum(), np.array([-1e4, 0, 1e4], np.float32), [1, 0.5, 0]),
+    "x log x": Row(lambda x: scipy.special.xlogy(x, x).sum(), X, [-np.inf, 1, 1 + math.log(4)]),
+    "entropy": Row(lambda x: scipy.special.entr(x).sum(), X, [np.inf, -1, -1 - math.log(4)]),
     "softmax, nothing included": Row(
         lambda x: nn.softmax(x, where=np.array([False] * 3)).sum(), np.array([0, 1, 2], np.float32), ZERO
     ),
 }
 TABLE = {**SELECTED, **REMOVABLE, **NUMERICS}
 FIRST_ORDER = {
+    **dict.fromkeys(["x log x", "entropy"], "its slope is infinite at 0"),
     "norm, tiny": "its curvature is the reciprocal of it",
     "det, singular": "jax 0.12 has 0 / 0 in its rule",
 }
@@ -251,6 +257,12 @@ def test_square_of_a_norm_is_smooth():
 def test_what_is_singular_stays_so(f):
     """No select has masked anything: the derivative is JAX's infinity or NaN."""
     assert not np.isfinite(ft.grad(f)(0.0))
+
+
+def test_rules_an_argument_each_where_the_value_is_infinite():
+    """A rule of `defjvps` adds to nothing, not to the value times 0; integers have none."""
+    assert ft.jvp(scipy.special.exp1, (0.0,), (1.0,))[1] == -np.inf
+    assert ft.grad(scipy.special.xlogy, 1)(2, 0.5) == 4
 
 
 def test_rows_of_the_other_operand():
