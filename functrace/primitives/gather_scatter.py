@@ -26,7 +26,7 @@ from jax import lax
 
 from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Through, Undefined, Work, ambient, primitive
-from functrace.ir.dependence import Matrix, Site, identity, meeting, moved
+from functrace.ir.dependence import Matrix, Site, meeting, moved
 from functrace.lower.evaluate import at_once
 from functrace.primitives.binary import clamp
 from functrace.primitives.comparison import eq, ge, le, logical_and
@@ -306,6 +306,8 @@ class ScatterFamily(JointlyLinear):
     unique_indices: bool
     mode: str
 
+    moves: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False  # whether nothing is left of what is written over
     combine: ClassVar[Callable[..., Any]]  # what computes it
     work_each: ClassVar[Work] = Work(1)
 
@@ -314,18 +316,19 @@ class ScatterFamily(JointlyLinear):
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
         x, indices, updates = at.operands
+        own = np.arange(x.aval.size)
         if indices.value is None:
             at.note(self.name, "where it writes is decided by data")
             labels = labels_without(x.aval.shape, self.scatter_dims_to_operand_dims)
             read = at_origin(self.reader(x.aval, updates.aval), labels, indices.aval) if updates.moves else None
             written = meeting(labels, read) if updates.moves else None
-        elif updates.moves:
+        else:
             numbers = np.arange(1, x.aval.size + 1, dtype=np.int32).reshape(x.aval.shape)
             places = at_once(self.reader(x.aval, updates.aval).lower, numbers, indices.value)
-            written = moved(places.astype(np.int64) - 1, x.aval.size).T.tocsr()
-        else:
-            written = None
-        return [[identity(x.aval.size) if x.moves else None, None, written]]
+            written = moved(places.astype(np.int64) - 1, x.aval.size).T.tocsr() if updates.moves else None
+            if self.replaces:
+                own[places[places > 0] - 1] = -1
+        return [[moved(own, x.aval.size) if x.moves else None, None, written]]
 
     def shape(self, *xs: Aval) -> Aval:
         x, indices, updates = xs
@@ -528,6 +531,7 @@ class Scatter(ScatterFamily):
     """Replaces each window; where updates meet one wins, and it is not said which."""
 
     name = "scatter"
+    replaces = True
     jvp_has_value = True
     work_each = Work(0)
     jax_names = ("scatter",)
