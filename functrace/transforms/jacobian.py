@@ -127,6 +127,7 @@ def jacobian(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
+    chunk_size: int | None = None,
     *,
     sparse: bool | str = False,
     format: str = "bcoo",
@@ -142,6 +143,7 @@ def jacobian(
       argnums: position or positions of the arguments to differentiate.
       has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
       holomorphic: whether `fun` is promised to be holomorphic.
+      chunk_size: how many columns or rows of a dense one are computed together, to save memory; all by default.
       sparse: True for a sparse matrix for each leaf of the output and of the argument; "auto" for that, or for dense
         arrays where an equation of which too little is known makes the pattern of no use.
       format: "bcoo" for a `jax.experimental.sparse.BCOO` of shape `output.shape + argument.shape`; "scipy" for a
@@ -159,6 +161,7 @@ def jacobian(
     [-1.0, 1.0, -1.0, 1.0]
     """
     check_callable("jacobian", fun)
+    check_chunk_size("jacobian", chunk_size)
     check_sparse("jacobian", sparse, format)
 
     @wraps(fun)
@@ -171,7 +174,7 @@ def jacobian(
             columns = sum([aval_of(x).size for x in tree_util.tree_leaves(tuple(chosen))])
             rows = sum([a.size for a in traced.program.out_avals[:n]])
             mode = jacfwd if columns <= rows else jacrev
-            return mode(fun, argnums, has_aux, holomorphic)(*args, **kwargs)
+            return mode(fun, argnums, has_aux, holomorphic, chunk_size=chunk_size)(*args, **kwargs)
 
         if not sparse:
             return dense()
@@ -216,13 +219,11 @@ def hessian(
     >>> ft.hessian(lambda x: (x ** 3).sum(), sparse=True)(np.array([1.0, 2.0])).data.tolist()
     [6.0, 12.0]
     """
-    check_chunk_size("hessian", chunk_size)
-    inner = jacrev(fun, argnums, has_aux, holomorphic)
-    return jacfwd(inner, argnums, has_aux, holomorphic, chunk_size)
     check_callable("hessian", fun)
+    check_chunk_size("hessian", chunk_size)
     check_sparse("hessian", sparse, format)
     inner = jacrev(fun, argnums, has_aux, holomorphic)
-    dense = jacfwd(inner, argnums, has_aux, holomorphic)
+    dense = jacfwd(inner, argnums, has_aux, holomorphic, chunk_size)
     if not sparse:
         return dense
 
