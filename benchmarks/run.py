@@ -22,7 +22,7 @@ from timing import table
 
 NAMES = [
     "deep_mlp", "unjitted_grad", "dispatch", "scalar_chain", "higher_order", "series", "laplacian", "per_example",
-    "loops", "checkpointing", "gradient_flow", "nonfinite",
+    "loops", "checkpointing", "gradient_flow", "nonfinite", "sparse",
 ]  # fmt: skip
 HEAD = """# Benchmarks
 
@@ -36,7 +36,7 @@ machine is shared: trust the ratios, not the times.
 def rivals() -> str:
     """The versions of the optional rivals that are installed."""
     found = []
-    for name in ("autograd", "torch", "equinox", "folx"):
+    for name in ("autograd", "torch", "equinox", "folx", "asdex", "sparsejac"):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ import numpy as np
 from functrace.control.groups import cut, firsts, narrowed, of_each_kind, output_kinds
 from functrace.control.masked import given, with_masks
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, Var, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
@@ -19,6 +20,7 @@ from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, squares, transpose
 from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.pattern import through
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import flat, present, unflat
 from functrace.rewrites.thread import Thread, threads_call
@@ -37,6 +39,9 @@ class Applies(Primitive):
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.applied()),)
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return through(self.applied(), at.operands, at.unbounded)
 
     def inner(self, *xs: Aval) -> tuple[Program, ...]:
         return (self.applied(),)

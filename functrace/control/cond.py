@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from functrace.control.groups import cut, firsts, narrowed, needed_inputs, of_ea
 from functrace.control.masked import given, with_masks
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, ambient, primitive
+from functrace.ir.dependence import Matrix, Site, union
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
@@ -33,6 +35,7 @@ from functrace.rewrites import batch, collect, jvp, memoised, series, transpose
 from functrace.rewrites.collect import is_observed
 from functrace.rewrites.laplacian import Directions
 from functrace.rewrites.memo import copy_input, scatter, select
+from functrace.rewrites.pattern import through
 from functrace.rewrites.separate import separated, split
 from functrace.rewrites.series import either, flat, present, unflat
 from functrace.rewrites.thread import Thread, threads_call
@@ -186,6 +189,13 @@ class Cond(Primitive):
         programs = lambda: [presence_filled(p, how.how, tuple(types)) for p in self.branches]
         masks = how.presences(types, programs, lambda programs, xs: Cond(programs, self.batched)(index, *xs))
         return [None, *scatter(how.linear, masks)]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        index, *operands = at.operands
+        chosen = self.branches if index.value is None else (self.branches[int(index.value)],)
+        found = [through(p, operands, at.unbounded) for p in chosen]
+        merged = [[reduce(union, cases) for cases in zip(*rows, strict=True)] for rows in zip(*found, strict=True)]
+        return [[None, *row] for row in merged]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

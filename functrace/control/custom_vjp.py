@@ -18,6 +18,8 @@ from functrace.control.custom_jvp import refuse_captured, with_jax_rule
 from functrace.control.recur import recurs, unrolled
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir.dependence import Matrix, Site
+from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, reduce_sum, zeros
@@ -241,6 +243,12 @@ class CustomLinear(Applies):
 
     def applied(self) -> Program:
         return self.pushforward()
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        try:
+            return super().pattern(at)
+        except RuleError:  # the backward function is not linear: only reverse mode is there
+            return Primitive.pattern(self, at)
 
     def uses_axis(self, name: Any) -> bool:
         return uses_axis(self.backward, name)

@@ -20,6 +20,7 @@ from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.groups import cut
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import div, mul, sub
 from functrace.primitives.space import batched_operand
@@ -105,6 +106,9 @@ class LinearSolve(Applies):
         back = LinearSolve(self.vecmat, self.transpose_solve, self.consts, self.matvec, self.solve)
         found = back(*consts, *instantiate(ct[: self.size], self.matvec.outputs))
         return [None] * self.consts + [c if isinstance(x, Undefined) else None for c, x in zip(found, b, strict=False)]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return at.everything()  # as the inverse of a matrix is full
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

@@ -26,6 +26,7 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
+from functrace.control.loop_patterns import unknown, while_pattern
 from functrace.control.moving import filled, moving_of, tangents, total, unknown_part
 from functrace.control.reversed_body import reversed_body
 from functrace.control.scan import stepping, typed
@@ -42,6 +43,7 @@ from functrace.control.while_loop import (
     with_count,
 )
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Undefined, Var, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.comparison import lt
@@ -267,6 +269,14 @@ class Walk(Primitive):
         ]  # fmt: skip
         walk = type(self)(body, along, self.consts, self.slots)  # pyright: ignore[reportCallIssue]
         return walk(steps, stride, used, *slots, *c, *s, *rest), carried
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        kept, c, s, rest = self.groups(at.operands)
+        if any([x.moves for x in (*kept, *c, *s)]):
+            return super().pattern(at)  # linear in what is walked alone
+        fixed, carried = cut(rest, len(rest) - len(self.along.outputs))
+        found = while_pattern(self.along, [*c, *[unknown(x, False) for x in s], *fixed], carried, at)
+        return [[None] * len(kept) + row for row in found]
 
     def pulled(self, rest: Sequence[Any], ct: Sequence[Any]) -> tuple[Program, list[Any], Any]:
         """`along` transposed in `rest`: `(c, s, l) -> l`, l being sums and cotangents; the l to begin with; and

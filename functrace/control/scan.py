@@ -33,6 +33,7 @@ from functrace.control.groups import (
     of_each_kind,
     reads,
 )
+from functrace.control.loop_patterns import scan_pattern
 from functrace.control.reversed_body import counter_steps, mask_at_first, mask_of, reversed_body, step_types
 from functrace.ir import (
     Atom,
@@ -48,6 +49,7 @@ from functrace.ir import (
     ambient,
     primitive,
 )
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
@@ -299,6 +301,9 @@ class Scan(Primitive):
             None if c is None or not flag else c if m is None else Masked(c, written(m, (m.aval.shape, frozenset())))
             for c, m, flag in zip(found, masks, linear, strict=True)
         ]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return scan_pattern(self.body, at.operands, self.sizes, self.length, self.reverse, at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.body, self.length),)

@@ -31,6 +31,7 @@ from functrace.control.groups import (
     of_each_kind,
     reads,
 )
+from functrace.control.loop_patterns import while_pattern
 from functrace.control.scan import (
     I32_SCALAR,
     fill_carry,
@@ -44,6 +45,7 @@ from functrace.control.scan import (
 )
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Builder, Program, Run, Sample, Var, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
@@ -261,6 +263,10 @@ class While(Primitive):
         c, s = cut(xs, self.consts)
         outputs = loop(*at.place, *c, literal(0, I32_SCALAR), *state, *s)
         return outputs[1 : 1 + at.size], outputs[1 + at.size :]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        consts, carry = cut(at.operands, self.consts)
+        return while_pattern(self.body, consts, carry, at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))

@@ -49,3 +49,9 @@ FLOPS: dict[str, Callable[[Any, Sequence[Aval]], int]] = {
     "triangular_solve": triangular_solve,
     "fft": fft,
 }
+
+# How many leading axes are those of a batch; all entries behind them mix.
+BATCHED: dict[str, Callable[[Any, Aval], int]] = {
+    "triangular_solve": lambda _, x: x.ndim - 2,
+    "fft": lambda params, x: x.ndim - len(params["fft_lengths"]),
+}

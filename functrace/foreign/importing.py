@@ -20,8 +20,9 @@ from functrace.control.checkpoint import OF_JAX
 from functrace.control.custom_vjp import CustomLinear
 from functrace.errors import ProgramError, RuleError
 from functrace.foreign import reading
-from functrace.foreign.factorizations import FLOPS
+from functrace.foreign.factorizations import BATCHED, FLOPS
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
+from functrace.ir.dependence import Matrix, Site
 from functrace.ir.source import NOWHERE
 from functrace.primitives.constant import constant as written_out
 
@@ -260,6 +261,10 @@ class Foreign(Primitive):
     def work(self, *xs: Aval) -> Work:
         count = FLOPS.get(self.name)
         return super().work(*xs) if count is None else Work(count(self.jax_params, xs))
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        axes = BATCHED.get(self.name)
+        return super().pattern(at) if axes is None else at.batched(axes(self.jax_params, at.operands[0].aval))
 
     def _imported(self, key: Any, f: Callable[..., Any], avals: Sequence[Aval]) -> Program:
         """The Program of the JAX function `f` at `avals`, kept under `key`."""

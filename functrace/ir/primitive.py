@@ -23,6 +23,7 @@ from functrace.ir.aval import Aval
 
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
+    from functrace.ir.dependence import Matrix, Site
     from functrace.ir.program import Atom, Equation, Program
     from functrace.ir.python import Python
     from functrace.rewrites.laplacian import Directions
@@ -363,6 +364,15 @@ class Primitive:
     def thread(self, at: Thread, state: Sequence[Atom], xs: Sequence[Atom]) -> tuple[Sequence[Atom], Sequence[Atom]]:
         """The next state, and the results, a state being carried through its `inner` Programs; see rewrites.thread."""
         raise RuleError(f"{self.name} holds no Program to carry a state through")
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        """Which entries of each result depend on which of each operand that moves, for a linear map of those.
+
+        A matrix a result and operand, a row an entry of the result; None for no dependence. Asked of equations between
+        tangents: what a function depends on is what its derivative does.
+        """
+        at.note(self.name, "it may mix all entries of its operands")
+        return at.everything()
 
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""

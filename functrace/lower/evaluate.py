@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,3 +40,9 @@ def evaluate(program: Program, values: Sequence[Any]) -> list[Any]:
         else:
             env[eqn.outputs[0]] = ys
     return [read(x) for x in program.outputs]
+
+
+def at_once(function: Callable[..., Any], *values: Any) -> Any:
+    """`function(*values)` as NumPy arrays, computed now even while JAX is tracing."""
+    with jax.ensure_compile_time_eval():
+        return jax.tree_util.tree_map(np.asarray, function(*values))

@@ -16,6 +16,7 @@ from jax import lax
 
 from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import C64, F32, I32, convert_element_type, div, mul
 from functrace.primitives.families import Linear, literal
@@ -56,6 +57,9 @@ class Collective(Primitive):
 
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
         return self.on_axis(size, xs[0], batched[0])
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return Primitive.pattern(self, at)
 
 
 @dataclass(frozen=True, repr=False)

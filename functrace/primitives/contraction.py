@@ -17,6 +17,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
+from functrace.ir.dependence import Matrix, Operand, Site, linked
 from functrace.primitives.complex import real
 from functrace.primitives.elementwise import (
     C64,
@@ -39,6 +40,25 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 Dims = tuple[int, ...]
 DimensionNumbers = tuple[tuple[Dims, Dims], tuple[Dims, Dims]]
 Precision = tuple[str, str] | str | None
+
+
+def products(at: Site, rows: Any, left: Any, right: Any) -> list[Matrix | None]:
+    """The pattern of a sum of products: of each, the entry that it is added to and those that it is made of.
+
+    A factor that is known to be zero leaves its product out.
+    """
+
+    def of(x: Operand, own: Any, other: Operand, others: Any) -> Matrix | None:
+        if not x.moves:
+            return None
+        shape = (at.results[0].size, x.aval.size)
+        if other.value is None:
+            return linked(rows, own, shape)
+        there = (np.asarray(other.value).ravel() != 0)[others]
+        return linked(rows[there], own[there], shape)
+
+    x, y = at.operands
+    return [of(x, left, y, right), of(y, right, x, left)]
 
 
 class Bilinear(Primitive):
@@ -301,6 +321,20 @@ class DotGeneral(Bilinear):
         before = len(free_axes(other, contracted[1 - i], batch[1 - i])) if i else 0
         n = len(batch[i])
         return [*enumerate(batch[i]), *[(n + before + k, axis) for k, axis in enumerate(free)]]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        # Numbers of entries by batch, free and contracted axes of each operand.
+        (y,) = at.results
+        arranged, free = [], []
+        for x, contracted, batch in zip(at.operands, *self.dimension_numbers, strict=True):
+            own = free_axes(x.aval, contracted, batch)
+            numbers = np.arange(x.aval.size).reshape(x.aval.shape).transpose(*batch, *own, *contracted)
+            sizes = [math.prod([x.aval.shape[i] for i in axes]) for axes in (batch, own, contracted)]
+            arranged.append(numbers.reshape(sizes))
+            free.append(sizes[1])
+        rows = np.arange(y.size).reshape(len(arranged[0]), *free, 1)
+        met = np.broadcast_arrays(rows, arranged[0][:, :, None, :], arranged[1][:, None, :, :])
+        return [products(at, *met)]
 
     def mixed_rows(self, i: int, mask: Any, x: Aval, other: Aval) -> Any:
         def rule(m: Atom) -> Atom:

@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Sample, Work, primitive
+from functrace.ir.dependence import Matrix, Site
 from functrace.primitives.contraction import (
     BF16,
     Bilinear,
@@ -31,6 +33,7 @@ from functrace.primitives.contraction import (
     jax_precision,
     matrices,
     precision_names,
+    products,
     squares_of_product,
 )
 from functrace.primitives.elementwise import C64, F32, I32
@@ -82,6 +85,21 @@ def padding_in_input(*dims: Any) -> Padding:
 def padding_in_window(*dims: Any) -> Padding:
     """Padding of the input in the convolution that is the transpose in the window: see `extents`."""
     return tuple([(low, m - n + w - low - 1) for n, w, m, low in extents(*dims)])
+
+
+def places_of_windows(
+    x: Dims, window: Dims, strides: Dims, padding: Padding, x_dilation: Dims, dilation: Dims
+) -> Any:
+    """For each window and each place in it, row by row, the number of the entry there; -1 for padding and gaps."""
+    found = np.zeros((1, 1), np.int64)
+    for n, m, stride, (low, high), gap, spread in zip(x, window, strides, padding, x_dilation, dilation, strict=True):
+        windows = window_count(low + dilated(n, gap) + high, dilated(m, spread), stride)
+        at = np.arange(windows)[:, None] * stride + np.arange(m) * spread - low
+        along = np.where((at >= 0) & (at % gap == 0) & (at // gap < n), at // gap, -1)
+        both = np.where((found[:, None, :, None] < 0) | (along[None, :, None, :] < 0), -1,
+                        found[:, None, :, None] * n + along[None, :, None, :])  # fmt: skip
+        found = both.reshape(found.shape[0] * windows, found.shape[1] * m)
+    return found
 
 
 def merge_axis(x: Atom, source: int, destination: int) -> Atom:
@@ -223,6 +241,29 @@ class ConvGeneralDilated(Bilinear):
             jax_precision(self.precision),
             self.preferred_element_type,
         )
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        (x, w), (y,) = [v.aval for v in at.operands], at.results
+        xs, ws, ys = [
+            np.arange(a.size).reshape(a.shape).transpose(spec)
+            for a, spec in zip((x, w, y), self.dimension_numbers, strict=True)
+        ]
+        groups, batches = self.feature_group_count, self.batch_group_count
+        out, features, *window = ws.shape
+        places = places_of_windows(
+            xs.shape[2:], tuple(window), self.window_strides, self.padding, self.lhs_dilation, self.rhs_dilation
+        )
+        # Axes: batch, output feature, place of the window, input feature, place in the window.
+        counts = (ys.shape[0], out, len(places), features, math.prod(window))
+        n, o, p, i, k = np.ix_(*[np.arange(m) for m in counts])
+        group = o // max(out // groups, 1)
+        row_of_x = n + o // max(out // batches, 1) * ys.shape[0]
+        place = places[p, k]
+        there = np.broadcast_to(place >= 0, counts)
+        flat = [a.reshape(*a.shape[:2], math.prod(a.shape[2:])) for a in (xs, ws, ys)]
+        of_x = flat[0][row_of_x, group * features + i, place] if x.size else place
+        met = np.broadcast_arrays(flat[2][n, o, p], of_x, flat[1][o, i, k])
+        return [products(at, *[a[there] for a in met])]
 
     def in_common(self, i: int, x: Aval, other: Aval) -> list[tuple[int, int]]:
         of_x, of_w, of_y = self.dimension_numbers

@@ -17,6 +17,7 @@ from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
+from functrace.ir.dependence import Matrix, Site, linked
 from functrace.primitives.binary import max_, min_
 from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not
 from functrace.primitives.elementwise import C64, F32, I32, Elementwise, add, binary, mul, sub
@@ -151,6 +152,7 @@ class CumSum(Linear, Cumulative):
 
     name = "cumsum"
     spelling = "lax.cumsum({0}, {axis}, {reverse})"
+    moves = False
     work_each = Work(1)
     jax_names = ("cumsum",)
     scan = lax.cumsum
@@ -160,6 +162,14 @@ class CumSum(Linear, Cumulative):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         return [CumSum(self.axis, not self.reverse)(ct)]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        (x,) = at.operands
+        n = x.aval.shape[self.axis]
+        numbers = np.moveaxis(np.arange(x.aval.size).reshape(x.aval.shape), self.axis, -1).reshape(-1, n)
+        last, first = np.tril_indices(n)
+        rows, columns = (first, last) if self.reverse else (last, first)
+        return [[linked(numbers[:, rows], numbers[:, columns], (x.aval.size, x.aval.size))]]
 
 
 @primitive

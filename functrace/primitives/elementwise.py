@@ -36,6 +36,7 @@ from functrace.ir import (
     ambient,
 )
 from functrace.ir.aval import is_complex
+from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.recurrences import series_of_power, series_of_product, series_of_quotient
@@ -60,6 +61,7 @@ class Elementwise(Primitive):
     """A function applied to each element. Subclasses say what `derivative` and `lower` are."""
 
     linear_in: tuple[int, ...] = ()  # operands it is linear in, one at a time
+    annihilated: bool = False  # whether a zero operand makes the result zero
     arity: int = 1
 
     def __call__(self, *operands: Any) -> Any:
@@ -172,6 +174,11 @@ class Elementwise(Primitive):
         axes = [i for i, n in enumerate(ct.value.aval.shape) if not aval.shape or n != aval.shape[i]]
         there = ct.there.over(axes).then(aval.shape, lambda m: reshape(m, aval.shape))
         return Masked(unbroadcast(ct.clean(), aval), there)
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        (y,) = at.results
+        factor = at.operands[1 - [x.moves for x in at.operands].index(True)].value if self.annihilated else None
+        return at.each(lambda x, _: repeated(x.aval, y.shape, None if factor is None else factor != 0))
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         rank = max(x.aval.ndim - b for x, b in zip(xs, batched, strict=True))
@@ -493,6 +500,7 @@ mul = _Product(
     "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
     simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
+mul.annihilated = True
 div = _Scaling(
     "div",
     lax.div,

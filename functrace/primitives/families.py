@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from functrace.errors import ShapeError
 from functrace.ir import Aval, Literal, Masked, Primitive, Work
+from functrace.ir.dependence import Matrix, Operand, Site, moved
+from functrace.lower.evaluate import at_once
 
 
 class OneSign(Primitive):
@@ -20,6 +24,43 @@ class OneSign(Primitive):
     singular = False
     locally_linear = True
     adds_up = True  # whether its transpose adds entries up, and not only moves them
+    moves = True  # whether each entry of its results is one of its operands', or none
+
+    def index(self, i: int) -> bool:
+        """Whether operand i says where entries go."""
+        return False
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        """What the lowering makes of the numbers of the entries, counted from 1; 0 is no entry."""
+        if not self.moves:
+            return super().pattern(at)
+        operands, starts, total = [], [], 0
+        for i, x in enumerate(at.operands):
+            starts.append(total)
+            if self.index(i):
+                operands.append(x.value)
+                if operands[-1] is None:
+                    at.note(self.name, "where it moves entries to is decided by data")
+                    return self.anywhere(at)
+            elif x.moves:
+                operands.append(np.arange(total + 1, total + 1 + x.aval.size, dtype=np.int32).reshape(x.aval.shape))
+                total += x.aval.size
+            else:
+                operands.append(np.zeros(x.aval.shape, np.int32))
+        found = at_once(self.lower, *operands)
+
+        def of(numbers: Any, start: int, x: Operand) -> Matrix:
+            own = (numbers > start) & (numbers <= start + x.aval.size)
+            return moved(np.where(own, numbers - start - 1, -1), x.aval.size)
+
+        return [
+            [of(numbers, start, x) if x.moves else None for x, start in zip(at.operands, starts, strict=True)]
+            for numbers in (found if self.multiple_results else [found])
+        ]
+
+    def anywhere(self, at: Site) -> list[list[Matrix | None]]:
+        """The pattern where the operands that say where entries go are not known."""
+        return at.everything()
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return next(c.there for c in cts if type(c) is Masked).through(self, cts, xs)
@@ -38,6 +79,9 @@ class Linear(OneSign):
         if any(dx is not None for dx in dxs[1:]):
             raise ShapeError(f"{self.name}: only the first operand has a tangent")
         return self(*xs), self(dxs[0], *xs[1:])
+
+    def index(self, i: int) -> bool:
+        return i > 0
 
 
 def literal(value: Any, like: Aval) -> Literal:

@@ -26,6 +26,8 @@ from jax import lax
 
 from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Primitive, Sample, Through, Undefined, Work, ambient, primitive
+from functrace.ir.dependence import Matrix, Site, meeting, moved
+from functrace.lower.evaluate import at_once
 from functrace.primitives.binary import clamp
 from functrace.primitives.comparison import eq, ge, le, logical_and
 from functrace.primitives.contraction import Factors
@@ -177,6 +179,11 @@ class Gather(Linear):
         fill = 0 if self.mode == "fill_or_drop" else None
         return self(*xs), replace(self, fill_value=fill)(dxs[0], xs[1])
 
+    def anywhere(self, at: Site) -> list[list[Matrix | None]]:
+        x, indices = at.operands
+        labels = labels_without(x.aval.shape, self.start_index_map)
+        return [[meeting(at_origin(self, labels, indices.aval), labels), None]]
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, indices = xs
         written = ScatterAdd(
@@ -246,6 +253,18 @@ class Gather(Linear):
         )
 
 
+def labels_without(shape: Dims, axes: Sequence[int]) -> Any:
+    """A number an entry, the same for all that differ in `axes` only."""
+    sizes = [1 if i in axes else n for i, n in enumerate(shape)]
+    return np.broadcast_to(np.arange(int(np.prod(sizes)), dtype=np.int32).reshape(sizes), shape)
+
+
+def at_origin(gather: Gather, labels: Any, indices: Aval) -> Any:
+    """What a gather reads of these labels if every window is at the origin."""
+    plain = replace(gather, mode="clip", fill_value=None)
+    return at_once(plain.lower, labels, np.zeros(indices.shape, indices.dtype))
+
+
 def scatter_samples(
     cls: Any, dtypes: Sequence[Any] = (I32, C64), repeats: bool = True
 ) -> Iterator[Sample]:
@@ -287,11 +306,29 @@ class ScatterFamily(JointlyLinear):
     unique_indices: bool
     mode: str
 
+    moves: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False  # whether nothing is left of what is written over
     combine: ClassVar[Callable[..., Any]]  # what computes it
     work_each: ClassVar[Work] = Work(1)
 
     def fixed(self, i: int) -> bool:
         return i == 1
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        x, indices, updates = at.operands
+        own = np.arange(x.aval.size)
+        if indices.value is None:
+            at.note(self.name, "where it writes is decided by data")
+            labels = labels_without(x.aval.shape, self.scatter_dims_to_operand_dims)
+            read = at_origin(self.reader(x.aval, updates.aval), labels, indices.aval) if updates.moves else None
+            written = meeting(labels, read) if updates.moves else None
+        else:
+            numbers = np.arange(1, x.aval.size + 1, dtype=np.int32).reshape(x.aval.shape)
+            places = at_once(self.reader(x.aval, updates.aval).lower, numbers, indices.value)
+            written = moved(places.astype(np.int64) - 1, x.aval.size).T.tocsr() if updates.moves else None
+            if self.replaces:
+                own[places[places > 0] - 1] = -1
+        return [[moved(own, x.aval.size) if x.moves else None, None, written]]
 
     def shape(self, *xs: Aval) -> Aval:
         x, indices, updates = xs
@@ -494,6 +531,7 @@ class Scatter(ScatterFamily):
     """Replaces each window; where updates meet one wins, and it is not said which."""
 
     name = "scatter"
+    replaces = True
     jvp_has_value = True
     work_each = Work(0)
     jax_names = ("scatter",)

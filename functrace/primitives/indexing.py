@@ -14,9 +14,10 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Undefined, primitive
+from functrace.ir.dependence import Matrix, Site, identity, meeting
 from functrace.primitives.elementwise import C64, F32, I32
 from functrace.primitives.families import Linear, literal
-from functrace.primitives.gather_scatter import Dims, Gather, Scatter, int_tuple
+from functrace.primitives.gather_scatter import Dims, Gather, Scatter, int_tuple, labels_without
 from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
 from functrace.primitives.structural import JointlyLinear, concatenate, slice_
 
@@ -29,6 +30,11 @@ def check_starts(name: str, x: Aval, starts: Sequence[Aval]) -> None:
             f"{name}: {x} needs {x.ndim} integer scalars of one dtype as start, got: "
             f"{', '.join(map(str, starts)) or 'none'}"
         )
+
+
+def free_axes(shape: Dims, sizes: Dims) -> list[int]:
+    """The axes along which a window of these sizes can be elsewhere than at the start."""
+    return [i for i, (n, m) in enumerate(zip(shape, sizes, strict=True)) if n != m]
 
 
 def leading_zero(starts: Sequence[Atom]) -> Literal:
@@ -86,6 +92,12 @@ class DynamicSlice(Linear):
         first = [min(max(i, 0), r) for i, r in zip(wanted, room, strict=True)]
         return slice_(x, tuple(first), tuple(a + m for a, m in zip(first, self.sizes, strict=True)))
 
+    def anywhere(self, at: Site) -> list[list[Matrix | None]]:
+        shape = at.operands[0].aval.shape
+        labels = labels_without(shape, free_axes(shape, self.sizes))
+        window = labels[tuple([slice(n) for n in self.sizes])]
+        return [[meeting(window, labels), *[None] * len(shape)]]
+
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, *starts = xs
         return [dynamic_update_slice(zeros(x.aval), ct, *starts), *[None] * len(starts)]
@@ -139,6 +151,13 @@ class _DynamicUpdateSlice(JointlyLinear):
             return None
         result = self.shape(x.aval, update.aval, *[s.aval for s in starts])
         return update if update.aval is result else None
+
+    def anywhere(self, at: Site) -> list[list[Matrix | None]]:
+        x, update, *starts = at.operands
+        sizes = update.aval.shape
+        labels = labels_without(x.aval.shape, free_axes(x.aval.shape, sizes))
+        written = meeting(labels, labels[tuple([slice(n) for n in sizes])]) if update.moves else None
+        return [[identity(x.aval.size) if x.moves else None, written, *[None] * len(starts)]]
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, update, *starts = xs

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from functrace.ir import Atom, Aval, Primitive, Sample, Work, primitive
+from functrace.ir.dependence import Matrix, Site, identity
 from functrace.primitives.elementwise import F32, I32
 
 
@@ -40,6 +41,9 @@ class Tap(Primitive):
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [ct]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return at.each(lambda x, _: identity(x.aval.size))
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self(*xs), True

@@ -16,6 +16,7 @@ from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Through, Undefined, ambient
+from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
 from functrace.primitives.elementwise import F32, Formula, align, convert_element_type
 from functrace.primitives.families import broadcast_shapes, literal
@@ -246,6 +247,12 @@ class _Select(Formula):
             return lambda n: self(which, *[n if j == i else zeros(n.aval) for j in range(len(cases))])
 
         return [Through(c, chosen(i)) for i, c in enumerate(cases)]
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        which = at.operands[0].value
+        shape = at.results[0].shape
+        taken = lambda i: None if which is None else which == i
+        cases = enumerate(at.operands[1:])
+        return [[None, *[repeated(x.aval, shape, taken(i)) if x.moves else None for i, x in cases]]]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         which, *cases = xs

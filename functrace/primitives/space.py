@@ -14,6 +14,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Through, Work, ambient, primitive
+from functrace.ir.dependence import Matrix, Site, moved
 from functrace.primitives.families import Linear, literal
 
 F32 = np.dtype(np.float32)
@@ -222,6 +223,7 @@ class ReduceSum(Linear):
     name = "reduce_sum"
     spelling = "lax.reduce_sum({0}, {axes})"
     jax_names = ("reduce_sum",)
+    moves = False
     axes: tuple[int, ...]
 
     def samples(self) -> Iterator[Sample]:
@@ -248,6 +250,12 @@ class ReduceSum(Linear):
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         return [cts[0].there.along(xs[0].aval.shape, self._kept(xs[0].aval))]
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        # Each entry is added to one.
+        (x,), (y,) = at.operands, at.results
+        shape = [1 if i in self.axes else n for i, n in enumerate(x.aval.shape)]
+        return [[moved(np.broadcast_to(np.arange(y.size).reshape(shape), x.aval.shape), y.size).T.tocsr()]]
 
     def _kept(self, x: Aval) -> tuple[int, ...]:
         return tuple(i for i in range(x.ndim) if i not in self.axes)

@@ -41,6 +41,9 @@ class JointlyLinear(OneSign):
         """Whether operand i is an index, in which nothing is linear."""
         return False
 
+    def index(self, i: int) -> bool:
+        return self.fixed(i)
+
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         moved = [
             x if self.fixed(i) else zeros(x.aval) if dx is None else dx

@@ -22,11 +22,13 @@ from jax import lax
 
 from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Work, primitive
+from functrace.ir.dependence import Matrix, Site, linked
 from functrace.primitives.convolution import (
     Dims,
     Padding,
     dilated_shape,
     padding_in_input,
+    places_of_windows,
     window_count,
 )
 from functrace.primitives.elementwise import C64, F32, I32
@@ -74,6 +76,17 @@ class Window(Primitive):
     padding: Padding
     base_dilation: Dims
     window_dilation: Dims
+
+    def places(self, x: Aval) -> Matrix:
+        """Which entries of an operand are in each window."""
+        found = places_of_windows(
+            x.shape, self.window_dimensions, self.window_strides, self.padding, self.base_dilation, self.window_dilation
+        )
+        rows = np.broadcast_to(np.arange(len(found))[:, None], found.shape)
+        return linked(rows[found >= 0], found[found >= 0], (len(found), x.size))
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        return at.each(lambda x, _: self.places(x.aval))
 
     def with_axis(self) -> Any:
         """The same of operands with a leading axis, of which each window has one index."""
@@ -344,6 +357,10 @@ class SelectAndScatterAdd(Picking):
             window_strides=self.window_strides,
             padding=self.padding,
         )
+
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        x = at.results[0]
+        return [[self.gathering(x.ndim).places(x).T.tocsr(), None]]
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         return [self.gathering(xs[1].aval.ndim)(ct, xs[1]), None]

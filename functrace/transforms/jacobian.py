@@ -19,9 +19,11 @@ from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
+from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.chunks import check_chunk_size, in_chunks
 from functrace.transforms.grad import check_inputs
 from functrace.transforms.linearize import linearize
+from functrace.transforms.sparse import check_sparse, sparse_jacobian
 from functrace.transforms.vjp import vjp
 
 reshape = lift(jnp.reshape)
@@ -120,14 +122,84 @@ def jacrev(
     return jacobian_fun
 
 
+def jacobian(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    chunk_size: int | None = None,
+    *,
+    sparse: bool | str = False,
+    format: str = "bcoo",
+) -> Callable[..., Any]:
+    """The Jacobian of `fun`: by forward or reverse mode, whichever is the less, or sparse.
+
+    Sparse, its pattern is found in the Program, and its columns or rows are coloured, so that a tridiagonal one takes
+    three pushforwards of whatever size it is. Entries are there wherever the function may depend on its argument: some
+    may hold zeros. Values that are known when the function is traced, such as indices that it closes over, are used.
+
+    Args:
+      fun: a pure function of pytrees of arrays.
+      argnums: position or positions of the arguments to differentiate.
+      has_aux: whether `fun` returns `(output, aux)`; the result is then `(jacobian, aux)`.
+      holomorphic: whether `fun` is promised to be holomorphic.
+      chunk_size: how many columns or rows of a dense one are computed together, to save memory; all by default.
+      sparse: True for a sparse matrix for each leaf of the output and of the argument; "auto" for that, or for dense
+        arrays where an equation of which too little is known makes the pattern of no use.
+      format: "bcoo" for a `jax.experimental.sparse.BCOO` of shape `output.shape + argument.shape`; "scipy" for a
+        `scipy.sparse.csr_array` of shape `(output.size, argument.size)`, not under jit, vmap or grad.
+    Returns:
+      As `jacfwd`, with sparse matrices in place of arrays if `sparse`.
+    Raises:
+      ArgumentError: with `sparse=True` the pattern is of no use; the message names the equations.
+    Source: Gebremedhin, Manne, Pothen, What color is your Jacobian?, SIAM Review 47 (2005).
+
+    >>> import functrace as ft, numpy as np
+    >>> ft.jacobian(lambda x: x * x)(np.array([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    >>> ft.jacobian(lambda x: x[1:] - x[:-1], sparse=True)(np.ones(3)).data.tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+    """
+    check_callable("jacobian", fun)
+    check_chunk_size("jacobian", chunk_size)
+    check_sparse("jacobian", sparse, format)
+
+    @wraps(fun)
+    def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
+        numbers, chosen, of_chosen = _chosen("jacobian", fun, args, kwargs, argnums, holomorphic)
+        _check_real("jacobian", chosen, numbers, holomorphic)
+
+        def dense() -> Any:
+            traced, _, _, n = trace_with_aux("jacobian", of_chosen, chosen, has_aux)
+            columns = sum([aval_of(x).size for x in tree_util.tree_leaves(tuple(chosen))])
+            rows = sum([a.size for a in traced.program.out_avals[:n]])
+            mode = jacfwd if columns <= rows else jacrev
+            return mode(fun, argnums, has_aux, holomorphic, chunk_size=chunk_size)(*args, **kwargs)
+
+        if not sparse:
+            return dense()
+        given = dense if sparse == "auto" else None
+        return sparse_jacobian(
+            "jacobian", fun, args, kwargs, argnums, has_aux, holomorphic, format, False, given
+        )
+
+    return jacobian_fun
+
+
 def hessian(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     holomorphic: bool = False,
     chunk_size: int | None = None,
+    *,
+    sparse: bool | str = False,
+    format: str = "bcoo",
 ) -> Callable[..., Any]:
-    """The Hessian of `fun`: forward over reverse.
+    """The Hessian of `fun`: forward over reverse, or sparse.
+
+    Sparse, it is that of a scalar function; one entry of each pair (i, j), (j, i) is computed where a star colouring
+    of the pattern finds it alone.
 
     Args:
       fun: a pure function of pytrees of arrays.
@@ -135,6 +207,8 @@ def hessian(
       has_aux: whether `fun` returns `(output, aux)`; the result is then `(hessian, aux)`.
       holomorphic: whether `fun` is promised to be holomorphic.
       chunk_size: how many columns of each Hessian are computed together, to save memory; all by default.
+      sparse: as of `jacobian`.
+      format: as of `jacobian`.
     Returns:
       A function that returns arrays of shape `output.shape + argument.shape + argument.shape`, in
       nested structures.
@@ -142,10 +216,23 @@ def hessian(
     >>> import functrace as ft, numpy as np
     >>> ft.hessian(lambda x: (x ** 3).sum())(np.array([1.0, 2.0])).tolist()
     [[6.0, 0.0], [0.0, 12.0]]
+    >>> ft.hessian(lambda x: (x ** 3).sum(), sparse=True)(np.array([1.0, 2.0])).data.tolist()
+    [6.0, 12.0]
     """
+    check_callable("hessian", fun)
     check_chunk_size("hessian", chunk_size)
+    check_sparse("hessian", sparse, format)
     inner = jacrev(fun, argnums, has_aux, holomorphic)
-    return jacfwd(inner, argnums, has_aux, holomorphic, chunk_size)
+    dense = jacfwd(inner, argnums, has_aux, holomorphic, chunk_size)
+    if not sparse:
+        return dense
+
+    @wraps(fun)
+    def hessian_fun(*args: Any, **kwargs: Any) -> Any:
+        given = (lambda: dense(*args, **kwargs)) if sparse == "auto" else None
+        return sparse_jacobian("hessian", fun, args, kwargs, argnums, has_aux, holomorphic, format, True, given)
+
+    return hessian_fun
 
 
 def basis(xs: Sequence[Any]) -> list[Any]:
