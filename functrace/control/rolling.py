@@ -157,7 +157,7 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     base = stretch.start + fewest_alive(program, stretch)
     count = (stretch.stop - base) // period
     repetitions = [program.equations[base + n * period : base + (n + 1) * period] for n in range(count)]
-    made = {
+    made: dict[Any, tuple[int, int, int]] = {
         v: (n, q, j)
         for n, equations in enumerate(repetitions)
         for q, eqn in enumerate(equations)
@@ -167,8 +167,10 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
 
     def kind(n: int, x: Atom) -> tuple[int, int, int] | None:
         # How many repetitions ago, 0 or 1, it was made, and where.
-        m, q, j = made.get(x, (-1, 0, 0))
-        return (n - m, q, j) if m >= 0 and n - m <= 1 else None
+        if x not in made:
+            return None
+        m, q, j = made[x]
+        return (n - m, q, j) if n - m <= 1 else None
 
     kinds = [[kind(n, x) for x in xs] for n, xs in enumerate(operands)]
     usual = kinds[count // 2]
@@ -261,7 +263,7 @@ def stacked(b: Builder, xs: Sequence[Atom]) -> Atom:
             stack, i, k = run
             part = slice_along(stack, 0, min(i, k), max(i, k) + 1)
             parts.append(rev(part, (0,)) if k < i else part)
-        else:
+        elif isinstance(run, Atom):
             parts.append(reshape(run, (1, *run.aval.shape)))
     return parts[0] if len(parts) == 1 else concatenate(parts, 0)
 
