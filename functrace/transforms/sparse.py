@@ -16,7 +16,6 @@ import jax
 import jax.core
 import numpy as np
 from jax import numpy as jnp, tree_util
-from jax.experimental.sparse import BCOO
 from scipy import sparse
 
 from functrace import rewrites
@@ -194,6 +193,9 @@ def block(row: Aval, column: Aval, rows: Any, columns: Any, index: Any) -> Block
     places = [along for at, shape in sides if shape for along in np.unravel_index(at, shape)]
     indices = jnp.asarray(np.stack(places, 1) if places else np.zeros((rows.size, 0)), np.int32)
     data = jnp.zeros(rows.size, row.dtype)
+    # Imported here: it takes a tenth of a second, which nobody else should pay.
+    from jax.experimental.sparse import BCOO
+
     like = BCOO((data, indices), shape=(*row.shape, *column.shape), indices_sorted=True, unique_indices=True)
     return Block(rows, columns, jnp.asarray(index), indices, tree_util.tree_structure(like))
 
