@@ -174,13 +174,7 @@ def extended(state: Any, k: Any, v: Any) -> tuple[Any, Any]:
     position, length, more = state["position"], fnp.shape(state["key"])[-3], k.shape[-3]
     wanted = (*k.shape[:-3], length, *k.shape[-2:])
     parameters(OWNER, state, {"key": wanted, "value": wanted, "position": ()}, "state")
-    known = known_value(position)
-    seen = 0 if isinstance(known, Tracer | jax.core.Tracer) else int(known)
-    if seen + more > length:
-        raise failure(
-            ArgumentError, OWNER, f"the cache has room for {length} positions, and {seen} are in it; {more} more do "
-            "not fit. Give start a larger length.",
-        )  # fmt: skip
+    check_room(OWNER, state, more)
     zero = np.int32(0)
     begin = [zero] * (k.ndim - 3) + [position, zero, zero]
     put = lambda cache, new: lax.dynamic_update_slice(cache, new.astype(cache.dtype), begin)
@@ -212,3 +206,14 @@ def checked_mask(mask: Any, shape: tuple[int, ...]) -> Any:
             "expected. That of padded keys [batch, s] is mask[:, None, None, :].",
         )  # fmt: skip
     return mask
+
+
+def check_room(owner: str, state: Any, more: int) -> None:
+    """That more positions fit into a cache, where it is known how many are in it."""
+    known, length = known_value(state["position"]), fnp.shape(state["key"])[-3]
+    seen = 0 if isinstance(known, Tracer | jax.core.Tracer) else int(known)
+    if seen + more > length:
+        raise failure(
+            ArgumentError, owner, f"the cache has room for {length} positions, and {seen} are in it; {more} more do "
+            "not fit. Give start a larger length.",
+        )  # fmt: skip

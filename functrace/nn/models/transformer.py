@@ -11,7 +11,7 @@ from jax import Array
 from functrace import lax, numpy as fnp, random
 from functrace.errors import ArgumentError
 from functrace.nn.activations import gelu
-from functrace.nn.attention import multi_head_attention
+from functrace.nn.attention import check_room, multi_head_attention
 from functrace.nn.checking import check_keys, count, failure, number_between
 from functrace.nn.composition import Part, combine
 from functrace.nn.dense import dense
@@ -178,6 +178,8 @@ def transformer_lm(
                     ArgumentError, owner, f"x has {x.shape[-2]} positions, and the model has vectors for {length}; "
                     "give shorter texts, or a larger length.",
                 )  # fmt: skip
+            if state is not None:
+                check_room(owner, state["block_0"], x.shape[-2])
             x = x + positions(fnp.arange(x.shape[-2]) + (0 if state is None else state["block_0"]["position"]))
         x, later = dropout(x), {}
         for part, block in blocks.items():
