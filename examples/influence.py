@@ -44,14 +44,9 @@ def losses_of(params: PyTree, images: Array, labels: Array) -> Array:
     return nn.softmax_cross_entropy_with_integer_labels(images @ params["W"] + params["b"], labels)
 
 
-def hvp(f: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree:
-    """The Hessian of `f` at x, times v: the derivative of the gradient along v."""
-    return ft.jvp(ft.grad(f), (x,), (v,))[1]
-
-
 def solve(f: Callable[[PyTree], Array], x: PyTree, b: PyTree) -> PyTree:
     """H^-1 b, with H the Hessian of `f` at x."""
-    return cg(lambda v: hvp(f, x, v), b, tol=1e-10, maxiter=400)[0]
+    return cg(lambda v: ft.hvp(f, x, v), b, tol=1e-10, maxiter=400)[0]
 
 
 class Problem(NamedTuple):
