@@ -54,7 +54,7 @@ def test_stack_equals_jax(program, stack):
 @settings(max_examples=2500, **QUIET)
 @given(programs, stacks)
 def test_many_stacks_equal_jax(program, stack):
-    check(program, stack)
+    check_compiled(program, stack)
 
 
 @settings(max_examples=6, derandomize=True, **QUIET)

@@ -33,6 +33,7 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives import contraction
 from functrace.rewrites.jvp import push
 from functrace.rewrites.transpose import instantiate
+from tests.against_jax import QUICKLY
 from tests.primitives.samples import Case, all_samples, case, draw, epsilon, struct, widened
 
 
@@ -89,6 +90,17 @@ def assert_same(ours: Any, expected: Any) -> None:
         np.testing.assert_array_equal(y, z)
         if z.dtype.kind == "f":
             np.testing.assert_array_equal(np.signbit(y) | np.isnan(y), np.signbit(z) | np.isnan(z))
+
+
+def run(program: Program, values: list[Any]) -> list[Any]:
+    """What a Program computes. A long one is compiled as one: XLA takes its time for each equation anew otherwise."""
+    if len(program.equations) <= 4:
+        return evaluate(program, values)
+    return compiled(lambda values: evaluate(program, values), values)
+
+
+def compiled(f: Any, *args: Any) -> Any:
+    return jax.jit(f, compiler_options=QUICKLY)(*args)
 
 
 def partly(c: Case) -> list[Case]:
@@ -191,7 +203,7 @@ def test_jvp_is_jax(c):
     with precisely(c) as c:
         for part in partly(c):
             values, tangents = part.values(), part.tangents()
-            ours = evaluate(pushforward(part.program, part.moving), [*values, *tangents])
+            ours = run(pushforward(part.program, part.moving), [*values, *tangents])
             f = jax_pushforward(part.of_moving(values))
             assert_close(part, ours, f(chosen(part, values), tangents))
 
@@ -204,7 +216,7 @@ def test_jvp_is_numerical_derivative(c):
         xs, h = chosen(c, values), np.finfo(np.float64).eps ** (1 / 3)
         above, below = (f(*[x + sign * h * dx for x, dx in zip(xs, tangents, strict=True)]) for sign in (1, -1))
         numerical = [(a - b) / (2 * h) for a, b in zip(above, below, strict=True)]
-        ours = evaluate(pushforward(c.program, c.moving), [*values, *tangents])
+        ours = run(pushforward(c.program, c.moving), [*values, *tangents])
         # Truncation and rounding are both of order eps^(2/3); the factor is the third derivative.
         assert_close(c, ours[len(c.program.outputs) :], numerical, 64 / h)
 
@@ -216,14 +228,14 @@ def test_linearize_is_jvp(c):
             values, tangents, program = part.values(), part.tangents(), part.program
             n = len(program.outputs)
             lin = rewrites.linearize(program, part.moving)
-            outputs = evaluate(lin.forward, values)
-            moved = iter(evaluate(lin.linear, [*outputs[n:], *tangents]))
+            outputs = run(lin.forward, values)
+            moved = iter(run(lin.linear, [*outputs[n:], *tangents]))
             dys = [
                 next(moved) if m else np.zeros(a.shape, a.dtype)
                 for a, m in zip(program.out_avals, lin.moved, strict=True)
                 if a.is_inexact
             ]
-            expected = evaluate(pushforward(program, part.moving), [*values, *tangents])
+            expected = run(pushforward(program, part.moving), [*values, *tangents])
             assert_close(part, [*outputs[:n], *dys], expected)
 
 
@@ -233,8 +245,8 @@ def test_transpose_is_adjoint(c):
         for part in partly(c):
             values, dxs, cts = part.values(), part.tangents(), cotangents(part)
             n = len(part.program.outputs)
-            dys = evaluate(pushforward(part.program, part.moving), [*values, *dxs])[n:]
-            ct_xs = evaluate(pullback(part), [*values, *cts])
+            dys = run(pushforward(part.program, part.moving), [*values, *dxs])[n:]
+            ct_xs = run(pullback(part), [*values, *cts])
             # Real parts suffice: conj and real are linear over the reals only.
             forward, backward = (
                 [np.asarray(u * v).real.astype(np.float64) for u, v in zip(us, vs, strict=True)]
@@ -251,7 +263,7 @@ def test_vjp_is_jax(c):
         for part in partly(c):
             values, cts = part.values(), cotangents(part)
             _, jax_pullback = jax.vjp(inexact_results(part, values), *chosen(part, values))
-            assert_close(part, evaluate(pullback(part), [*values, *cts]), jax_pullback(cts))
+            assert_close(part, run(pullback(part), [*values, *cts]), jax_pullback(cts))
 
 
 @cases([c for c in MOVING if len(c.program.out_avals) > 1])
@@ -263,7 +275,7 @@ def test_transpose_of_each_result_alone(c):
         for k, i in enumerate(inexact):
             with_ct = tuple(j == i for j in range(len(program.outputs)))
             vjp = rewrites.vjp(program, c.moving, with_ct)
-            ours = evaluate(vjp, [*values, cts[k]])[len(program.outputs) :]
+            ours = run(vjp, [*values, cts[k]])[len(program.outputs) :]
             others = [ct if j == k else np.zeros_like(ct) for j, ct in enumerate(cts)]
             assert_close(c, ours, jax_pullback(others))
 
@@ -288,7 +300,7 @@ def test_batch_is_a_loop(c):
         values = [stacked(c, i, range(2)) if b else c.another(i, 0) for i, b in enumerate(batched)]
         program, _ = rewrites.batch(c.program, 2, batched, None, True)
         program.verify()
-        assert_close(c, evaluate(program, values), loop(c, 2, values, batched, c.function))
+        assert_close(c, run(program, values), loop(c, 2, values, batched, c.function))
 
 
 @cases([c for c in CASES if c.avals])
@@ -305,7 +317,7 @@ def test_batch_twice_is_two_loops(c):
         program, _ = rewrites.batch(program, 2, outer, None, True)
         program.verify()
         expected = loop(c, 2, values, outer, lambda *xs: loop(c, 3, list(xs), inner, c.function))  # noqa: B023
-        assert_close(c, evaluate(program, values), expected)
+        assert_close(c, run(program, values), expected)
 
 
 @cases([c for c in MOVING if c.sample.order > 1])
@@ -315,7 +327,7 @@ def test_second_derivative_is_jax(c):
         dxs, ddxs, more = (c.tangents(seed) for seed in (100, 101, 102))
         program = pushforward(c.program, c.moving)
         program = pushforward(program, (*c.moving, *[True] * len(dxs)))
-        ours = evaluate(program, [*values, *dxs, *ddxs, *more])
+        ours = run(program, [*values, *dxs, *ddxs, *more])
         first = jax_pushforward(c.of_moving(values))
         n = len(xs)
         second = jax_pushforward(lambda *args: first(list(args[:n]), list(args[n:])))
@@ -340,14 +352,14 @@ def test_laplacian_is_a_sum_of_second_derivatives(c):
         first = pushforward(c.program, c.moving)
         second = pushforward(first, (*c.moving, *[True] * m))
         inexact = sum(a.is_inexact for a in c.program.out_avals)
-        bends = [evaluate(second, [*values, *j, *j, *[np.zeros_like(x) for x in j]])[-inexact:] for j in js]
-        expected = [evaluate(first, [*values, *j])[n:] for j in js]
-        lap = [sum(terms) for terms in zip(evaluate(first, [*values, *ls])[n:], *bends, strict=True)]
+        bends = [run(second, [*values, *j, *j, *[np.zeros_like(x) for x in j]])[-inexact:] for j in js]
+        expected = [run(first, [*values, *j])[n:] for j in js]
+        lap = [sum(terms) for terms in zip(run(first, [*values, *ls])[n:], *bends, strict=True)]
         flags = tuple(a.is_inexact for a in c.program.out_avals)
         (program,), moved, bent = rewrites.spread(c.program, 2, c.moving, c.moving, flags, flags)
         program.verify()
         assert moved == bent == flags
-        ours = evaluate(program, [*values, *map(np.stack, zip(*js, strict=True)), *ls])
+        ours = run(program, [*values, *map(np.stack, zip(*js, strict=True)), *ls])
         assert_close(c, ours[n:], [*map(np.stack, zip(*expected, strict=True)), *lap])
 
 
@@ -365,13 +377,13 @@ def test_batched_pullback_is_jax(c):
         flags = (*batched, *[True] * len(cts))
         program, _ = rewrites.batch(pullback(c), 2, flags, None, True)
         axes = [0 if b else None for b in flags]
-        expected = jax.vmap(jax_pullback, axes)(*values, *cts)
-        assert_close(c, evaluate(program, [*values, *cts]), expected)
+        expected = compiled(jax.vmap(jax_pullback, axes), *values, *cts)
+        assert_close(c, run(program, [*values, *cts]), expected)
 
         program, _ = rewrites.batch(c.program, 2, batched, None, True)
         with_ct = tuple(a.is_inexact for a in program.out_avals)
         vjp = rewrites.vjp(program, c.moving, with_ct)
-        ours = evaluate(vjp, [*values, *cts])[len(with_ct) :]
+        ours = run(vjp, [*values, *cts])[len(with_ct) :]
 
         def mapped(*xs: Any) -> list[Any]:
             rest = iter(xs)
@@ -379,7 +391,8 @@ def test_batched_pullback_is_jax(c):
             ys = jax.vmap(c.function, axes[: len(batched)])(*moved)
             return [y for y, flag in zip(ys, with_ct, strict=True) if flag]
 
-        assert_close(c, ours, jax.vjp(mapped, *chosen(c, values))[1](cts))
+        expected = compiled(lambda cts: jax.vjp(mapped, *chosen(c, values))[1](cts), cts)
+        assert_close(c, ours, expected)
 
 
 @cases(SQUARED)
@@ -389,8 +402,8 @@ def test_squares_add_up(c):
     with precisely(c) as c, pytest.MonkeyPatch.context() as patch:
         patch.setattr(contraction, "products_take_less", lambda k, m, n: True)
         values = c.values()
-        found = evaluate(rewrites.squares(c.program, flags).verify(), values)
-        wide = [np.asarray(y) for y in evaluate(c.program, values)]
+        found = run(rewrites.squares(c.program, flags).verify(), values)
+        wide = [np.asarray(y) for y in run(c.program, values)]
         wide = [y.astype(np.complex128 if y.dtype.kind == "c" else np.float64) for y in wide]
         for n, y, flag in zip(found, wide, flags, strict=True):
             if flag:
@@ -405,5 +418,5 @@ def test_jaxpr_of_lowering_imports(c):
     imported = import_function(lambda *xs: c.function(*xs), *c.avals)
     assert not [e for e in imported.program.equations if isinstance(e.primitive, Foreign)]
     imported.program.verify()
-    ours = evaluate(imported.program, [*imported.constants, *c.values()])
+    ours = run(imported.program, [*imported.constants, *c.values()])
     assert_close(c, ours, c.function(*c.values()))
