@@ -144,13 +144,13 @@ class Presence:
         def rule(i: int) -> Callable[..., Atom]:
             def write(*atoms: Atom) -> Atom:
                 rest = iter(atoms)
+                results = prim.shape(*[x.aval for x in xs])
                 ones = []
-                for c in cts:
-                    aval = None if c is None else c.value.aval if type(c) is Masked else c.aval
-                    there = next(rest) if type(c) is Masked else Literal(True, Aval((), np.dtype(bool)))
-                    if aval is not None and prim.adds_up:
-                        there = convert_element_type(there, aval.dtype)
-                    ones.append(None if aval is None else broadcast_to(there, aval.shape))
+                for c, y in zip(cts, results if prim.multiple_results else [results], strict=True):
+                    there = next(rest) if type(c) is Masked else Literal(c is not None, Aval((), np.dtype(bool)))
+                    if prim.adds_up:
+                        there = convert_element_type(there, y.dtype)
+                    ones.append(broadcast_to(there, y.shape))
                 found = prim.transpose(ones if prim.multiple_results else ones[0], *xs)[i]
                 return ne(found, 0) if prim.adds_up else found
 

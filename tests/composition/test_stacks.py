@@ -72,6 +72,13 @@ def test_compiled_stack_on_control_flow_equals_jax(program, stack):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 @settings(max_examples=400, **QUIET)
-@given(control_programs, stacks)
+@given(control_programs, quick_stacks)
 def test_many_stacks_on_control_flow_equal_jax(part, program, stack):
+    check_compiled(program, stack)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, **QUIET)
+@given(control_programs, stacks)
+def test_slow_stacks_on_control_flow_equal_jax(program, stack):
     check_compiled(program, stack)

@@ -114,6 +114,13 @@ SELECTED = {
         lambda x: fnp.where(fnp.concatenate([x, x]) > 0, fnp.concatenate([fnp.sqrt(x), fnp.log(x)]), 0.0).sum(),
         X, [0, 1.5, 0.5],
     ),
+    "unstacked, one of them not used": Row(
+        lambda x: sum(fnp.where(y > 0, fnp.sqrt(y), 0.0).sum() for y in fnp.unstack(fnp.stack([x, x, x]))[::2]),
+        X, [0, 1, 0.5],
+    ),
+    "split, one of them not used": Row(
+        lambda x: sum(fnp.where(y > 0, fnp.sqrt(y), 0.0).sum() for y in fnp.split(x, 3)[::2]), X, [0, 0, 0.25]
+    ),
     "broadcast": Row(lambda x: fnp.where(x[:, None] > 0, fnp.sqrt(x)[:, None] * ONE, 0.0).sum(), X, [0, 1.5, 0.75]),
     "a sum": Row(lambda x: fnp.where(x.min() > 0, fnp.log(x).sum(), 0.0), X, ZERO),
     "a running sum": Row(lambda x: fnp.where(x[::-1] > 0, fnp.cumsum(fnp.sqrt(x)[::-1]), 0.0).sum(), X, [0, 0.5, 0.5]),
