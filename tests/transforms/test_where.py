@@ -115,11 +115,11 @@ SELECTED = {
         X, [0, 1.5, 0.5],
     ),
     "unstacked, one of them not used": Row(
-        lambda x: sum(fnp.where(y > 0, fnp.sqrt(y), 0.0).sum() for y in fnp.unstack(fnp.stack([x, x, x]))[::2]),
-        X, [0, 1, 0.5],
+        lambda x: sum(masked(fnp.sqrt)(y) for y in fnp.unstack(fnp.sqrt(x))[::2]),
+        np.diag(X), [[0, 0, 0], [0, 0, 0], [0, 0, 0.25 * 4**-0.75]],
     ),
     "split, one of them not used": Row(
-        lambda x: sum(fnp.where(y > 0, fnp.sqrt(y), 0.0).sum() for y in fnp.split(x, 3)[::2]), X, [0, 0, 0.25]
+        lambda x: sum(masked(fnp.sqrt)(y) for y in fnp.split(fnp.sqrt(x), 3)[::2]), X, [0, 0, 0.25 * 4**-0.75]
     ),
     "broadcast": Row(lambda x: fnp.where(x[:, None] > 0, fnp.sqrt(x)[:, None] * ONE, 0.0).sum(), X, [0, 1.5, 0.75]),
     "a sum": Row(lambda x: fnp.where(x.min() > 0, fnp.log(x).sum(), 0.0), X, ZERO),
