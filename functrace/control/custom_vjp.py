@@ -24,7 +24,7 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul
 from functrace.primitives.space import batched_operand, reduce_sum, zeros
 from functrace.primitives.unary import cos, sin
-from functrace.rewrites import memoised, transpose
+from functrace.rewrites import batch, memoised, transpose
 from functrace.rewrites.memo import copy_input, scatter
 from functrace.rewrites.transpose import instantiate
 
@@ -140,15 +140,20 @@ class CustomVjp(Applies):
         return self.batch_axis(None, size, xs, batched)
 
     def batch_axis(self, name: Any, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> Any:
-        if recurs(self.forward) or recurs(self.backward):
+        again = recurs(self.forward) or recurs(self.backward)  # within itself, where all has a batch axis
+        if again:
             xs, batched = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)], [True] * len(xs)
         flags = tuple(batched)
         program = forced(self.program, size, flags, name)
-        forward = forced(self.forward, size, flags, name)
+        n = len(program.outputs)
+        fill = [i < n or again for i in range(len(self.forward.outputs))]
+        forward, out_flags = batch(self.forward, size, flags, name, tuple(fill))
         inexact = tuple(
             b for x, b in list(zip(xs, flags, strict=True))[self.captures :] if x.aval.is_inexact
         )
-        backward = batch_pullback(self.backward, size, (True,) * len(self.backward.inputs), inexact, name)
+        residuals = out_flags[n:]
+        in_flags = (*residuals, *(True,) * (len(self.backward.inputs) - len(residuals)))
+        backward = batch_pullback(self.backward, size, in_flags, inexact, name)
         batched_self = CustomVjp(program, forward, backward, self.captures, self.label)
         return batched_self(*xs), (True,) * len(program.outputs)
 

@@ -334,6 +334,19 @@ def test_closed_over_value_that_is_batched():
             mapped(np.arange(3.0), np.arange(3.0))
 
 
+def test_array_that_is_closed_over_within_custom_vjp():
+    """It goes to the backward function as a residual, without a batch axis."""
+    weights, size = np.arange(1.0, 4.0), len(X)
+    f = ft.custom_vmap(lambda x: fnp.sin(weights * x))
+    f.def_vmap(lambda n, _, x: (fnp.sin(weights * x), True))
+    g = ft.custom_vjp(f)
+    g.defvjp(lambda x: ft.vjp(f, x), lambda pullback, ct: pullback(ct))
+    x = np.linspace(0.0, 1.0, 3 * size).reshape(size, 3)
+    same(ft.vmap(g)(x), np.sin(weights * x))
+    same(ft.vmap(ft.grad(lambda x: g(x).sum()))(x), weights * np.cos(weights * x))
+    same(ft.grad(lambda x: ft.vmap(g)(x).sum())(x), weights * np.cos(weights * x))
+
+
 def test_rule_that_closes_over_more():
     weights = np.arange(3.0)
     f = ft.custom_vmap(lambda x: x)
