@@ -53,7 +53,8 @@ LAYERS = {
     "spectral_norm": (lambda dtype: nn.spectral_norm(nn.dense(4, 3, dtype=dtype)), (5, 4), (5, 3)),
     "max_pool": (lambda dtype: nn.as_layer(nn.max_pool, window=(2, 3)), (2, 9, 8, 4), (2, 4, 2, 4)),
     "max_pool, same": (
-        lambda dtype: nn.as_layer(nn.max_pool, window=(3, 3), strides=2, padding="SAME", dilation=2), (9, 8, 4), (5, 4, 4),
+        lambda dtype: nn.as_layer(nn.max_pool, window=(3, 3), strides=2, padding="SAME", dilation=2),
+        (9, 8, 4), (5, 4, 4),
     ),
     "avg_pool": (lambda dtype: nn.as_layer(nn.avg_pool, window=(2,), strides=1), (2, 9, 4), (2, 8, 4)),
     "adaptive_avg_pool": (
