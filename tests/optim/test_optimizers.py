@@ -18,6 +18,16 @@ def only_matrices(params):
     return ft.tree.map(lambda p: p.ndim > 1, params)
 
 
+def matrices(*ranks):
+    """What optax calls a matrix: leaves of two axes, and of these ranks, the last axis against the others."""
+
+    def numbers(params):
+        of = lambda n: optax.contrib.MuonDimensionNumbers(tuple(range(n - 1)), n - 1) if n in (2, *ranks) else None
+        return jax.tree.map(lambda p: of(p.ndim), params)
+
+    return numbers
+
+
 def plain_lookahead(inner, *options):
     """optax's lookahead, its slow parameters kept in the state, as ours are."""
     theirs = optax.lookahead(inner, *options)
@@ -154,6 +164,7 @@ PAIRS = {
             adam_weight_decay=0.2,
             adam_learning_rate=0.01,
             consistent_rms=0.2,
+            kernels=optim.at_paths("head/k"),
         ),
         optax.contrib.muon(
             *(optax.exponential_decay(0.03, 10, 0.9), DION, 4, 0.8, 1e-6, 0.1, only_matrices),
@@ -162,7 +173,11 @@ PAIRS = {
             adam_weight_decay=0.2,
             adam_learning_rate=0.01,
             consistent_rms=0.2,
+            muon_weight_dimension_numbers=matrices(4),
         ),
+    ),
+    "muon of kernels": (
+        optim.muon(RATE, kernels=True), optax.contrib.muon(RATE, muon_weight_dimension_numbers=matrices(3, 4)),
     ),
     "clipped by layer": (
         optim.chain(optim.clip_by_layer_norm(3.0), optim.sgd(RATE)),
@@ -241,8 +256,9 @@ def test_equals_optax_over_100_steps(name):
         grads = random_tree(number + 1)
         updates, state = our_update(grads, state, params)
         their_updates, their_state = their_update(grads, their_state, params)
-        # An update that is a difference of parameters has their rounding.
-        atol = 2e-6 if name.startswith(("lookahead", "schedule-free", "sam")) else 1e-7
+        # An update that is a difference of parameters has their rounding, and muon's steps at small singular values that
+        # of a long sum.
+        atol = 2e-6 if name.startswith(("lookahead", "schedule-free", "sam", "muon of kernels")) else 1e-7
         assert_trees_close(updates, their_updates, rtol=3e-6, atol=atol, err_msg=f"step {number}")
         params = optim.apply_updates(params, updates)
         expected = optax.apply_updates(expected, their_updates)
@@ -392,3 +408,19 @@ def test_half_precision_moments_accumulate():
     for _ in range(20):
         updates, state = optimizer.update(fnp.ones((), fnp.bfloat16), state)
         np.testing.assert_allclose(float(updates), -0.1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (5, 3, 4), (2, 2, 2, 1, 20), (6, 4)])
+def test_muon_makes_a_kernel_orthogonal_as_a_matrix(shape):
+    """The first step against Newton's and Schulz's iteration in NumPy, of all entries of the window and inputs."""
+    g = np.random.default_rng(0).standard_normal(shape)
+    x = g.reshape(-1, shape[-1]) / np.linalg.norm(g)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    expected = -0.1 * np.sqrt(max(1, x.shape[1] / x.shape[0])) * x.reshape(shape)
+    optimizer = optim.muon(0.1, nesterov=False, kernels={"kernel": True})
+    params = {"kernel": fnp.asarray(g, fnp.float32)}
+    state = optimizer.init(params)
+    assert [m.shape for m in ft.tree.leaves(state) if m.ndim] == [shape]  # the mean gradient alone, as it is
+    np.testing.assert_allclose(optimizer.update(params, state, params)[0]["kernel"], expected, atol=2e-5)
