@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from report import Report, Row, draw
+from report import MISSING, Report, Row, draw
 
 import functrace as ft
 from functrace import io, nn, optim, random
@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
         run = run._replace(figure=figure)
         report.say(f"curves: {figure}")
     else:
-        report.say("curves: not drawn, for want of matplotlib. pip install 'functrace[examples]'")
+        report.say(f"curves: {MISSING}")
     tested = f"{len(data.test_labels)} held-out images"
     report.say(f"accuracy: {run.accuracy:.2%} of {tested}, after {seconds:.0f} s of training")
     return run
