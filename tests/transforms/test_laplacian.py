@@ -166,9 +166,23 @@ STEPS = {
 }
 
 
-@settings(max_examples=25, derandomize=True, **QUIET)
-@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.booleans()), min_size=1, max_size=4))
+steps_of_particles = st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.booleans()), min_size=1, max_size=4)
+
+
+@settings(max_examples=12, derandomize=True, **QUIET)
+@given(steps_of_particles)
 def test_of_random_functions_of_particles(steps):
+    check_particles(steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, **QUIET)
+@given(steps_of_particles)
+def test_of_many_functions_of_particles(steps):
+    check_particles(steps)
+
+
+def check_particles(steps):
     """Compositions, with what went in added again or not: parts that are tied meet others in all ways."""
 
     def f(n, x):
@@ -217,10 +231,13 @@ def test_of_a_pytree():
     args = {"a": RNG.normal(size=3), "b": (RNG.normal(size=(2, 2)), np.float64(0.3))}
     f = lambda n, x: n.sin(x["a"]).sum() * (x["b"][0] ** 3).sum() + x["b"][1] * x["a"]
     with jax.enable_x64(True):
-        value, lap = ft.laplacian(lambda x: f(fnp, x))(args)
         flat, unravel = flatten_util.ravel_pytree(args)
+        (value, lap), expected = jax.jit(
+            lambda x, v: (ft.laplacian(lambda x: f(fnp, x))(x), jax_laplacian(lambda v: f(jnp, unravel(v)), [v])),
+            compiler_options=QUICKLY,
+        )(args, flat)
         np.testing.assert_allclose(value, f(np, args), rtol=1e-12)
-        np.testing.assert_allclose(lap, jax_laplacian(lambda v: f(jnp, unravel(v)), [flat]), rtol=1e-10)
+        np.testing.assert_allclose(lap, expected, rtol=1e-10)
 
 
 # Each takes a library's numpy, its transforms, and its `(params, x) -> Laplacian of the network in x`.
