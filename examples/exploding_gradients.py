@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from report import MISSING
 from train_digits import CLASSES, Data, count, load, positive
 
 import functrace as ft
@@ -30,7 +31,6 @@ PyTree = Any
 
 WIDTH, BATCH, MOMENTUM = 64, 64, 0.9
 GAIN = 4.0  # of the patient's weights: twice the variance that keeps ReLU layers level
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 LEARNED = 0.9  # of the held-out digits right
 
 

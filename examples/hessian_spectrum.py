@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from report import MISSING
 from train_digits import CLASSES, Data, count, load
 
 import functrace as ft
@@ -33,7 +34,6 @@ from functrace import lax, nn, numpy as fnp, optim, random
 Array = Any
 PyTree = Any
 
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 SMALL = 1000  # weights of a network whose whole Hessian is made
 
 

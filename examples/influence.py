@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from report import MISSING
 from train_digits import CLASSES, count, load, positive
 
 import functrace as ft
@@ -35,7 +36,6 @@ from functrace.scipy.sparse.linalg import cg
 Array = Any
 PyTree = Any
 
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 NEWTON_STEPS = 12
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from report import MISSING
 
 import functrace as ft
 from functrace import lax, numpy as fnp, optim
@@ -31,7 +32,6 @@ Params = list[tuple[Array, Array]]
 
 WIDTHS = (1, 40, 40, 1)
 TASKS = 25  # at a step
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 
 
 class Task(NamedTuple):

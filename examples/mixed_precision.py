@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from report import MISSING
 from train_digits import CLASSES, Data, count, load, positive
 
 import functrace as ft
@@ -33,7 +34,6 @@ BATCH = 64
 MODEL = nn.mlp((64, 128, 128, CLASSES))
 WEIGHT = 1e-4  # of the loss
 SCALE = 2.0**37  # to begin with: too large, as the first steps will find
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 
 
 class Mode(NamedTuple):

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from report import MISSING
 from train_digits import count
 
 import functrace as ft
@@ -35,7 +36,6 @@ from functrace import lax, nn, numpy as fnp, optim, random
 Array = Any
 PyTree = Any
 
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 PERIOD, END, AMPLITUDE = 12.0, 2.0, 1.5  # of the flame: in x, in t, and at t = 0
 
 

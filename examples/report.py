@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 Row = dict[str, float]
 
 HEADINGS = {

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from report import MISSING
 
 import functrace as ft
 from functrace import lax, numpy as fnp
@@ -35,7 +36,6 @@ Field = Callable[[Array], Array]
 MOON = 0.012277471  # its part of the mass
 START = (0.994, 0.0, 0.0, -2.00158510637908252240537862224)
 PERIOD = 17.0652165601579625588917206249
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 
 
 def satellite(y: Array) -> Array:

@@ -5,7 +5,7 @@
     python examples/train_digits.py --data DIR          # MNIST, from its four IDX files
     python examples/train_digits.py --clip none --lr 5  # the explosion that clipping prevents
 
-A model is a pair of pure functions of a pytree; so is an optimizer; and a step of training is one
+A model is a pair of pure functions of pytrees; so is an optimizer; and a step of training is one
 pure function of both, differentiated, compiled and called in a loop.
 """
 
@@ -16,14 +16,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from report import Report, Row, draw
+from report import MISSING, Report, Row, draw
 
 import functrace as ft
-from functrace import io, lax, nn, numpy as fnp, optim, random
+from functrace import io, nn, optim, random
 from functrace.errors import FileError
 
 Array = Any
@@ -69,107 +70,39 @@ def load(folder: Path | None) -> Data:
     return Data(scaled(x), y.astype(np.int32), scaled(test_x), test_y.astype(np.int32), name)
 
 
-# Models: `init(key, shape) -> Params`, `apply(params, images, train) -> logits, statistics`.
+# Models: layers with a state, from images f32[n, height, width, 1] to logits f32[n, 10].
 
 
-class Params(NamedTuple):
-    """What a model knows: the weights are trained; the statistics are only kept up to date."""
-
-    weights: PyTree
-    statistics: PyTree
-
-
-class Model(NamedTuple):
-    """Two pure functions. Images are f32[n, height, width, 1], logits f32[n, 10]."""
-
-    init: Callable[[Array, tuple[int, int]], Params]
-    apply: Callable[[Params, Array, bool], tuple[Array, PyTree]]
+def mlp(height: int, width: int) -> nn.StatefulLayer:
+    """Two hidden layers, with leaky ReLU between. It has no statistics: its state is empty."""
+    widths = (height * width, 256, 256, CLASSES)
+    layers = nn.sequential(nn.flatten, nn.mlp(widths, activation=nn.leaky_relu))
+    return nn.StatefulLayer(
+        lambda key: (layers.init(key), {}),
+        lambda params, state, x, **options: (layers.apply(params, x, **options), state),
+        "mlp",
+    )
 
 
-def dense_init(key: Array, fan_in: int, fan_out: int) -> PyTree:
-    """The weights of a dense layer."""
-    return {"W": nn.initializers.he_normal()(key, (fan_in, fan_out)), "b": fnp.zeros(fan_out)}
+def cnn(height: int, width: int) -> nn.StatefulLayer:
+    """Two blocks of 32 and 64 channels, each of which halves the image, and a dense layer."""
+    pixels = (height // 4) * (width // 4)
+    return nn.sequential(block(1, 32), block(32, 64), nn.flatten, nn.dense(64 * pixels, CLASSES))
 
 
-def dense(weights: PyTree, x: Array) -> Array:
-    """x W + b."""
-    return x @ weights["W"] + weights["b"]
+def block(channels_in: int, channels_out: int) -> nn.StatefulLayer:
+    """Convolution, batch norm, leaky ReLU, and the largest of each 2 by 2 pixels."""
+    kernel_init = nn.initializers.he_normal()
+    return nn.sequential(
+        nn.conv(channels_in, channels_out, (3, 3), use_bias=False, kernel_init=kernel_init),
+        nn.batch_norm(channels_out),
+        nn.leaky_relu,
+        partial(nn.max_pool, window=(2, 2)),
+        name="block",
+    )
 
 
-def mlp_init(key: Array, shape: tuple[int, int]) -> Params:
-    """Two hidden layers; no statistics."""
-    widths = [math.prod(shape), 256, 256, CLASSES]
-    keys = random.split(key, len(widths) - 1)
-    layers = zip(keys, widths[:-1], widths[1:], strict=True)
-    return Params([dense_init(key, m, n) for key, m, n in layers], None)
-
-
-def mlp_apply(params: Params, images: Array, train: bool) -> tuple[Array, PyTree]:
-    """Dense layers with leaky ReLU between."""
-    x = images.reshape(images.shape[0], -1)
-    *hidden, last = params.weights
-    for layer in hidden:
-        x = nn.leaky_relu(dense(layer, x))
-    return dense(last, x), params.statistics
-
-
-def block_init(key: Array, channels_in: int, channels_out: int) -> tuple[PyTree, PyTree]:
-    """Weights and statistics of a convolution with batch norm."""
-    one, zero = fnp.ones(channels_out), fnp.zeros(channels_out)
-    kernel = nn.initializers.he_normal()(key, (3, 3, channels_in, channels_out))
-    return {"kernel": kernel, "scale": one, "shift": zero}, {"mean": zero, "variance": one}
-
-
-def block(weights: PyTree, statistics: PyTree, x: Array, train: bool) -> tuple[Array, PyTree]:
-    """Convolution, batch norm, leaky ReLU, max-pool: [n, h, w, c] to [n, h // 2, w // 2, c']."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    x = lax.conv_general_dilated(x, weights["kernel"], (1, 1), "SAME", dimension_numbers=layout)
-    x, statistics = batch_norm(weights, statistics, x, train)
-    return max_pool(nn.leaky_relu(x)), statistics
-
-
-def batch_norm(weights: PyTree, statistics: PyTree, x: Array, train: bool) -> tuple[Array, PyTree]:
-    """Each channel to mean 0 and variance 1, then scaled and shifted (Ioffe and Szegedy, 2015).
-
-    In training by the statistics of the batch, which go into the running ones; else by those.
-    """
-    now = statistics
-    if train:
-        axes = tuple(range(x.ndim - 1))
-        now = {"mean": x.mean(axes), "variance": x.var(axes)}
-        statistics = ft.tree.map(
-            lambda old, new: 0.9 * old + 0.1 * ft.stop_gradient(new), statistics, now
-        )
-    x = nn.standardize(x, axis=None, mean=now["mean"], variance=now["variance"])
-    return weights["scale"] * x + weights["shift"], statistics
-
-
-def max_pool(x: Array) -> Array:
-    """The largest of each 2 by 2 pixels; an odd last row or column is left out."""
-    n, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
-
-
-def cnn_init(key: Array, shape: tuple[int, int]) -> Params:
-    """Two blocks of 32 and 64 channels, and a dense layer."""
-    first, second, last = random.split(key, 3)
-    blocks = [block_init(first, 1, 32), block_init(second, 32, 64)]
-    pixels = (shape[0] // 4) * (shape[1] // 4)
-    weights = {"blocks": [w for w, _ in blocks], "dense": dense_init(last, 64 * pixels, CLASSES)}
-    return Params(weights, [s for _, s in blocks])
-
-
-def cnn_apply(params: Params, images: Array, train: bool) -> tuple[Array, PyTree]:
-    """The blocks in turn, then the dense layer."""
-    x, statistics = images, []
-    for weights, old in zip(params.weights["blocks"], params.statistics, strict=True):
-        x, new = block(weights, old, x, train)
-        statistics.append(new)
-    return dense(params.weights["dense"], x.reshape(x.shape[0], -1)), statistics
-
-
-MODELS = {"mlp": Model(mlp_init, mlp_apply), "cnn": Model(cnn_init, cnn_apply)}
+MODELS = {"mlp": mlp, "cnn": cnn}
 
 
 # Training.
@@ -189,19 +122,28 @@ def make_optimizer(options: argparse.Namespace, steps: int) -> optim.Transformat
     return optim.chain(*clip, optim.adamw(schedule, weight_decay=options.weight_decay))
 
 
-def make_train_step(model: Model, optimizer: optim.Transformation) -> Callable[..., Any]:
-    """The pure function `train_step(params, opt_state, batch) -> (params, opt_state, metrics)`."""
+class Position(NamedTuple):
+    """Where training is: the weights, the running statistics of batch norm, the optimizer's state."""
 
-    def loss_of(weights: PyTree, statistics: PyTree, images: Array, labels: Array) -> Any:
-        logits, statistics = model.apply(Params(weights, statistics), images, True)
+    params: PyTree
+    statistics: PyTree
+    optimizer: PyTree
+
+
+def make_train_step(model: nn.StatefulLayer, optimizer: optim.Transformation) -> Callable[..., Any]:
+    """The pure function `train_step(position, batch) -> (position, metrics)`."""
+
+    def loss_of(params: PyTree, statistics: PyTree, images: Array, labels: Array) -> Any:
+        logits, statistics = model.apply(params, statistics, images, training=True)
         loss = nn.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (statistics, (logits.argmax(axis=-1) == labels).mean())
 
-    def train_step(params: Params, opt_state: PyTree, batch: tuple[Array, Array]) -> Any:
+    def train_step(position: Position, batch: tuple[Array, Array]) -> tuple[Position, Row]:
+        params, statistics, opt_state = position
         (loss, (statistics, accuracy)), grads = ft.value_and_grad(loss_of, has_aux=True)(
-            *params, *batch
+            params, statistics, *batch
         )
-        updates, opt_state = optimizer.update(grads, opt_state, params.weights)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         clip = opt_state.get("clip_by_global_norm")
         metrics = {
             "loss": loss,
@@ -209,8 +151,7 @@ def make_train_step(model: Model, optimizer: optim.Transformation) -> Callable[.
             "gradient norm": optim.global_norm(grads) if clip is None else clip.norm,
             "clipped": 0.0 if clip is None else clip.clipped,
         }
-        params = Params(optim.apply_updates(params.weights, updates), statistics)
-        return params, opt_state, metrics
+        return Position(optim.apply_updates(params, updates), statistics, opt_state), metrics
 
     return ft.jit(train_step)
 
@@ -218,7 +159,7 @@ def make_train_step(model: Model, optimizer: optim.Transformation) -> Callable[.
 class Run(NamedTuple):
     """How a run went: a row for each step and each epoch, and the first step that went wrong."""
 
-    params: Params
+    position: Position
     steps: list[Row]
     epochs: list[Row]
     accuracy: float
@@ -228,11 +169,11 @@ class Run(NamedTuple):
 
 def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
     """Train, and test on what was held out; an epoch with a number that is not finite is the last."""
-    model = MODELS[options.model]
-    params = model.init(random.key(options.seed), data.train_images.shape[1:3])
+    model = MODELS[options.model](*data.train_images.shape[1:3])
+    params, statistics = model.init(random.key(options.seed))
     in_epoch = len(data.train_images) // options.batch_size
     optimizer = make_optimizer(options, in_epoch * options.epochs)
-    opt_state = optimizer.init(params.weights)
+    position = Position(params, statistics, optimizer.init(params))
     train_step = make_train_step(model, optimizer)
     steps: list[Row] = []
     epochs: list[Row] = []
@@ -242,7 +183,7 @@ def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
             batches = io.batches(examples, options.batch_size, seed=options.seed, epoch=epoch)
             pending, text = [], f"loss {epochs[-1]['loss']:.4f}" if epochs else ""
             for batch in batches:
-                params, opt_state, metrics = train_step(params, opt_state, batch)
+                position, metrics = train_step(position, batch)
                 pending.append(metrics)  # read at the end of the epoch: the device need not wait
                 advance(text)
             rows = [{name: float(value) for name, value in row.items()} for row in pending]
@@ -251,19 +192,19 @@ def train(options: argparse.Namespace, data: Data, report: Report) -> Run:
             epochs.append({"epoch": epoch + 1, **means})
             if not all(map(math.isfinite, means.values())):
                 break
-    accuracy = evaluate(model, params, data.test_images, data.test_labels)
-    return Run(params, steps, epochs, accuracy, find_explosion(steps))
+    accuracy = evaluate(model, position, data.test_images, data.test_labels)
+    return Run(position, steps, epochs, accuracy, find_explosion(steps))
 
 
-def evaluate(model: Model, params: Params, images: Array, labels: Array) -> float:
+def evaluate(model: nn.StatefulLayer, position: Position, images: Array, labels: Array) -> float:
     """The fraction that is classified right."""
 
     @ft.jit
-    def predict(params: Params, images: Array) -> Array:
-        return model.apply(params, images, False)[0].argmax(axis=-1)
+    def predict(position: Position, images: Array) -> Array:
+        return model.apply(position.params, position.statistics, images)[0].argmax(axis=-1)
 
     parts = np.array_split(np.arange(len(images)), math.ceil(len(images) / 1000))
-    right = [np.asarray(predict(params, images[part])) == labels[part] for part in parts]
+    right = [np.asarray(predict(position, images[part])) == labels[part] for part in parts]
     return float(np.concatenate(right).mean())
 
 
@@ -373,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> Run:
         run = run._replace(figure=figure)
         report.say(f"curves: {figure}")
     else:
-        report.say("curves: not drawn, for want of matplotlib. pip install 'functrace[examples]'")
+        report.say(f"curves: {MISSING}")
     tested = f"{len(data.test_labels)} held-out images"
     report.say(f"accuracy: {run.accuracy:.2%} of {tested}, after {seconds:.0f} s of training")
     return run

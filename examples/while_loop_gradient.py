@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from report import MISSING
 
 import functrace as ft
 from functrace import lax, numpy as fnp, optim
@@ -29,7 +30,6 @@ Array = Any
 GRAVITY, HEIGHT, DURATION = 9.81, 1.5, 4.0  # m/s^2, of the hand in m, until the clock stops in s
 GRIP = 0.9  # what a bounce leaves of the horizontal speed
 MOST_BOUNCES = 1000
-MISSING = "not drawn, for want of matplotlib. pip install 'functrace[examples]'"
 NAMES = ("speed across", "speed upwards", "restitution")  # what is differentiated
 
 

@@ -23,7 +23,7 @@ from functrace.foreign import reading
 from functrace.foreign.factorizations import BATCHED, FLOPS
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Program, Run, Undefined, Var, Work, ambient
 from functrace.ir.dependence import Matrix, Site
-from functrace.ir.source import NOWHERE
+from functrace.ir.source import NOWHERE, at, caller_source
 from functrace.primitives.constant import constant as written_out
 
 # Equations that only apply a jaxpr: their body is written in their place. JAX's own names differ
@@ -35,6 +35,12 @@ INLINED = {
     "core_call": "call_jaxpr",
 }
 
+# What to do where JAX has no rule.
+REMEDIES = {
+    "reduce_window": " It has them of a sum from 0, a maximum from -inf and a minimum from inf, known when the "
+    "function is traced, as XLA may combine an initial value any number of times. Combine yours with the result: "
+    "lax.max(start, lax.reduce_window(x, -numpy.inf, lax.max, ...))."
+}
 
 Flags = tuple[bool, ...]
 
@@ -211,6 +217,8 @@ class Foreign(Primitive):
         self.out_avals = out_avals
         self.has_effects = effects
         self.jvp_has_value = self.name.startswith("custom_")
+        # JAX's versions differ in what they raise where a rule is missing; in a rule of the user's the others are bugs.
+        self.refusals = (NotImplementedError, *(() if self.jvp_has_value else (TypeError, ValueError)))
         self._derived: dict[Any, Any] = {}
         # A rule in JAX may be for reverse mode only, and axes have names.
         self.goes_forward = not effects and not holds_jaxpr(params) and "axis_index_groups" not in params
@@ -275,8 +283,11 @@ class Foreign(Primitive):
                 if any(isinstance(c, jax.core.Tracer) for c in imported.constants):
                     raise RuleError(f"{self.name}: its rule in jax closes over a value of a trace that has ended")
                 self._derived[key] = closed(imported)
-            except NotImplementedError as error:
-                raise RuleError(f"{self.name}: jax has no rule for this: {error}") from error
+            except self.refusals as error:
+                reason = f": {error}".rstrip(": ").removesuffix(".")
+                remedy = REMEDIES.get(self.name, "")
+                where = at(ambient().source or caller_source())
+                raise RuleError(f"{self.name}: jax has no rule for this{reason}.{remedy}{where}") from error
         return self._derived[key]
 
     def pushforward(self, moving: Flags, avals: Sequence[Aval]) -> Program:

@@ -26,8 +26,9 @@ def save(path: str | os.PathLike[str], pytree: PyTree) -> None:
     """Write a pytree to a file: parameters, an optimizer's state, keys, counts.
 
     The file is complete or is not there: it is written beside `path` and takes its place at once, so that a crash
-    leaves the older file. A process that is killed while it saves leaves its unfinished file `.name.*.tmp` beside it;
-    nobody deletes that, as another process may be writing it. The format is safetensors, with the structure and a
+    leaves the older file. A process that is killed while it saves leaves its unfinished file `.name.*.tmp` beside it,
+    which the next save to `path` removes: a file that is being written is locked, and one that no process holds is
+    stale. Where files have no locks, as on Windows, it stays. The format is safetensors, with the structure and a
     SHA-256 checksum in the metadata; any program that reads safetensors reads the arrays, by names such as
     `layers.0.W`.
 

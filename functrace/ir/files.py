@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -18,6 +20,9 @@ from typing import BinaryIO
 from functrace.errors import FileError, MissingFileError, ProgramError
 from functrace.ir.program import Program
 from functrace.ir.text import parse, show
+
+if sys.platform != "win32":
+    import fcntl
 
 FORMAT = 1
 FIRST_LINE = re.compile(rb"# functrace Program, format (\d+), sha256 ([0-9a-f]{64})\n")
@@ -105,12 +110,15 @@ def described(data: bytes) -> str:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place at `path` when all is on the disk; if anything fails, nothing has changed.
 
-    A process that is killed leaves a hidden file `.name.*.tmp` beside it.
+    It is a hidden file `.name.*.tmp` beside `path`, locked as long as it is written. A process that is killed leaves it
+    there, and its lock goes with the process: so the next one that writes `path` knows it from those that others are
+    writing at the time, and removes it. Where files have no locks, as on Windows, it stays.
     """
     path = Path(os.path.realpath(path))
-    unfinished = path.parent / f".{path.name}.{token_hex(8)}.tmp"
+    remove_abandoned(path)
+    unfinished, lock = begun(path)
     try:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -118,9 +126,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
     if os.name == "posix":  # the new name is on the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def begun(path: Path) -> tuple[Path, int | None]:
+    """A new hidden file beside `path`, and what holds its lock, to be closed when it has its place."""
+    while True:
+        unfinished = path.parent / f".{path.name}.{token_hex(8)}.tmp"
+        file = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if not locked(file, wait=True):
+            os.close(file)  # Windows moves no file that is open
+            return unfinished, None
+        if os.fstat(file).st_nlink:
+            return unfinished, file
+        os.close(file)  # it was taken for an abandoned one before it had its lock
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the hidden files beside `path` that processes have left which were killed before they took its place."""
+    for unfinished in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):  # another process has removed it, or it is another user's
+            file = os.open(unfinished, os.O_RDWR)
+            try:
+                if locked(file, wait=False):
+                    unfinished.unlink()
+            finally:
+                os.close(file)
+
+
+def locked(file: int, wait: bool) -> bool:
+    """Whether the file has got a lock of its own, which lasts until it is closed or the process ends."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another one has it, or the file system has none
+        return False
+    return True

@@ -53,6 +53,11 @@ class Source(NamedTuple):
         return self if self.backward else self._replace(backward=True)
 
 
+def at(source: Source | None) -> str:
+    """`  (train.py:41, in loss)`, for the end of a message."""
+    return "" if source is None else f"  ({source}, in {source.function})"
+
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 NOWHERE = Source("", 0, "")  # of equations that a library function wrote: they are where its call is
 _rewritten: dict[tuple[Source, str, str], Source] = {}

@@ -44,7 +44,12 @@ def reduce_window(
     window_strides: Sequence[int] | None = None, padding: Any = "VALID", base_dilation: Sequence[int] | None = None,
     window_dilation: Sequence[int] | None = None,
 ) -> Any:  # fmt: skip
-    """The entries in every window of `operand` combined by an associative `computation` of two scalars."""
+    """The entries in every window of `operand` combined by an associative `computation` of two scalars.
+
+    Sums from 0, maxima from -inf and minima from inf have derivatives and batches, also where windows have gaps; others
+    have values alone, as in JAX. XLA may combine `init_value` any number of times, so that only one which changes
+    nothing has a derivative: for another, `lax.max(init, lax.reduce_window(x, -np.inf, lax.max, ...))`.
+    """
     options = (window_dimensions, window_strides, padding, base_dilation, window_dilation)
     start = tree_util.tree_map(initial, init_value)
     return lifted_reduce_window(operand, start, jax_computation(computation), *options)

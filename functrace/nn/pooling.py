@@ -24,6 +24,7 @@ def max_pool(
     window: Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
 ) -> Array:
     """The largest element of each window. The gradient goes to the first one that is largest.
 
@@ -31,17 +32,20 @@ def max_pool(
       x: floating or of integers, `[..., *spatial, channels]`.
       window: a size for each spatial axis.
       strides: how far windows are apart; by default the window, so that they touch.
-      padding: "VALID", "SAME", one number for all ends, or for each spatial axis a number or a pair (before, after);
-        less than the window. No padding is ever the largest.
+      padding: "VALID", "SAME", one number for all ends, or for each spatial axis a number or a pair (before, after).
+        No padding is ever the largest.
+      dilation: how far the elements of a window are apart, one number for all spatial axes, or one for each.
     Returns:
       An array of the dtype of x.
     Raises:
-      ArgumentError: a size is not at least 1; the window is larger than x with its padding, or a padding as large as
-        the window.
+      ArgumentError: a size is not at least 1; the window is larger than x with its padding, or some window would have
+        padding only.
       ShapeError: x has too few axes.
 
     >>> max_pool(fnp.arange(8.0).reshape(4, 2), (2,)).tolist()
     [[2.0, 3.0], [6.0, 7.0]]
+    >>> max_pool(fnp.arange(6.0)[:, None], (2,), strides=1, dilation=3).tolist()
+    [[3.0], [4.0], [5.0]]
     """
     x = fnp.asarray(x)
     if fnp.issubdtype(x.dtype, fnp.floating):
@@ -50,7 +54,7 @@ def max_pool(
         lowest = int(fnp.iinfo(x.dtype).min)
     else:
         raise failure(DtypeError, "max_pool", f"x has dtype {x.dtype}; a floating one or integers were expected.")
-    return _pool("max_pool", x, lowest, lax.max, window, strides, padding)
+    return _pool("max_pool", x, lowest, lax.max, window, strides, padding, dilation)
 
 
 def avg_pool(
@@ -58,6 +62,7 @@ def avg_pool(
     window: Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
     *,
     count_padding: bool = True,
 ) -> Array:
@@ -67,13 +72,13 @@ def avg_pool(
       x: floating or complex, `[..., *spatial, channels]`.
       window: a size for each spatial axis.
       strides: how far windows are apart; by default the window, so that they touch.
-      padding: as for `max_pool`; it is zeros.
+      padding, dilation: as for `max_pool`; padding is zeros.
       count_padding: False divides by the number of elements that are not padding.
     Returns:
       An array of the dtype of x.
     Raises:
-      ArgumentError: a size is not at least 1; the window is larger than x with its padding, or a padding as large as
-        the window.
+      ArgumentError: a size is not at least 1; the window is larger than x with its padding, or some window would have
+        padding only.
       ShapeError: x has too few axes.
       DtypeError: x is of integers.
 
@@ -82,12 +87,12 @@ def avg_pool(
     """
     x = inexact("avg_pool", x)
     wide = x.astype(fnp.promote_types(x.dtype, fnp.float32))
-    total = _pool("avg_pool", wide, 0.0, lax.add, window, strides, padding)
+    total = _pool("avg_pool", wide, 0.0, lax.add, window, strides, padding, dilation)
     if count_padding:
         members = np.prod(window)
     else:
         ones = fnp.ones((*x.shape[-len(window) - 1 : -1], 1), wide.dtype)
-        members = _pool("avg_pool", ones, 0.0, lax.add, window, strides, padding)
+        members = _pool("avg_pool", ones, 0.0, lax.add, window, strides, padding, dilation)
     return (total / members).astype(x.dtype)
 
 
@@ -184,30 +189,39 @@ def flatten(x: ArrayLike, *, batch_axes: int = 1) -> Array:
     return x.reshape(*x.shape[:batch_axes], int(np.prod(x.shape[batch_axes:])))
 
 
-def _pool(owner: str, x: Any, start: Any, combine: Any, window: Any, strides: Any, padding: Padding) -> Any:
+def _pool(
+    owner: str, x: Any, start: Any, combine: Any, window: Any, strides: Any, padding: Padding, dilation: Any
+) -> Any:
     """`lax.reduce_window` over the spatial axes, the last ones but one."""
     window = counts(owner, "window", window)
     axes = len(window)
     strides = window if strides is None else for_each(owner, "strides", strides, axes)
+    dilation = for_each(owner, "dilation", dilation, axes)
     spatial = _sizes(owner, x, axes)
-    pairs = pads(owner, padding, axes, lambda i: same_pads(spatial[i], window[i], strides[i]))
-    for n, pair, size in zip(spatial, pairs, window, strict=True):
-        if n + sum(pair) < size:
+    spans = tuple([(size - 1) * d + 1 for size, d in zip(window, dilation, strict=True)])
+    pairs = pads(owner, padding, axes, lambda i: same_pads(spatial[i], spans[i], strides[i]))
+    shown = f"window {window}" + (f" with dilation {dilation}" if spans != window else "")
+    for n, pair, span, stride, d in zip(spatial, pairs, spans, strides, dilation, strict=True):
+        if n + sum(pair) < span:
             raise failure(
                 ArgumentError,
                 owner,
-                f"x has shape {x.shape} and window {window} is larger than the spatial axes "
+                f"x has shape {x.shape} and {shown} is larger than the spatial axes "
                 f"{spatial} with padding {pairs}. Pad more, take a smaller window, or a global or an adaptive pool.",
             )
-        if max(pair) >= size:
+        starts = np.arange(0, n + sum(pair) - span + 1, stride)
+        first = starts + np.maximum(-((starts - pair[0]) // d), 0) * d  # the first place that is not before x
+        if np.any(first >= np.minimum(starts + span, pair[0] + n)):
             raise failure(
                 ArgumentError,
                 owner,
-                f"padding {pairs} is as large as window {window}; some windows would hold padding only.",
+                f"x has spatial axes {spatial} with padding {pairs}; some {shown} would hold padding only. Pad less.",
             )
     lead = x.ndim - axes - 1
     around = lambda middle, end: (*[end] * lead, *middle, end)
-    return lax.reduce_window(x, start, combine, around(window, 1), around(strides, 1), around(pairs, (0, 0)))
+    return lax.reduce_window(
+        x, start, combine, around(window, 1), around(strides, 1), around(pairs, (0, 0)), None, around(dilation, 1)
+    )
 
 
 def _adaptive(owner: str, x: Any, output_size: Any, reduce: Callable[..., Any], **options: Any) -> Any:

@@ -73,7 +73,7 @@ def slash_path(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def chosen_leaves(owner: str, mask: Mask, params: PyTree) -> PyTree:
+def chosen_leaves(owner: str, mask: Mask, params: PyTree, name: str = "mask") -> PyTree:
     """The mask as a pytree of Python booleans of the parameters' structure."""
     if mask is None:
         return tree.map(lambda _: True, params)
@@ -81,9 +81,9 @@ def chosen_leaves(owner: str, mask: Mask, params: PyTree) -> PyTree:
     for path, flag in leaf_paths(chosen):
         if not isinstance(flag, bool | onp.bool_):
             raise failure(
-                DtypeError, f"{owner}: mask leaf {path} is a {type(flag).__name__}; a Python boolean was expected."
+                DtypeError, f"{owner}: {name} leaf {path} is a {type(flag).__name__}; a Python boolean was expected."
             )
-    return spread(owner, "mask", chosen, params)
+    return spread(owner, name, chosen, params)
 
 
 def spread(owner: str, name: str, prefix: PyTree, params: PyTree) -> PyTree:

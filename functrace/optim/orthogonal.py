@@ -13,7 +13,7 @@ from functrace.optim.base import Transformation, chain, increment, optimizer, re
 from functrace.optim.checking import check_count, failure, leaf_paths
 from functrace.optim.grouping import partition
 from functrace.optim.hyperparameters import Hyperparam, Hyperparams, Settings
-from functrace.optim.masks import Mask
+from functrace.optim.masks import Mask, chosen_leaves
 from functrace.optim.norms import leaf_norm
 from functrace.optim.scaling import mean, scale_by_adam, unbiased, zeros
 from functrace.optim.stepping import StepState, scale_by_learning_rate
@@ -43,6 +43,7 @@ def scale_by_muon(
     *,
     nesterov: bool = True,
     adaptive: bool = False,
+    kernels: bool = False,
 ) -> Transformation:
     """Muon's direction: the mean gradient of each matrix, made nearly orthogonal.
 
@@ -56,6 +57,7 @@ def scale_by_muon(
       mu_dtype: the dtype in which it is kept; by default the parameter's, float32 at least.
       nesterov: look ahead.
       adaptive: scale the direction by its product with the mean gradient.
+      kernels: whether a leaf of more axes, `[*window, in, out]`, is the matrix `[prod(window) * in, out]`.
     Returns:
       A transformation with a `MuonState`; hyper-parameters `beta`, `eps`. All leaves must be matrices:
       `muon` gives others to Adam.
@@ -84,11 +86,12 @@ def scale_by_muon(
 
     def memory(params: PyTree) -> dict[str, PyTree]:
         for path, leaf in leaf_paths(params):
-            if leaf.ndim != 2:
+            if leaf.ndim < 2 or (leaf.ndim > 2 and not kernels):
+                remedy = "" if leaf.ndim < 2 else ", or kernels=True if it is [*window, in, out]"
                 raise failure(
                     ShapeError,
                     f"scale_by_muon: leaf {path} has shape {leaf.shape}; a matrix was expected. Use `muon`, which "
-                    "gives other leaves to Adam, or `masked`.",
+                    f"gives other leaves to Adam, or `masked`{remedy}.",
                 )
         return {"mu": zeros(params, mu_dtype)}
 
@@ -98,7 +101,7 @@ def scale_by_muon(
 
         def direction(g: Array, m: Array) -> Array:
             m_hat = unbiased(hyper, count, g, m, nesterov, "beta")
-            found = orthogonalized(m_hat, rows, hyper.cast("eps", real_dtype(m_hat)))
+            found = orthogonalized(as_matrix(m_hat), rows, hyper.cast("eps", real_dtype(m_hat))).reshape(m_hat.shape)
             return fnp.sum(fnp.conj(m_hat) * found) * found if adaptive else found
 
         return tree.map(direction, grads, mu), {"mu": mu}
@@ -109,6 +112,8 @@ def scale_by_muon(
 
 def scale_by_shape(consistent_rms: Hyperparam | None = None) -> Transformation:
     """Every matrix, of n rows and m columns, times `sqrt(max(1, m / n))`.
+
+    A leaf of more axes is a kernel `[*window, in, out]`, of `prod(window) * in` rows and `out` columns.
 
     Args:
       consistent_rms: if given, times `consistent_rms * sqrt(max(n, m))` in its place: 0.2 brings an
@@ -126,7 +131,7 @@ def scale_by_shape(consistent_rms: Hyperparam | None = None) -> Transformation:
 
     def step(grads: PyTree, state: StepState, params: PyTree) -> tuple[PyTree, dict[str, PyTree]]:
         def scaled(g: Array) -> Array:
-            rows, columns = g.shape
+            rows, columns = as_matrix(g).shape
             if consistent_rms is None:
                 return math.sqrt(max(1, columns / rows)) * g
             return state.hyperparams.cast("consistent_rms", real_dtype(g)) * math.sqrt(max(rows, columns)) * g
@@ -150,6 +155,7 @@ def muon(
     *,
     nesterov: bool = True,
     adaptive: bool = False,
+    kernels: Mask = False,
     adam_b1: Hyperparam = 0.9,
     adam_b2: Hyperparam = 0.999,
     adam_eps_root: Hyperparam = 0.0,
@@ -159,10 +165,16 @@ def muon(
 ) -> Transformation:
     """Muon for the matrices, AdamW for the other leaves.
 
+    To have it for the kernels of convolutions too, name them: `muon(0.02, kernels=at_paths("*/kernel"))`. As in
+    the authors' code a kernel is one matrix, from all entries of its window to the channels that come out.
+
     Args:
       learning_rate: a number, a scalar array or a schedule.
       ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive: as in `scale_by_muon`; `eps`,
         `mu_dtype` and `nesterov` are Adam's too.
+      kernels: which leaves of more than two axes, `[*window, in, out]`, are matrices `[prod(window) * in, out]` too:
+        True for all, a pytree of booleans, or a function from the parameters to one. The kernels of `nn.conv` and
+        `nn.conv_transpose` have that layout; PyTorch's, `[out, in, *window]`, have not.
       weight_decay, weight_decay_mask: of the matrices, as in `adamw`.
       adam_b1, adam_b2, adam_eps_root, adam_weight_decay: of the other leaves, as in `adamw`.
       adam_learning_rate: theirs; None for the same.
@@ -180,8 +192,15 @@ def muon(
     >>> [round(x, 4) for x in updates["b"].tolist()]
     [-0.01, -0.01, -0.01]
     """
+
+    def kinds(params: PyTree) -> PyTree:
+        chosen = chosen_leaves("muon", kernels, params, "kernels")
+        return tree.map(
+            lambda is_kernel, p: "muon" if p.ndim == 2 or (is_kernel and p.ndim > 2) else "adam", chosen, params
+        )
+
     orthogonal = chain(
-        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov, adaptive=adaptive),
+        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov, adaptive=adaptive, kernels=True),
         scale_by_shape(consistent_rms),
         add_decayed_weights(weight_decay, weight_decay_mask),
     )
@@ -190,13 +209,13 @@ def muon(
         add_decayed_weights(adam_weight_decay),
     )
     if adam_learning_rate is None:
-        directions = partition({"muon": orthogonal, "adam": adaptive_moments}, _kinds)
+        directions = partition({"muon": orthogonal, "adam": adaptive_moments}, kinds)
         return chain(directions, scale_by_learning_rate(learning_rate))
     steps = {
         "muon": chain(orthogonal, scale_by_learning_rate(learning_rate)),
         "adam": chain(adaptive_moments, scale_by_learning_rate(adam_learning_rate)),
     }
-    return partition(steps, _kinds)
+    return partition(steps, kinds)
 
 
 def orthogonalized(matrix: Array, rows: Any, eps: Array) -> Array:
@@ -215,5 +234,6 @@ def orthogonalized(matrix: Array, rows: Any, eps: Array) -> Array:
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
-def _kinds(params: PyTree) -> PyTree:
-    return tree.map(lambda p: "muon" if p.ndim == 2 else "adam", params)
+def as_matrix(kernel: Array) -> Array:
+    """A kernel `[*window, in, out]` as a matrix `[prod(window) * in, out]`."""
+    return kernel if kernel.ndim == 2 else kernel.reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1])

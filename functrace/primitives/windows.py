@@ -6,21 +6,24 @@
     select_and_scatter_add   its transpose: cotangents added up where they were picked
 
 Where several elements of a window are extreme, the first is picked. `select` says which are: "ge"
-the greatest, "le" the least.
+the greatest, "le" the least. Windows with gaps fall apart into threads, of which each has its own
+entries and no gaps among them; XLA scatters along each.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from jax import lax
 
-from functrace.errors import RuleError, ShapeError
+from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Work, primitive
 from functrace.ir.dependence import Matrix, Site, linked
 from functrace.primitives.convolution import (
@@ -31,13 +34,14 @@ from functrace.primitives.convolution import (
     places_of_windows,
     window_count,
 )
-from functrace.primitives.elementwise import C64, F32, I32
+from functrace.primitives.elementwise import C64, F32, I32, add
 from functrace.primitives.families import Linear
-from functrace.primitives.space import batched_operand
+from functrace.primitives.space import batched_operand, zeros
 from functrace.primitives.structural import pad, slice_
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SELECT = {"ge": lax.ge_p, "le": lax.le_p}
+GAPS: Any = ((2, 2), (2, 1), ((1, 1), (0, 0)), (1, 2), (3, 3))
 TIES = np.array([[1, 3, 3, 2], [3, 3, 0, 2], [-1, -1, 3, 2]], np.float32)
 
 
@@ -65,6 +69,43 @@ def int_pairs(padding: Any) -> Padding:
 def int_tuple(values: Any) -> Dims:
     """Sizes as Python numbers: JAX's may be NumPy's."""
     return tuple([int(v) for v in values])
+
+
+class Thread(NamedTuple):
+    """Windows along an axis that have every so many of its entries in common, and among those no gaps."""
+
+    windows: range
+    entries: range
+    stride: int
+    padding: tuple[int, int]
+
+
+def threads_of(
+    windows: int, n: int, size: int, stride: int, padding: tuple[int, int], dilation: int
+) -> Iterator[Thread]:
+    """Threads that have all windows along an axis of `n` entries, and no entry twice; without gaps it is one."""
+    if dilation == 1:
+        yield Thread(range(windows), range(n), stride, padding)
+        return
+    together = math.gcd(stride, dilation)
+    for first in range(min(dilation // together, windows)):
+        mine = range(first, windows, dilation // together)
+        start = first * stride - padding[0]
+        before = max(-(start // dilation), 0)
+        used = (len(mine) - 1) * (stride // together) + size - before
+        entries = range(start + before * dilation, n, dilation)[: max(used, 0)]
+        if entries:
+            yield Thread(mine, entries, stride // together, (before, used - len(entries)))
+
+
+def taken(x: Any, along: Sequence[range]) -> Any:
+    """Some of the entries along each axis."""
+    return slice_(x, tuple([r.start for r in along]), tuple([end(r) for r in along]), tuple([r.step for r in along]))
+
+
+def end(places: range) -> int:
+    """Where the places end."""
+    return places[-1] + 1 if places else places.start
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,9 +251,7 @@ def extremum_samples(make: Any) -> Iterator[Sample]:
     yield Sample(make(*pool), (TIES,), differentiable=False)
     yield Sample(make(*pool), (Aval((3, 3), BF16),))
     yield Sample(make(*pool), (Aval((3, 3), I32),))
-    # JAX has no transpose for windows with gaps.
-    gaps: Any = ((2, 2), (1, 1), ((1, 0), (0, 0)), (1, 2), (2, 2))
-    yield Sample(make(*gaps), (Aval((4, 4), F32),), fixed=(0,))
+    yield Sample(make(*GAPS), (Aval((5, 4), F32),))
 
 
 @primitive
@@ -273,9 +312,7 @@ class SelectAndGatherAdd(Picking, Window):
             yield Sample(
                 SelectAndGatherAdd(*pool, select=select), (Aval((3, 4), F32), TIES), differentiable=False
             )
-        gaps: Any = ((2, 2), (1, 1), ((1, 0), (0, 0)), (1, 2), (2, 2))
-        operands = (Aval((4, 4), F32), Aval((4, 4), F32))
-        yield Sample(SelectAndGatherAdd(*gaps, select="ge"), operands, fixed=(0, 1))
+        yield Sample(SelectAndGatherAdd(*GAPS, select="ge"), (Aval((5, 4), F32), Aval((5, 4), F32)))
 
     def shape(self, *xs: Aval) -> Aval:
         t, x = xs
@@ -289,23 +326,28 @@ class SelectAndGatherAdd(Picking, Window):
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x = xs[1]
-        if any([d != 1 for d in self.window_dilation]):
-            raise RuleError(
-                f"{self.name}: no transpose for windows with gaps, window_dilation="
-                f"{self.window_dilation}; as in jax, a maximum or minimum over them has jvp only"
-            )
-        shape = x.aval.shape
         gaps = any([d != 1 for d in self.base_dilation])
         if gaps:
             worst = Literal(-np.inf if self.select == "ge" else np.inf, Aval((), x.aval.dtype))
             x = pad(x, worst, tuple([(0, 0, d - 1) for d in self.base_dilation]))
-        scatter = SelectAndScatterAdd(
-            self.select, self.window_dimensions, self.window_strides, self.padding
-        )
-        ct_t = scatter(ct, x)
+        sizes = zip(
+            ct.aval.shape, x.aval.shape, self.window_dimensions, self.window_strides, self.padding,
+            self.window_dilation, strict=True,
+        )  # fmt: skip
+        parts = [self.along(threads, ct, x) for threads in itertools.product(*[threads_of(*axis) for axis in sizes])]
+        ct_t = functools.reduce(add, parts) if parts else zeros(x.aval)
         if gaps:
-            ct_t = slice_(ct_t, (0,) * len(shape), ct_t.aval.shape, self.base_dilation)
+            ct_t = slice_(ct_t, (0,) * x.aval.ndim, ct_t.aval.shape, self.base_dilation)
         return [ct_t, None]
+
+    def along(self, threads: Sequence[Thread], ct: Any, x: Any) -> Any:
+        """What the windows of one thread along each axis give to `x`."""
+        windows, entries, strides, padding = zip(*threads, strict=True) if threads else [()] * 4
+        part = SelectAndScatterAdd(self.select, self.window_dimensions, strides, padding)(
+            taken(ct, windows), taken(x, entries)
+        )
+        around = [(e.start, n - end(e), e.step - 1) for n, e in zip(x.aval.shape, entries, strict=True)]
+        return pad(part, 0, tuple(around))
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> SelectAndGatherAdd:

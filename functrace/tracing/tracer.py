@@ -14,7 +14,7 @@ import numpy as np
 from functrace.errors import ConcretizationError, FunctraceError, IndexingError, LeakedTracerError
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
 from functrace.ir.primitive import AMBIENT
-from functrace.ir.source import caller_source, is_internal
+from functrace.ir.source import at as at, caller_source, is_internal
 from functrace.lower.evaluate import evaluate
 from functrace.tracing.axes import AXES, MappedValueError, within_axes
 
@@ -124,11 +124,6 @@ class TraceInfo(NamedTuple):
     values: dict[Any, Any] | None
     known: dict[Any, Any]
     argument: dict[Any, str]
-
-
-def at(source: Source | None) -> str:
-    """`  (train.py:41, in loss)`, for the end of a message."""
-    return "" if source is None else f"  ({source}, in {source.function})"
 
 
 def aval_of(x: Any) -> Aval:

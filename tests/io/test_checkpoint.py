@@ -21,6 +21,7 @@ import functrace as ft
 from functrace import io, numpy as fnp, optim, random
 from functrace.errors import ArgumentError, DtypeError, FileError, MissingFileError
 from functrace.io import safetensors as format_of_files
+from functrace.ir import files
 
 
 class Point(NamedTuple):
@@ -343,8 +344,51 @@ io.save({str(path)!r}, {{"step": np.arange(50_000)}})
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2  # the unfinished one
     np.testing.assert_array_equal(io.load(path)["step"], np.arange(5))
+    others = [tmp_path / name for name in (".y.0123456789abcdef.tmp", ".x.mine.tmp", ".x.0123456789abcdef0.tmp")]
+    for other in others:
+        other.touch()
     io.save(path, {"step": 6})
     assert io.load(path) == {"step": 6}
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])  # without that of the process that was killed
+
+
+def test_what_another_is_writing_stays(tmp_path, monkeypatch):
+    """A save begins and ends while another one has all on the disk and is about to take its place."""
+    path, replace = tmp_path / "x", os.replace
+
+    def after_another(*names):
+        monkeypatch.setattr(os, "replace", replace)
+        io.save(path, 2)
+        assert len(list(tmp_path.iterdir())) == 2
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", after_another)
+    io.save(path, 1)
+    assert io.load(path) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_that_is_removed_before_it_has_its_lock_begins_again(tmp_path, monkeypatch):
+    lock = files.locked
+
+    def late(file, wait):
+        monkeypatch.setattr(files, "locked", lock)
+        files.remove_abandoned(tmp_path / "x")
+        assert list(tmp_path.iterdir()) == []
+        return lock(file, wait)
+
+    monkeypatch.setattr(files, "locked", late)
+    io.save(tmp_path / "x", 1)
+    assert io.load(tmp_path / "x") == 1
+
+
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "locked", lambda *_, **__: False)
+    stale = tmp_path / ".x.0123456789abcdef.tmp"
+    stale.touch()
+    io.save(tmp_path / "x", 1)
+    assert io.load(tmp_path / "x") == 1
+    assert sorted(tmp_path.iterdir()) == [stale, tmp_path / "x"]
 
 
 def test_links_and_permissions(tmp_path):

@@ -120,7 +120,24 @@ MLP = {"dense_0": DENSE, "relu": {}, "dense_1": {"kernel": zeros(3, 2), "bias": 
             r"^max_pool: x has shape \(1, 4, 4, 3\) and window \(5, 2\) is larger than the spatial axes \(4, 4\) with "
             r"padding \(\(0, 0\), \(0, 0\)\). Pad more, take a smaller window, or a global or an adaptive pool.",
         ),
-        (lambda: nn.max_pool(zeros(4, 3), (2,), padding=2), ArgumentError, r"would hold padding only"),
+        (
+            lambda: nn.max_pool(zeros(4, 3), (2,), padding=2),
+            ArgumentError,
+            r"^max_pool: x has spatial axes \(4,\) with padding \(\(2, 2\),\); some window \(2,\) would hold padding "
+            r"only. Pad less.",
+        ),
+        (
+            lambda: nn.avg_pool(zeros(5, 3), (3,), dilation=3),
+            ArgumentError,
+            r"^avg_pool: x has shape \(5, 3\) and window \(3,\) with dilation \(3,\) is larger than the spatial axes",
+        ),
+        (  # elements 0 and 2 of three, of which the middle one is x
+            lambda: nn.max_pool(zeros(1, 3), (2,), padding=1, dilation=2),
+            ArgumentError,
+            r"some window \(2,\) with dilation \(2,\) would hold padding only",
+        ),
+        (lambda: nn.max_pool(zeros(4, 3), (2,), dilation=0), ArgumentError, r"^max_pool: dilation is 0; a whole"),
+        (lambda: nn.max_pool(zeros(4, 3), (2,), dilation=(1, 2)), ArgumentError, r"dilation is \(1, 2\); one number"),
         (lambda: nn.max_pool(zeros(3), (2,)), ShapeError, r"^max_pool: x has shape \(3,\); \[..., spatial, channels\]"),
         (lambda: nn.max_pool(np.zeros((4, 3), bool), (2,)), DtypeError, r"^max_pool: x has dtype bool"),
         (lambda: nn.avg_pool(np.zeros((4, 3), int), (2,)), DtypeError, r"^avg_pool: x has dtype int"),

@@ -53,7 +53,8 @@ LAYERS = {
     "spectral_norm": (lambda dtype: nn.spectral_norm(nn.dense(4, 3, dtype=dtype)), (5, 4), (5, 3)),
     "max_pool": (lambda dtype: nn.as_layer(nn.max_pool, window=(2, 3)), (2, 9, 8, 4), (2, 4, 2, 4)),
     "max_pool, same": (
-        lambda dtype: nn.as_layer(nn.max_pool, window=(3, 3), strides=2, padding="SAME"), (9, 8, 4), (5, 4, 4),
+        lambda dtype: nn.as_layer(nn.max_pool, window=(3, 3), strides=2, padding="SAME", dilation=2),
+        (9, 8, 4), (5, 4, 4),
     ),
     "avg_pool": (lambda dtype: nn.as_layer(nn.avg_pool, window=(2,), strides=1), (2, 9, 4), (2, 8, 4)),
     "adaptive_avg_pool": (
@@ -177,9 +178,18 @@ def test_pools_of_integers_and_of_infinities():
     assert nn.adaptive_max_pool(low.repeat(3, 0)[:5], (2,)).tolist() == [[-np.inf]] * 2
 
 
-def test_max_pool_gives_its_gradient_to_the_first_that_is_largest():
-    gradient = ft.grad(lambda x: nn.max_pool(x, (2,)).sum())(np.ones((4, 1), np.float32))
-    assert gradient.ravel().tolist() == [1, 0, 1, 0]
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 0, 1, 0, 1, 0, 0]),
+        ({"strides": 1, "dilation": 2}, [1, 1, 1, 1, 1, 0, 0]),
+        ({"strides": 2, "dilation": 3, "padding": 1}, [0, 1, 1, 1, 0, 0, 0]),
+        ({"window": (3,), "strides": 4, "dilation": 2}, [1, 0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_max_pool_gives_its_gradient_to_the_first_that_is_largest(options, expected):
+    pooled = lambda x: nn.max_pool(x, **{"window": (2,), **options}).sum()
+    assert ft.grad(pooled)(np.ones((7, 1), np.float32)).ravel().tolist() == expected
 
 
 # Batch norm.

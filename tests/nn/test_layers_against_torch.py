@@ -65,6 +65,17 @@ class Row(NamedTuple):
     state: Any = None
 
 
+class Mean(tnn.Module):
+    """The mean of windows with gaps, which PyTorch has as a convolution only; `size` None counts no padding."""
+
+    def __init__(self, size, kernel, **options):
+        super().__init__()
+        self.size, self.sum = size, lambda x: torch.conv2d(x, torch.ones(kernel), **options)
+
+    def forward(self, x):
+        return self.sum(x) / (self.size or self.sum(torch.ones_like(x)))
+
+
 NO_PARAMS = lambda w: {}
 IMAGE, SEQUENCE, VOLUME = (2, 7, 9, 4), (2, 9, 4), (2, 5, 4, 6, 4)
 pool = lambda function, **options: nn.as_layer(function, **options)
@@ -112,6 +123,15 @@ ROWS = {
         pool(nn.max_pool, window=(3, 2), strides=2, padding=1), tnn.MaxPool2d((3, 2), 2, 1), NO_PARAMS, IMAGE
     ),
     "max_pool 3d": Row(pool(nn.max_pool, window=(2, 2, 2), strides=1), tnn.MaxPool3d(2, 1), NO_PARAMS, VOLUME),
+    "max_pool 2d, dilation": Row(
+        pool(nn.max_pool, window=(3, 2), strides=(1, 2), padding=1, dilation=(2, 3)),
+        tnn.MaxPool2d((3, 2), (1, 2), 1, (2, 3)),
+        NO_PARAMS,
+        IMAGE,
+    ),
+    "max_pool 3d, dilation": Row(
+        pool(nn.max_pool, window=(2, 2, 2), strides=2, dilation=2), tnn.MaxPool3d(2, 2, dilation=2), NO_PARAMS, VOLUME
+    ),
     "avg_pool 1d": Row(pool(nn.avg_pool, window=(3,), strides=2), tnn.AvgPool1d(3, 2), NO_PARAMS, SEQUENCE),
     "avg_pool 2d, padding counted": Row(
         pool(nn.avg_pool, window=(3, 3), strides=2, padding=1), tnn.AvgPool2d(3, 2, 1), NO_PARAMS, IMAGE
@@ -119,6 +139,18 @@ ROWS = {
     "avg_pool 2d, padding not counted": Row(
         pool(nn.avg_pool, window=(3, 3), strides=2, padding=1, count_padding=False),
         tnn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        NO_PARAMS,
+        IMAGE,
+    ),
+    "avg_pool 2d, dilation": Row(
+        pool(nn.avg_pool, window=(3, 2), strides=2, padding=1, dilation=(2, 1)),
+        Mean(6, (4, 1, 3, 2), stride=2, padding=1, dilation=(2, 1), groups=4),
+        NO_PARAMS,
+        IMAGE,
+    ),
+    "avg_pool 2d, dilation, padding not counted": Row(
+        pool(nn.avg_pool, window=(2, 2), strides=1, padding=1, dilation=2, count_padding=False),
+        Mean(None, (4, 1, 2, 2), padding=1, dilation=2, groups=4),
         NO_PARAMS,
         IMAGE,
     ),

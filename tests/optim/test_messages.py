@@ -288,6 +288,17 @@ CASES = {
         ShapeError,
         "scale_by_muon: leaf ['b'] has shape (); a matrix was expected. Use `muon`",
     ),
+    "not a matrix but a kernel": (
+        lambda: optim.scale_by_muon().init({"k": fnp.ones((3, 3, 1, 2))}),
+        ShapeError,
+        "scale_by_muon: leaf ['k'] has shape (3, 3, 1, 2); a matrix was expected. Use `muon`, which gives other leaves "
+        "to Adam, or `masked`, or kernels=True if it is [*window, in, out].",
+    ),
+    "which kernels": (
+        lambda: optim.muon(0.1, kernels="conv").init(W),
+        DtypeError,
+        "muon: kernels leaf (the whole tree) is a str; a Python boolean was expected",
+    ),
     "coefficients": (
         lambda: optim.muon(0.1, ((1.0, 2.0, 3.0),), ns_steps=2),
         ArgumentError,

@@ -18,6 +18,12 @@ def only_matrices(params):
     return ft.tree.map(lambda p: p.ndim > 1, params)
 
 
+def matrices_and_images(params):
+    """Which leaves are matrices, in optax's words: those of two axes, and of four, the last one against the others."""
+    of = lambda n: optax.contrib.MuonDimensionNumbers(tuple(range(n - 1)), n - 1) if n in (2, 4) else None
+    return jax.tree.map(lambda p: of(p.ndim), params)
+
+
 def plain_lookahead(inner, *options):
     """optax's lookahead, its slow parameters kept in the state, as ours are."""
     theirs = optax.lookahead(inner, *options)
@@ -154,6 +160,7 @@ PAIRS = {
             adam_weight_decay=0.2,
             adam_learning_rate=0.01,
             consistent_rms=0.2,
+            kernels=optim.at_paths("head/k"),
         ),
         optax.contrib.muon(
             *(optax.exponential_decay(0.03, 10, 0.9), DION, 4, 0.8, 1e-6, 0.1, only_matrices),
@@ -162,6 +169,7 @@ PAIRS = {
             adam_weight_decay=0.2,
             adam_learning_rate=0.01,
             consistent_rms=0.2,
+            muon_weight_dimension_numbers=matrices_and_images,
         ),
     ),
     "clipped by layer": (
@@ -392,3 +400,24 @@ def test_half_precision_moments_accumulate():
     for _ in range(20):
         updates, state = optimizer.update(fnp.ones((), fnp.bfloat16), state)
         np.testing.assert_allclose(float(updates), -0.1, rtol=1e-2)
+
+
+def test_muon_makes_a_kernel_orthogonal_as_a_matrix():
+    """The first step against Newton's and Schulz's iteration in NumPy, of all entries of the window and inputs."""
+    rng = np.random.default_rng(0)
+    params = {k: rng.standard_normal(k) for k in [(3, 3, 2, 5), (5, 3, 4), (2, 2, 2, 1, 20), (6, 4)]}
+
+    def step(g):
+        x = g.reshape(-1, g.shape[-1]) / np.linalg.norm(g)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        return -0.1 * np.sqrt(max(1, x.shape[1] / x.shape[0])) * x.reshape(g.shape)
+
+    optimizer = optim.muon(0.1, nesterov=False, kernels={k: len(k) > 2 for k in params})
+    grads = ft.tree.map(lambda x: fnp.asarray(x, fnp.float32), params)
+    state = optimizer.init(grads)
+    assert [m.shape for m in ft.tree.leaves(state) if m.ndim] == sorted(params)  # the mean gradients, as they are
+    updates, _ = ft.jit(optimizer.update)(grads, state, grads)
+    for shape, update in updates.items():
+        np.testing.assert_allclose(update, step(params[shape]), atol=2e-5)

@@ -257,7 +257,13 @@ def test_transpose_is_adjoint(c):
             assert error <= 64 * size * epsilon(*[a.dtype for a in (*part.avals, *part.program.out_avals)])
 
 
-@cases(MOVING)
+def in_jax(c: Case) -> bool:
+    """JAX has no reverse mode for what is extreme in windows with gaps."""
+    params = c.primitive.params
+    return not hasattr(c.primitive, "select") or set(params.get("window_dilation", ())) <= {1}
+
+
+@cases([c for c in MOVING if in_jax(c)])
 def test_vjp_is_jax(c):
     with precisely(c) as c:
         for part in partly(c):
@@ -363,7 +369,7 @@ def test_laplacian_is_a_sum_of_second_derivatives(c):
         assert_close(c, ours[n:], [*map(np.stack, zip(*expected, strict=True)), *lap])
 
 
-@cases(MOVING)
+@cases([c for c in MOVING if in_jax(c)])
 def test_batched_pullback_is_jax(c):
     with precisely(c) as c:
         batched = tuple(i == 0 or c.avals[i].is_inexact for i in range(len(c.avals)))

@@ -1,5 +1,7 @@
 """Products with the Hessian, its diagonal, divergence, curl, and Jacobians some directions at a time, against JAX."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from jax import flatten_util, numpy as jnp, tree_util
 
 import functrace as ft
 from functrace import numpy as fnp
+from tests.against_jax import QUICKLY
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(3, 3))
@@ -34,35 +37,47 @@ def assert_close(ours, theirs, rtol=1e-9):
         np.testing.assert_allclose(y, z, rtol=rtol, atol=rtol)
 
 
-def dense(f, x):
-    """JAX's Hessian as a matrix, and the way back from a vector."""
+def at_once(f, *args):
+    """What `f` gives, compiled together and quickly."""
+    return jax.jit(f, compiler_options=QUICKLY)(*args)
+
+
+@cache
+def dense(name):
+    """JAX's Hessian of one of SCALARS as a matrix, and the way back from a vector."""
+    f, x, _ = SCALARS[name]
     flat, unravel = flatten_util.ravel_pytree(x)
-    return np.asarray(jax.jit(jax.hessian(lambda v: f(jnp, unravel(v))))(flat)), unravel
+    return np.asarray(at_once(jax.hessian(lambda v: f(jnp, unravel(v))), flat)), unravel
 
 
 @pytest.mark.parametrize("name", SCALARS)
 def test_products_with_the_hessian(name):
     f, x, v = SCALARS[name]
-    h, unravel = dense(f, x)
+    h, unravel = dense(name)
     expected = unravel(h @ flatten_util.ravel_pytree(v)[0])
-    for product in (ft.hvp, ft.vhp):
-        assert_close(product(lambda x: f(fnp, x), x, v), expected)
-        assert_close(ft.jit(lambda x, v, p=product: p(lambda x: f(fnp, x), x, v))(x, v), expected)
+    products = [lambda x, v, p=p: p(lambda x: f(fnp, x), x, v) for p in (ft.hvp, ft.vhp)]
+    for found in at_once(lambda x, v: [g(x, v) for p in products for g in (p, ft.jit(p))], x, v):
+        assert_close(found, expected)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
 @pytest.mark.parametrize("name", SCALARS)
 def test_diagonal_of_the_hessian(name, chunk_size):
     f, x, _ = SCALARS[name]
-    h, unravel = dense(f, x)
-    assert_close(ft.hessian_diag(lambda x: f(fnp, x), chunk_size=chunk_size)(x), unravel(np.diag(h)))
+    h, unravel = dense(name)
+    assert_close(at_once(ft.hessian_diag(lambda x: f(fnp, x), chunk_size=chunk_size), x), unravel(np.diag(h)))
 
 
 def test_diagonal_for_each_output():
     f = lambda n, x, y: {"u": n.sin(x * y), "v": (x[0] ** 2 * y).sum()}
-    ours = ft.hessian_diag(lambda x, y: f(fnp, x, y), argnums=(0, 1))(X3, W[0])
-    for i in (0, 1):
-        theirs = jax.hessian(lambda x, y: f(jnp, x, y), argnums=i)(X3, W[0])
+    ours, *hessians = at_once(
+        lambda x, y: (
+            ft.hessian_diag(lambda x, y: f(fnp, x, y), argnums=(0, 1))(x, y),
+            *[jax.hessian(lambda x, y: f(jnp, x, y), argnums=i)(x, y) for i in (0, 1)],
+        ),
+        X3, W[0],
+    )  # fmt: skip
+    for i, theirs in enumerate(hessians):
         diagonal = tree_util.tree_map(lambda h: jnp.diagonal(h, axis1=-2, axis2=-1), theirs)
         assert_close({k: v[i] for k, v in ours.items()}, diagonal)
 
@@ -80,10 +95,11 @@ FIELDS = {
 def test_divergence(name, chunk_size):
     f, x = FIELDS[name]
     flat, unravel = flatten_util.ravel_pytree(x)
-    matrix = jax.jit(jax.jacfwd(lambda v: flatten_util.ravel_pytree(f(jnp, unravel(v)))[0]))(flat)
+    matrix = jax.jacfwd(lambda v: flatten_util.ravel_pytree(f(jnp, unravel(v)))[0])
     div = ft.divergence(lambda x: f(fnp, x), chunk_size=chunk_size)
-    for found in (div(x), ft.jit(div)(x)):
-        assert_close(found, jnp.trace(matrix))
+    expected, *both = at_once(lambda flat, x: (jnp.trace(matrix(flat)), div(x), ft.jit(div)(x)), flat, x)
+    for found in both:
+        assert_close(found, expected)
 
 
 def test_curl():
@@ -98,11 +114,15 @@ def test_identities_of_vector_calculus():
     u = lambda x: fnp.exp(fnp.tanh(W @ x).sum())
     field = lambda x: fnp.sin(W @ x) * x[::-1]
     points = RNG.normal(size=(4, 3))
-    laplace = ft.vmap(lambda x: ft.laplacian(u)(x)[1])(points)
-    np.testing.assert_allclose(ft.vmap(ft.divergence(ft.grad(u)))(points), laplace, rtol=1e-9)
-    np.testing.assert_allclose(ft.vmap(lambda x: ft.hessian_diag(u)(x).sum())(points), laplace, rtol=1e-9)
-    np.testing.assert_allclose(ft.vmap(ft.curl(ft.grad(u)))(points), 0.0, atol=1e-12)
-    np.testing.assert_allclose(ft.vmap(ft.divergence(ft.curl(field)))(points), 0.0, atol=1e-12)
+    each = (
+        lambda x: ft.laplacian(u)(x)[1], ft.divergence(ft.grad(u)), lambda x: ft.hessian_diag(u)(x).sum(),
+        ft.curl(ft.grad(u)), ft.divergence(ft.curl(field)),
+    )  # fmt: skip
+    laplace, *same, curl_of_grad, div_of_curl = at_once(lambda xs: [ft.vmap(f)(xs) for f in each], points)
+    for found in same:
+        np.testing.assert_allclose(found, laplace, rtol=1e-9)
+    np.testing.assert_allclose(curl_of_grad, np.zeros((4, 3)), atol=1e-12)
+    np.testing.assert_allclose(div_of_curl, np.zeros(4), atol=1e-12)
 
 
 # Each is differentiated again, in x.
@@ -118,7 +138,8 @@ divergence = lambda t, f, x: ft.divergence(f, chunk_size=2)(x) if t is ft else j
 
 @pytest.mark.parametrize("name", AGAIN)
 def test_differentiated_again(name):
-    np.testing.assert_allclose(AGAIN[name](ft, fnp, X3), AGAIN[name](jax, jnp, X3), rtol=1e-8)
+    ours, theirs = at_once(lambda x: (AGAIN[name](ft, fnp, x), AGAIN[name](jax, jnp, x)), X3)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["jacfwd", "jacrev", "hessian"])
@@ -127,9 +148,10 @@ def test_jacobians_some_directions_at_a_time(name, chunk_size):
     f = lambda n, x, y: {"u": n.sin(x * y["k"]), "v": (x[0] ** 2 * y["k"]).sum()}
     args = (X3, {"k": W[0]})
     ours = getattr(ft, name)(lambda x, y: f(fnp, x, y), argnums=(0, 1), chunk_size=chunk_size)
-    theirs = getattr(jax, name)(lambda x, y: f(jnp, x, y), argnums=(0, 1))(*args)
-    assert_close(ours(*args), theirs)
-    assert_close(ft.jit(ours)(*args), theirs)
+    theirs = getattr(jax, name)(lambda x, y: f(jnp, x, y), argnums=(0, 1))
+    expected, *both = at_once(lambda *args: [g(*args) for g in (theirs, ours, ft.jit(ours))], *args)
+    for found in both:
+        assert_close(found, expected)
     scans = [e for e in ft.make_program(ours)(*args).equations if e.primitive.name == "scan"]
     assert len(scans) >= (chunk_size < 4)
 

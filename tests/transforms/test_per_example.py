@@ -8,6 +8,7 @@ import functrace as ft
 from functrace import lax, nn, numpy as fnp, random
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir.program import held_programs
+from tests.against_jax import QUICKLY
 
 RNG = np.random.default_rng(0)
 N = 3
@@ -180,6 +181,11 @@ def gradients(loss, params, batch):
     return ft.vmap(ft.grad(loss), in_axes=(None, *(0,) * len(batch)))(params, *batch)
 
 
+def at_once(f, *args):
+    """What `f` gives, compiled together and quickly."""
+    return jax.jit(f, compiler_options=QUICKLY)(*args)
+
+
 def norms(gradient):
     """Of each leaf, in double precision."""
     wide = lambda g: np.asarray(g).astype(np.complex128).reshape(N, -1)
@@ -195,8 +201,10 @@ def equal(found, expected, rtol=1e-4):
 def test_norms(case):
     loss, params, batch = CASES[case]
     rtol = 2e-2 if "bfloat16" in case else 1e-4
-    each = norms(gradients(loss, params, batch))
-    equal(ft.jit(ft.per_example_norms(loss, per_leaf=True))(params, *batch), each, rtol)
+    found, each = at_once(
+        lambda p, *b: (ft.jit(ft.per_example_norms(loss, per_leaf=True))(p, *b), gradients(loss, p, b)), params, *batch
+    )
+    equal(found, norms(each), rtol)
 
 
 def sizes(program):
@@ -226,16 +234,24 @@ def test_gradients_are_not_made(case):
 def test_clipped():
     """The sum of gradients each of which is scaled down, by a loop; the mean; and norms beside it."""
     loss, params, batch = CASES["mlp"]
-    each = gradients(loss, params, batch)
+    each = at_once(lambda p, *b: gradients(loss, p, b), params, *batch)
     whole = np.sqrt(sum(n**2 for n in jax.tree.leaves(norms(each))))
     most = float(np.sort(whole)[1])
     weights = np.minimum(1, most / whole)
     expected = jax.tree.map(lambda g: np.tensordot(weights, np.asarray(g), 1), each)
-    equal(ft.per_example_clipped_grad(loss, most)(params, *batch), expected)
-    found, seen = ft.jit(ft.per_example_clipped_grad(loss, most, mean=True, with_norms=True))(params, *batch)
-    equal(found, jax.tree.map(lambda g: g / N, expected))
+    clipped = ft.per_example_clipped_grad
+    total, (mean, seen), traced = at_once(
+        lambda c, *args: (
+            clipped(loss, most)(*args),
+            ft.jit(clipped(loss, most, mean=True, with_norms=True))(*args),
+            ft.jit(lambda c: clipped(loss, c)(*args))(c),
+        ),
+        np.float32(most), params, *batch,
+    )  # fmt: skip
+    equal(total, expected)
+    equal(mean, jax.tree.map(lambda g: g / N, expected))
     equal(seen, whole)
-    equal(ft.jit(lambda c: ft.per_example_clipped_grad(loss, c)(params, *batch))(np.float32(most)), expected)
+    equal(traced, expected)
 
 
 def test_shared_arguments():
@@ -263,8 +279,13 @@ def test_transformed():
         return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0).sum()
 
     ours = lambda w: ft.per_example_norms(loss(fnp))(w, x).sum()
-    equal(ft.grad(ours)(w), jax.grad(penalty)(w))
-    equal(ft.vmap(ours)(np.stack([w, 2 * w])), np.stack([penalty(w), penalty(2 * w)]))
+    found, expected = at_once(
+        lambda w, ws: (
+            (ft.grad(ours)(w), ft.vmap(ours)(ws)), (jax.grad(penalty)(w), jnp.stack([penalty(w), penalty(2 * w)]))
+        ),
+        w, np.stack([w, 2 * w]),
+    )  # fmt: skip
+    equal(found, expected)
     with jax.enable_x64(True):
         found = ft.per_example_norms(loss(fnp))(w.astype(np.float64), x.astype(np.float64))
         assert found.dtype == np.float64
