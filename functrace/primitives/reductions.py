@@ -17,15 +17,8 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, is_complex, primitive
 from functrace.primitives.comparison import eq, gt, lt
-from functrace.primitives.elementwise import (
-    BOOL,
-    C64,
-    F32,
-    I32,
-    convert_element_type,
-    div,
-    mul,
-)
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
+from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_in_dim, reduce_sum, reshape, transpose
 from functrace.primitives.structural import concatenate, slice_along
