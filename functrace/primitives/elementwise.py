@@ -41,11 +41,12 @@ from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.recurrences import series_of_product
 from functrace.primitives.space import (
-    BroadcastInDim,
+    broadcast_in_dim,
     broadcast_to,
     reduce_sum,
     reshape,
     unbroadcast,
+    value_everywhere,
 )
 from functrace.primitives.terms import addends, apart, factors_of
 
@@ -91,6 +92,20 @@ class Elementwise(Primitive):
         if all([x.shape == first.shape for x in xs]):
             return Aval(first.shape, dtype, weak)
         return Aval(broadcast_shapes(self.name, xs), dtype, weak)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        # One value everywhere is not computed with at each place: beside another operand it is a scalar, and of such
+        # alone the result is one value too.
+        values = [value_everywhere(builder, x) for x in xs]
+        known = [v for v in values if v is not None]
+        if len(known) == len(xs):
+            if all([v is x for v, x in zip(values, xs, strict=True)]):
+                return None
+            (y,) = builder.emit(self, tuple(known))
+            return broadcast_in_dim(y, self.shape(*[x.aval for x in xs]).shape, ())
+        if known and len(xs) == 2 and xs[0].aval.shape == xs[1].aval.shape:
+            return builder.emit(self, tuple([x if v is None else v for v, x in zip(values, xs, strict=True)]))[0]
+        return None
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         """The partial derivative in operand i as an atom; None where it is zero."""
@@ -268,16 +283,8 @@ class Formula(Elementwise):
         return self if all(v is None for v in params.values()) else None
 
     def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
-        # A scalar repeated to its partner's shape is the scalar.
-        if len(xs) == 2 and xs[0].aval.shape:
-            for i, x in enumerate(xs):
-                made = builder.definition(x)
-                if made is not None and type(made.primitive) is BroadcastInDim:
-                    (scalar,) = made.inputs
-                    if not scalar.aval.shape and xs[1 - i].aval.shape == x.aval.shape:
-                        pair = (scalar, xs[1]) if i == 0 else (xs[0], scalar)
-                        return builder.emit(self, pair)[0]
-        return None if self._simplify is None else self._simplify(builder, *xs)
+        found = super().simplify(builder, *xs)
+        return found if found is not None or self._simplify is None else self._simplify(builder, *xs)
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return super().series(xs, ys) or (self._series and self._series(xs, ys))
@@ -368,7 +375,8 @@ def is_ordinary(x: Atom, depth: int = 4) -> bool:
     prim = made.primitive
     if prim.has_pole:
         return False
-    return not isinstance(prim, Elementwise) or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
+    seen_through = prim.keeps_values or isinstance(prim, Elementwise)
+    return not seen_through or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
 
 
 def same_type(x: Atom, *others: Atom) -> bool:
@@ -551,7 +559,7 @@ class ConvertElementType(Elementwise):
         return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if x.aval is self.shape(x.aval) else None
+        return x if x.aval is self.shape(x.aval) else super().simplify(builder, x)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         y = self(*xs)

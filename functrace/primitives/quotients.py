@@ -100,9 +100,11 @@ class IntegerPow(Elementwise):
         return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        if self.exponent == 2:
-            return square_of(builder, x)
-        return x if self.exponent == 1 else full(x.aval, 1) if self.exponent == 0 else None
+        if self.exponent == 2 and (found := square_of(builder, x)) is not None:
+            return found
+        if self.exponent in (0, 1):
+            return x if self.exponent else full(x.aval, 1)
+        return super().simplify(builder, x)
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         n = self.exponent

@@ -52,7 +52,7 @@ class Reshape(Linear):
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, Reshape):
             return reshape(made.inputs[0], self.new_shape)
-        return None
+        return alike(builder, self, x) if x.aval.shape else None
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [reshape(ct, x.aval.shape)]
@@ -111,7 +111,7 @@ class Transpose(Linear):
         if made is not None and isinstance(made.primitive, Transpose):
             inner = made.primitive.permutation
             return transpose(made.inputs[0], tuple(inner[i] for i in self.permutation))
-        return None
+        return alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
@@ -240,7 +240,10 @@ class ReduceSum(Linear):
         return lax.reduce_sum(x, self.axes)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if not self.axes else None
+        if not self.axes:
+            return x
+        value = value_everywhere(builder, x)
+        return zeros(self.shape(x.aval)) if type(value) is Literal and not any(value.bits) else None  # of zeros, not -0
 
     def work(self, *xs: Aval) -> Work:
         return Work(xs[0].size - self.shape(*xs).size if xs[0].size else 0)
@@ -294,6 +297,28 @@ def reduce_sum(x: Atom, axes: tuple[int, ...]) -> Atom:
 def full(aval: Aval, value: Any) -> Atom:
     """An array of type `aval` that holds one value everywhere."""
     return broadcast_in_dim(Literal(value, Aval((), aval.dtype, aval.weak_type)), aval.shape, ())
+
+
+def value_everywhere(builder: Builder, x: Atom) -> Atom | None:
+    """The scalar that all entries of `x` are, where that is seen."""
+    if not x.aval.shape:
+        return x
+    made = builder.definition(x)
+    if made is None or type(made.primitive) is not BroadcastInDim or made.inputs[0].aval.shape:
+        return None
+    return made.inputs[0]
+
+
+def alike(builder: Builder, prim: Primitive, *xs: Atom) -> Atom | None:
+    """What `prim`, whose result has no entries but those of its operands, makes of operands that are one value
+    everywhere; None where they are not seen to be."""
+    first, *others = [value_everywhere(builder, x) for x in xs]
+    if type(first) is Literal:
+        same = all([type(v) is Literal and v.bits == first.bits for v in others])
+        return full(prim.shape(*[x.aval for x in xs]), first.value) if same else None
+    if first is None or any([v is not first for v in others]):
+        return None
+    return broadcast_in_dim(first, prim.shape(*[x.aval for x in xs]).shape, ())
 
 
 def zeros(aval: Aval) -> Atom:

@@ -8,10 +8,10 @@ from typing import Any
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Sample, Through, Undefined, primitive
+from functrace.ir import Atom, Aval, Builder, Sample, Through, Undefined, primitive
 from functrace.primitives.elementwise import C64, F32
 from functrace.primitives.families import Linear
-from functrace.primitives.space import batched_operand
+from functrace.primitives.space import alike, batched_operand
 from functrace.primitives.structural import JointlyLinear, axis_in, filled, joined_aval
 
 
@@ -40,6 +40,9 @@ class Stack(JointlyLinear):
 
     def lower(self, *xs: Any) -> Any:
         return lax.stack(xs, self.axis)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
+        return alike(builder, self, *xs)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         pieces = unstack(ct, self.axis)

@@ -18,6 +18,7 @@ from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
+    alike,
     batched_operand,
     broadcast_in_dim,
     full,
@@ -102,7 +103,7 @@ class Concatenate(JointlyLinear):
         return lax.concatenate(xs, self.dimension)
 
     def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
-        return xs[0] if len(xs) == 1 else None
+        return xs[0] if len(xs) == 1 else alike(builder, self, *xs)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         cts: list[Any] = []
@@ -177,7 +178,7 @@ class Pad(JointlyLinear):
 
     def simplify(self, builder: Builder, x: Atom, value: Atom) -> Atom | None:
         nothing = all([axis == (0, 0, 0) for axis in self.config])
-        return x if nothing and self.shape(x.aval, value.aval) is x.aval else None
+        return x if nothing and self.shape(x.aval, value.aval) is x.aval else alike(builder, self, x, value)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, value = xs
@@ -259,12 +260,9 @@ class Slice(Linear):
         return lax.slice(x, self.start, self.limit, None if plain else self.strides)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        shape = x.aval.shape
-        return (
-            x
-            if self.limit == shape and not any(self.start) and self.shape(x.aval) is x.aval
-            else None
-        )
+        if self.limit == x.aval.shape and not any(self.start) and self.shape(x.aval) is x.aval:
+            return x
+        return alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         config = []
@@ -322,7 +320,7 @@ class Rev(Linear):
         if made is not None and isinstance(made.primitive, Rev):
             once = set(self.dimensions) ^ set(made.primitive.dimensions)
             return rev(made.inputs[0], tuple(sorted(once)))
-        return None
+        return alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [self(ct)]
@@ -430,7 +428,7 @@ class Tile(Linear):
         return lax.tile(x, self.reps)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if all([r == 1 for r in self.reps]) else None
+        return x if all([r == 1 for r in self.reps]) else alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         pairs = [n for pair in zip(self.reps, x.aval.shape, strict=True) for n in pair]
