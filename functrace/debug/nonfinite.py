@@ -274,8 +274,8 @@ def latest(frame: Frame, xs: Sequence[Any]) -> Any:
 
 
 def masked_factor(event: Event, operands: Sequence[Any]) -> Equation | None:
-    """The `where` whose branch not taken an event spoiled, or the reading that left it out: the select, or the transpose
-    of a slice, behind a factor that is 0 where the other one is Inf, or where it is divided by 0."""
+    """The `where` whose branch not taken an event spoiled, or the reading that left it out: the select, or the
+    transpose of a slice, behind a factor that is 0 where the other one is Inf, or where it is divided by 0."""
     eqn = event.equation
     if eqn.primitive.name not in ("mul", "div") or len(operands) != 2:
         return None
