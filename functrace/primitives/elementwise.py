@@ -64,6 +64,7 @@ class Elementwise(Primitive):
     linear_in: tuple[int, ...] = ()  # operands it is linear in, one at a time
     annihilated: bool = False  # whether a zero operand makes the result zero
     arity: int = 1
+    _simplify: Callable[..., Any] | None = None  # as `simplify`, asked where operands are not one value everywhere
 
     def __call__(self, *operands: Any) -> Any:
         for x in operands:
@@ -96,16 +97,21 @@ class Elementwise(Primitive):
     def simplify(self, builder: Builder, *xs: Atom) -> Any:
         # One value everywhere is not computed with at each place: beside another operand it is a scalar, and of such
         # alone the result is one value too.
-        values = [value_everywhere(builder, x) for x in xs]
-        known = [v for v in values if v is not None]
-        if len(known) == len(xs):
-            if all([v is x for v, x in zip(values, xs, strict=True)]):
-                return None
-            (y,) = builder.emit(self, tuple(known))
-            return broadcast_in_dim(y, self.shape(*[x.aval for x in xs]).shape, ())
-        if known and len(xs) == 2 and xs[0].aval.shape == xs[1].aval.shape:
-            return builder.emit(self, tuple([x if v is None else v for v, x in zip(values, xs, strict=True)]))[0]
-        return None
+        seen = 0
+        scalars = xs
+        for i, x in enumerate(xs):
+            value = value_everywhere(builder, x)
+            if value is not None:
+                seen += 1
+                scalars = scalars if value is x else (*scalars[:i], value, *scalars[i + 1 :])
+            elif len(xs) != 2:
+                break
+        if scalars is not xs:
+            if seen == len(xs):
+                return broadcast_in_dim(builder.emit(self, scalars)[0], self.shape(*[x.aval for x in xs]).shape, ())
+            if len(xs) == 2 and xs[0].aval.shape == xs[1].aval.shape:
+                return builder.emit(self, scalars)[0]
+        return None if self._simplify is None else self._simplify(builder, *xs)
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         """The partial derivative in operand i as an atom; None where it is zero."""
@@ -173,9 +179,12 @@ class Elementwise(Primitive):
             return self.transpose(ct, *xs)
         value, mask, dirty = ct
         shape = value.aval.shape
-        wide = [Undefined(x.aval.with_shape(shape)) if type(x) is Undefined else x for x in xs]
-        harmless = is_ordinary if mask.by_chance else is_mild
-        dirty = dirty or not all([type(x) is Undefined or harmless(x) for x in xs])
+        wide = list(xs)
+        for i, x in enumerate(xs):
+            if type(x) is not Undefined:
+                dirty = dirty or not (is_ordinary(x) if mask.by_chance else is_mild(x))
+            elif x.aval.shape != shape:
+                wide[i] = Undefined(x.aval.with_shape(shape))
         found: list[Any] = list(self.transpose(value, *wide))
         for i, (x, c) in enumerate(zip(xs, found, strict=True)):
             if c is not None and x.aval.shape == shape:
@@ -281,10 +290,6 @@ class Formula(Elementwise):
     def from_jax(self, params: dict[str, Any], avals: Sequence[Aval]) -> Primitive | None:
         # A parameter that asks for something, such as an accuracy, is not represented here.
         return self if all(v is None for v in params.values()) else None
-
-    def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
-        found = super().simplify(builder, *xs)
-        return found if found is not None or self._simplify is None else self._simplify(builder, *xs)
 
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return super().series(xs, ys) or (self._series and self._series(xs, ys))

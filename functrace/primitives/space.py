@@ -52,7 +52,7 @@ class Reshape(Linear):
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, Reshape):
             return reshape(made.inputs[0], self.new_shape)
-        return alike(builder, self, x) if x.aval.shape else None
+        return None if made is None else alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [reshape(ct, x.aval.shape)]
@@ -111,7 +111,7 @@ class Transpose(Linear):
         if made is not None and isinstance(made.primitive, Transpose):
             inner = made.primitive.permutation
             return transpose(made.inputs[0], tuple(inner[i] for i in self.permutation))
-        return alike(builder, self, x)
+        return None if made is None else alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
@@ -173,8 +173,8 @@ class BroadcastInDim(Linear):
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if x.aval.shape == self.new_shape and self.dimensions == tuple(range(x.aval.ndim)):
             return x
-        if x.aval.size == self.shape(x.aval).size and sorted(self.dimensions) == list(self.dimensions):
-            return reshape(x, self.new_shape)
+        if x.aval.size == math.prod(self.new_shape) and sorted(self.dimensions) == list(self.dimensions):
+            return reshape(x, self.shape(x.aval).shape)
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, BroadcastInDim):
             inner = tuple(self.dimensions[d] for d in made.primitive.dimensions)
@@ -321,9 +321,19 @@ def alike(builder: Builder, prim: Primitive, *xs: Atom) -> Atom | None:
     return broadcast_in_dim(first, prim.shape(*[x.aval for x in xs]).shape, ())
 
 
+_zeros: dict[Aval, tuple[Primitive, Literal]] = {}
+
+
 def zeros(aval: Aval) -> Atom:
     """The zero of the space of `aval`."""
-    return full(aval, 0)
+    found = _zeros.get(aval)
+    if found is None:  # remembered: a select's derivative asks for two
+        if len(_zeros) > 10_000:
+            _zeros.clear()
+        zero = Literal(0, Aval((), aval.dtype, aval.weak_type))
+        found = _zeros[aval] = BroadcastInDim(aval.shape, ()), zero
+    repeat, zero = found
+    return ambient().emit(repeat, (zero,))[0]
 
 
 def not_there(aval: Aval) -> Atom:
