@@ -49,6 +49,8 @@ WRITTEN = {
     "negated twice": (VECTOR, lambda x: neg(neg(x)), 0),
     "reshaped and back": (MATRIX, lambda x: reshape(reshape(x, (6,)), (2, 3)), 0),
     "reshaped twice": (MATRIX, lambda x: reshape(reshape(x, (6,)), (3, 2)), 1),
+    "a computed scalar with axes of one": (Aval((), F32), lambda x: reshape(sin(x), (1, 1)), 2),
+    "a computed scalar repeated once": (Aval((), F32), lambda x: broadcast_in_dim(sin(x), (1, 1), ()), 2),
     "transposed and back": (MATRIX, lambda x: transpose(transpose(x, (1, 0)), (1, 0)), 0),
     "broadcast twice": (
         VECTOR, lambda x: broadcast_in_dim(broadcast_in_dim(x, (2, 3), (1,)), (4, 2, 3), (1, 2)), 1,
