@@ -12,7 +12,8 @@ from jax import lax
 import functrace
 from functrace import Program
 from functrace.ir import Primitive
-from functrace.primitives.elementwise import add, integer_pow, unary
+from functrace.primitives.elementwise import add, unary
+from functrace.primitives.quotients import integer_pow
 from tests.primitives import test_laws as laws
 from tests.primitives.samples import case
 

@@ -22,7 +22,8 @@ from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.lower.evaluate import evaluate
-from functrace.primitives.elementwise import div, mul, sub
+from functrace.primitives.elementwise import mul, sub
+from functrace.primitives.quotients import div
 from functrace.primitives.space import batched_operand
 from functrace.primitives.structural import Rev
 from functrace.rewrites import memoised

@@ -14,7 +14,8 @@ from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.custom_jvp import with_jax_rule
 from functrace.control.groups import cut
 from functrace.ir import Aval, Builder, Program, Sample, ambient, primitive
-from functrace.primitives.elementwise import add, div, mul, neg, sub
+from functrace.primitives.elementwise import add, mul, neg, sub
+from functrace.primitives.quotients import div
 from functrace.primitives.space import batched_operand
 from functrace.primitives.unary import cbrt
 from functrace.rewrites import memoised

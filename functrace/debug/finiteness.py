@@ -25,7 +25,8 @@ from functrace.primitives.indexing import dynamic_slice, dynamic_update_slice
 from functrace.primitives.reductions import ReduceMax
 from functrace.primitives.selection import select_n, where
 from functrace.primitives.space import broadcast_in_dim, full, reshape
-from functrace.primitives.structural import concatenate, iota, stack
+from functrace.primitives.stacking import stack
+from functrace.primitives.structural import concatenate, iota
 from functrace.rewrites import Place, Seen, memoised
 from functrace.rewrites.thread import held_by
 

@@ -16,7 +16,7 @@ from jax import tree_util
 from functrace import rewrites
 from functrace.debug.blame import BAD, NAN, Cause, Event, Frame, Record
 from functrace.debug.finiteness import Capture, Finiteness, has_value, is_suspect, loops_in
-from functrace.debug.remedies import TRAP, Made, remedy, zero
+from functrace.debug.remedies import NOT_READ, TRAP, Made, remedy, zero
 from functrace.debug.report import CLOSED_OVER, Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
@@ -31,6 +31,7 @@ from functrace.transforms.arguments import check_call, check_callable
 
 FAR = 40  # equations that a report goes back
 NEAR = 12  # equations from a product back to the `where` that masked its factor
+READ_A_PART = ("slice", "split", "unstack", "gather", "dynamic_slice")
 
 
 def find_nonfinite(fun: Callable[..., Any], grad: bool | None = None) -> Callable[..., Report]:
@@ -196,8 +197,9 @@ def explained(cause: Cause, captured: Sequence[tuple[list[Any], list[Any]]], rew
     numbers = [[as_numbers(x) for x in operands] for operands, _ in captured]
     for e, operands in zip((event, spoiled), numbers, strict=False):
         if e is not None and (masking := masked_factor(e, operands)) is not None:
-            at_line = f" (the `where` at {masking.source})" if masking.source and masking.source.file else ""
-            return TRAP.cause + at_line, TRAP.fix
+            row, kind = (TRAP, "`where`") if masking.primitive.name == "select_n" else (NOT_READ, rewritten(masking))
+            at_line = f" (the {kind} at {masking.source})" if masking.source and masking.source.file else ""
+            return row.cause + at_line, row.fix
     row = remedy(Made(event.equation.primitive.name, rewrite.rpartition(" of ")[2], event.is_derivative, numbers[0]))
     if spoiled is None:
         return row.cause, row.fix
@@ -272,8 +274,8 @@ def latest(frame: Frame, xs: Sequence[Any]) -> Any:
 
 
 def masked_factor(event: Event, operands: Sequence[Any]) -> Equation | None:
-    """The `where` whose branch not taken an event spoiled: the select behind a factor that is 0 where the other one is
-    Inf, or where it is divided by 0."""
+    """The `where` whose branch not taken an event spoiled, or the reading that left it out: the select, or the
+    transpose of a slice, behind a factor that is 0 where the other one is Inf, or where it is divided by 0."""
     eqn = event.equation
     if eqn.primitive.name not in ("mul", "div") or len(operands) != 2:
         return None
@@ -288,7 +290,7 @@ def masked_factor(event: Event, operands: Sequence[Any]) -> Equation | None:
 
 
 def behind(frame: Frame, x: Any) -> Equation | None:
-    """The nearest select that a value was made by, a few equations back."""
+    """The nearest select, or transpose of what reads a part, that a value was made by, a few equations back."""
     waiting = [x]
     for _ in range(NEAR):
         while waiting and (x := waiting.pop(0)) in frame.position and frame.around is not None:
@@ -298,10 +300,16 @@ def behind(frame: Frame, x: Any) -> Equation | None:
                 return None
             continue
         eqn = frame.program.equations[frame.definitions[x][0]]
-        if eqn.primitive.name == "select_n":
+        if eqn.primitive.name == "select_n" or rewritten(eqn) in READ_A_PART:
             return eqn
         waiting += [v for v in eqn.inputs if type(v) is Var]
     return None
+
+
+def rewritten(eqn: Equation) -> str:
+    """The primitive that an equation is the transpose of; "" for none."""
+    rule, _, name = (eqn.source.rewrite if eqn.source else "").rpartition(" of ")
+    return name if rule.endswith("transpose") else ""
 
 
 def row_of(rewrite: str, result: np.ndarray[Any, Any]) -> int | None:

@@ -17,11 +17,12 @@ import jax
 from jax import lax, numpy as jnp
 
 from functrace.control import Cond, LinearWhile, ReversedWhile, Scan, While, WhileSaved
+from functrace.control.checkpoints import run_backward
 from functrace.control.groups import cut
 from functrace.control.scan import typed
 from functrace.ir import Literal, Program
 from functrace.ir.primitive import Primitive
-from functrace.lower.evaluate import literal_value
+from functrace.lower.evaluate import evaluate, literal_value
 
 Measured = tuple[list[Any], list[Any]]
 
@@ -110,15 +111,51 @@ def _(loop: While, xs: list[Any]) -> Measured:
         carry, norms = state
         _, asked = measure(loop.predicate, [*consts, *carry])
         outputs, found = measure(loop.body, [*consts, *carry])
-        return typed(outputs, types), [jnp.maximum(a, b) for a, b in zip(norms, [*asked, *found], strict=True)]
+        return typed(outputs, types), greatest(norms, [*asked, *found])
 
     going = lambda state: measure(loop.predicate, [*consts, *state[0]])[0][0]
     return lax.while_loop(going, step, (typed(carry, types), absent(n + count(loop.body))))
 
 
-@run.register(WhileSaved)
-@run.register(LinearWhile)
-@run.register(ReversedWhile)
-def _(walk: Primitive, xs: list[Any]) -> Measured:
-    # How these go through their states is their own affair: what is in them is not seen.
-    return list(walk.lower(*xs)), absent(sum(map(count, shown(walk))))
+@run.register
+def _(loop: WhileSaved, xs: list[Any]) -> Measured:
+    return list(loop.lower(*xs)), run(loop.loop, xs)[1]
+
+
+@run.register
+def _(walk: LinearWhile, xs: list[Any]) -> Measured:
+    (steps, *_), c, s, rest = walk.groups(xs)
+    states, types = walk.body.out_avals, walk.along.out_avals
+    dc, ds = cut(rest, len(rest) - len(types))
+
+    def step(_: Any, given: Any) -> Any:
+        s, ds, norms = given
+        after, of_body = measure(walk.body, [*c, *s])
+        ds, found = measure(walk.along, [*c, *s, *dc, *ds])
+        return typed(after, states), typed(ds, types), greatest(norms, [*of_body, *found])
+
+    start = typed(s, states), typed(ds, types), absent(count(walk.body) + count(walk.along))
+    _, ds, norms = lax.fori_loop(0, steps, step, start)
+    return ds, norms
+
+
+@run.register
+def _(walk: ReversedWhile, xs: list[Any]) -> Measured:
+    (steps, stride, used, *slots), c, _, l = walk.groups(xs)
+    states, types = walk.body.out_avals, walk.along.out_avals
+
+    def undo(s: list[Any], given: list[Any]) -> list[Any]:
+        l, norms = cut(given, len(types))
+        _, of_body = measure(walk.body, [*c, *s])
+        l, found = measure(walk.along, [*c, *s, *l])
+        return [*typed(l, types), *greatest(norms, [*of_body, *found])]
+
+    step = lambda s: typed(evaluate(walk.body, [*c, *s]), states)
+    start = [*typed(l, types), *absent(count(walk.body) + count(walk.along))]
+    l, norms = cut(run_backward(step, list, undo, steps, stride, used, slots, start), len(types))
+    return list(l), list(norms)
+
+
+def greatest(norms: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """The greater one of each pair."""
+    return [jnp.maximum(a, b) for a, b in zip(norms, others, strict=True)]

@@ -77,6 +77,12 @@ TRAP = Remedy(
     "the result alone does not stop the derivative of the branch not taken",
 )
 
+NOT_READ = Remedy(
+    lambda m: True,
+    "what was not read of the result: its cotangent is 0, its derivative Inf, and 0 * Inf is NaN",
+    "read before you compute, `f(x[1:])` for `f(x)[1:]`, so that what is left out has no derivative",
+)
+
 TABLE = [
     Remedy(of("sqrt", "rsqrt"), "the derivative of sqrt is infinite at 0",
            "keep the argument above 0: `sqrt(x + eps)`; for the length of a vector that may be 0, `linalg.norm`, or "

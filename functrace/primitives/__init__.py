@@ -21,21 +21,25 @@ from functrace.primitives import (
     naming,
     norms,
     observing,
+    quotients,
     reductions,
+    scatter,
     selection,
     sorting,
     space,
     special,
+    stacking,
     structural,
     unary,
     windows,
 )
-from functrace.primitives.elementwise import add, div, mul, neg, sub
+from functrace.primitives.elementwise import add, mul, neg, sub
+from functrace.primitives.quotients import div
 from functrace.primitives.selection import select_n, where
 
 __all__ = [
-    "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction",
-    "convolution", "cumulative", "determinants", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming",
-    "neg", "norms", "observing", "reductions", "select_n", "selection", "sorting", "space", "special", "structural",
-    "sub", "unary", "where", "windows",
+    "add", "binary", "casts", "collectives", "comparison", "complex", "constant", "contraction", "convolution",
+    "cumulative", "determinants", "div", "elementwise", "gather_scatter", "indexing", "mul", "naming", "neg", "norms",
+    "observing", "quotients", "reductions", "scatter", "select_n", "selection", "sorting", "space", "special",
+    "stacking", "structural", "sub", "unary", "where", "windows",
 ]  # fmt: skip

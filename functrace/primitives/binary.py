@@ -18,11 +18,9 @@ from functrace.primitives.elementwise import (
     F32,
     I32,
     Formula,
-    IntegerPow,
     add,
     binary,
     convert_element_type,
-    div,
     is_constant,
     mul,
     neg,
@@ -30,6 +28,7 @@ from functrace.primitives.elementwise import (
     sub,
 )
 from functrace.primitives.families import literal
+from functrace.primitives.quotients import IntegerPow, div
 from functrace.primitives.recurrences import series_of_power
 from functrace.primitives.selection import where
 from functrace.primitives.space import full

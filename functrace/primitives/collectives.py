@@ -18,8 +18,9 @@ from functrace.errors import RuleError, ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import C64, F32, I32, convert_element_type, div, mul
+from functrace.primitives.elementwise import C64, F32, I32, convert_element_type, mul
 from functrace.primitives.families import Linear, literal
+from functrace.primitives.quotients import div
 from functrace.primitives.reductions import ReduceMax, ReduceMin
 from functrace.primitives.space import (
     batched_operand,

@@ -24,11 +24,11 @@ from functrace.primitives.elementwise import (
     ConvertElementType,
     Formula,
     convert_element_type,
-    div,
     literal,
     mul,
     neg,
 )
+from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_to, unbroadcast
 

@@ -38,7 +38,8 @@ from functrace.primitives.contraction import (
 )
 from functrace.primitives.elementwise import C64, F32, I32
 from functrace.primitives.space import move_axis, reshape, transpose, zeros
-from functrace.primitives.structural import pad, rev, slice_, stack
+from functrace.primitives.stacking import stack
+from functrace.primitives.structural import pad, rev, slice_
 
 Padding = tuple[tuple[int, int], ...]
 

@@ -24,7 +24,8 @@ from functrace.primitives.elementwise import C64, F32, I32, Elementwise, add, bi
 from functrace.primitives.families import Linear
 from functrace.primitives.selection import where
 from functrace.primitives.space import reshape
-from functrace.primitives.structural import concatenate, rev, slice_, slice_along, stack, with_size
+from functrace.primitives.stacking import stack
+from functrace.primitives.structural import concatenate, rev, slice_, slice_along, with_size
 from functrace.primitives.unary import exp, log1p
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

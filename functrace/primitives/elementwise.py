@@ -39,14 +39,14 @@ from functrace.ir.aval import is_complex
 from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.ir.primitive import AMBIENT, primitive
 from functrace.primitives.families import broadcast_shapes, literal
-from functrace.primitives.recurrences import series_of_power, series_of_product, series_of_quotient
+from functrace.primitives.recurrences import series_of_product
 from functrace.primitives.space import (
-    BroadcastInDim,
+    broadcast_in_dim,
     broadcast_to,
-    full,
     reduce_sum,
     reshape,
     unbroadcast,
+    value_everywhere,
 )
 from functrace.primitives.terms import addends, apart, factors_of
 
@@ -57,12 +57,14 @@ I32 = np.dtype(np.int32)
 
 Partial = Callable[..., Any] | None
 
+
 class Elementwise(Primitive):
     """A function applied to each element. Subclasses say what `derivative` and `lower` are."""
 
     linear_in: tuple[int, ...] = ()  # operands it is linear in, one at a time
     annihilated: bool = False  # whether a zero operand makes the result zero
     arity: int = 1
+    _simplify: Callable[..., Any] | None = None  # as `simplify`, asked where operands are not one value everywhere
 
     def __call__(self, *operands: Any) -> Any:
         for x in operands:
@@ -91,6 +93,25 @@ class Elementwise(Primitive):
         if all([x.shape == first.shape for x in xs]):
             return Aval(first.shape, dtype, weak)
         return Aval(broadcast_shapes(self.name, xs), dtype, weak)
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Any:
+        # One value everywhere is not computed with at each place: beside another operand it is a scalar, and of such
+        # alone the result is one value too.
+        seen = 0
+        scalars = xs
+        for i, x in enumerate(xs):
+            value = value_everywhere(builder, x)
+            if value is not None:
+                seen += 1
+                scalars = scalars if value is x else (*scalars[:i], value, *scalars[i + 1 :])
+            elif len(xs) != 2:
+                break
+        if scalars is not xs:
+            if seen == len(xs):
+                return broadcast_in_dim(builder.emit(self, scalars)[0], self.shape(*[x.aval for x in xs]).shape, ())
+            if len(xs) == 2 and xs[0].aval.shape == xs[1].aval.shape:
+                return builder.emit(self, scalars)[0]
+        return None if self._simplify is None else self._simplify(builder, *xs)
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         """The partial derivative in operand i as an atom; None where it is zero."""
@@ -158,9 +179,12 @@ class Elementwise(Primitive):
             return self.transpose(ct, *xs)
         value, mask, dirty = ct
         shape = value.aval.shape
-        wide = [Undefined(x.aval.with_shape(shape)) if type(x) is Undefined else x for x in xs]
-        harmless = is_ordinary if mask.by_chance else is_mild
-        dirty = dirty or not all([type(x) is Undefined or harmless(x) for x in xs])
+        wide = list(xs)
+        for i, x in enumerate(xs):
+            if type(x) is not Undefined:
+                dirty = dirty or not (is_ordinary(x) if mask.by_chance else is_mild(x))
+            elif x.aval.shape != shape:
+                wide[i] = Undefined(x.aval.with_shape(shape))
         found: list[Any] = list(self.transpose(value, *wide))
         for i, (x, c) in enumerate(zip(xs, found, strict=True)):
             if c is not None and x.aval.shape == shape:
@@ -184,6 +208,7 @@ class Elementwise(Primitive):
         rank = max(x.aval.ndim - b for x, b in zip(xs, batched, strict=True))
         return self(*[align(x, b, rank) for x, b in zip(xs, batched, strict=True)]), True
 
+
 def align(x: Atom, is_batched: bool, rank: int) -> Atom:
     """`x` as an operand beside batched ones of `rank` further axes: sizes 1 are put where it has none."""
     missing = rank - (x.aval.ndim - is_batched)
@@ -191,11 +216,13 @@ def align(x: Atom, is_batched: bool, rank: int) -> Atom:
         return reshape(x, (x.aval.shape[0], *(1,) * missing, *x.aval.shape[1:])) if missing else x
     return x if not x.aval.ndim else reshape(x, (1, *x.aval.shape))
 
+
 def summed_along(j: Atom, other: Atom, slope: Atom, aval: Aval) -> Atom:
     """`slope` times the products of entries that move along the same directions, the leading axis of both."""
     rank = max(j.aval.ndim, other.aval.ndim) - 1
     products = mul(align(j, True, rank), align(other, True, rank))
     return broadcast_to(mul(reduce_sum(products, (0,)), slope), aval.shape)
+
 
 class Formula(Elementwise):
     """An elementwise primitive without parameters, given by its formulas."""
@@ -264,18 +291,6 @@ class Formula(Elementwise):
         # A parameter that asks for something, such as an accuracy, is not represented here.
         return self if all(v is None for v in params.values()) else None
 
-    def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
-        # A scalar repeated to its partner's shape is the scalar.
-        if len(xs) == 2 and xs[0].aval.shape:
-            for i, x in enumerate(xs):
-                made = builder.definition(x)
-                if made is not None and type(made.primitive) is BroadcastInDim:
-                    (scalar,) = made.inputs
-                    if not scalar.aval.shape and xs[1 - i].aval.shape == x.aval.shape:
-                        pair = (scalar, xs[1]) if i == 0 else (xs[0], scalar)
-                        return builder.emit(self, pair)[0]
-        return None if self._simplify is None else self._simplify(builder, *xs)
-
     def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
         return super().series(xs, ys) or (self._series and self._series(xs, ys))
 
@@ -303,6 +318,7 @@ class Formula(Elementwise):
             y = self._fold(*xs)
         return None if y is None else foldable(y, *xs)
 
+
 def foldable(y: Any, *xs: Any) -> Any:
     """The NumPy scalar `y` as the value for literals `xs`, or None where the equation is to stay: for subnormal values,
     which a backend may flush to zero, and for an Inf or NaN that was none before, whose line would be lost."""
@@ -310,9 +326,11 @@ def foldable(y: Any, *xs: Any) -> Any:
         return None
     return y
 
+
 def is_subnormal(x: Any) -> bool:
     """Whether a NumPy scalar is one that backends may flush to zero."""
     return x.dtype.kind == "f" and x != 0 and bool(abs(x) < np.finfo(x.dtype).tiny)
+
 
 SAMPLE_SHAPES = {
     1: [((),), ((3,),)],  # for the first dtype; further ones are tested on the last row
@@ -320,15 +338,18 @@ SAMPLE_SHAPES = {
     3: [((), (), ()), ((2, 3), (2, 3), (2, 3))],
 }
 
+
 def unary(name: str, lower: Callable[..., Any], partial: Partial, **how: Any) -> Formula:
     """An elementwise function of one operand; `partial(x, y)` is its derivative."""
     return Formula(name, lower, (partial,), **how)
+
 
 def binary(
     name: str, lower: Callable[..., Any], in_x: Partial, in_y: Partial, **how: Any
 ) -> Formula:
     """An elementwise function of two operands; the partials take `(x, y, result)`."""
     return Formula(name, lower, (in_x, in_y), **how)
+
 
 def is_constant(x: Atom, value: float) -> bool:
     """Whether `x` is the literal `value`, with its sign if it is a zero."""
@@ -338,6 +359,7 @@ def is_constant(x: Atom, value: float) -> bool:
         and bool(np.signbit(np.real(x.value))) == bool(np.signbit(value))
     )
 
+
 def is_mild(x: Atom, depth: int = 3) -> bool:
     """Whether zero times `x`, or divided by it, is surely zero: it is a finite number, or a choice of such."""
     if type(x) is Literal:
@@ -346,6 +368,7 @@ def is_mild(x: Atom, depth: int = 3) -> bool:
     return x.aval.dtype == BOOL or bool(
         depth and made is not None and made.primitive.picks and all([is_mild(v, depth - 1) for v in made.inputs])
     )
+
 
 def is_ordinary(x: Atom, depth: int = 4) -> bool:
     """Whether no pole is seen in what `x` is made of."""
@@ -357,7 +380,9 @@ def is_ordinary(x: Atom, depth: int = 4) -> bool:
     prim = made.primitive
     if prim.has_pole:
         return False
-    return not isinstance(prim, Elementwise) or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
+    seen_through = prim.keeps_values or isinstance(prim, Elementwise)
+    return not seen_through or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
+
 
 def same_type(x: Atom, *others: Atom) -> bool:
     """Whether an operation on `x` and scalar literals gives the type of `x`."""
@@ -365,10 +390,12 @@ def same_type(x: Atom, *others: Atom) -> bool:
         not x.aval.weak_type or all(o.aval.weak_type for o in others)
     )
 
+
 def square_of(b: Builder, x: Atom) -> Atom | None:
     """The square of what a primitive made that knows a better one."""
     made = b.definition(x)
     return None if made is None or made.primitive.multiple_results else made.primitive.squared(*made.inputs)
+
 
 def _simplify_add(b: Builder, x: Atom, y: Atom) -> Atom | None:
     if is_constant(y, -0.0) and same_type(x, y) and x.aval.is_inexact:
@@ -377,8 +404,10 @@ def _simplify_add(b: Builder, x: Atom, y: Atom) -> Atom | None:
         return y
     return None
 
+
 def _simplify_sub(b: Builder, x: Atom, y: Atom) -> Atom | None:
     return x if is_constant(y, 0.0) and same_type(x, y) else None
+
 
 def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
     if type(x) is Var and type(y) is Var:
@@ -390,15 +419,11 @@ def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
         return x
     return y if is_constant(x, 1.0) and same_type(y, x) else None
 
-def _simplify_div(b: Builder, x: Atom, y: Atom) -> Atom | None:
-    if is_constant(x, 1.0) and same_type(y, x) and y.aval.is_inexact:
-        return reciprocal(y)
-    real = not is_complex(x.aval.dtype)
-    return x if real and is_constant(y, 1.0) and same_type(x, y) else None
 
 def _simplify_neg(b: Builder, x: Atom) -> Atom | None:
     made = b.definition(x)
     return made.inputs[0] if made is not None and made.primitive is neg else None
+
 
 class _Sum(Formula):
     """add, sub: linear in both operands jointly, so a transpose may ask for both at once."""
@@ -435,6 +460,7 @@ class _Sum(Formula):
             dz = dxs[0] if dxs[1] is None else self(*dxs)
         return z, broadcast_to(dz, z.aval.shape)
 
+
 class _Neg(Formula):
     def squares(self, *xs: Any) -> Any:
         return [Through(xs[0])]
@@ -442,24 +468,21 @@ class _Neg(Formula):
     def factors(self, *xs: Any) -> Any:
         return Through(xs[0], lambda found: found.scaled(neg))
 
-class _Scaling(Formula):
-    """mul, div. Where no axis is long in both operands, the squares of a product add up to a product of sums."""
+
+class _Product(Formula):
+    """mul: the rules of the family, written out for its two operands."""
 
     def squares(self, *xs: Any) -> Any:
+        # Where no axis is long in both operands, the squares of a product add up to a product of sums.
         x, y = xs
         if is_complex(x.aval.dtype) or any([m > 1 and n > 1 for m, n in zip(x.aval.shape, y.aval.shape, strict=False)]):
             return None
-        if self is div:
-            return None if y.aval.shape else [Through(x, lambda n: div(n, sum_of_squares(y)))]
         big, small = (x, y) if x.aval.size > y.aval.size else (y, x)
         return [Through(big, lambda n: mul(n, sum_of_squares(small)))]
 
     def factors(self, *xs: Any) -> Any:
-        x, y = xs if xs[0].aval.shape or self is div else xs[::-1]
-        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: self(v, y)))
-
-class _Product(_Scaling):
-    """mul: the rules of the family, written out for its two operands."""
+        x, y = xs if xs[0].aval.shape else xs[::-1]
+        return None if y.aval.shape else Through(x, lambda found: found.scaled(lambda v: mul(v, y)))
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         (x, y), (dx, dy) = xs, dxs
@@ -482,8 +505,10 @@ class _Product(_Scaling):
             return super().transpose(ct, x, y)
         return unbroadcast(self(ct, y), x.aval), None
 
+
 def _negated(x: Any) -> Any:
     return np.negative(x) if x.dtype.kind != "b" else None
+
 
 NUMBERS = (F32, C64)
 neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
@@ -501,91 +526,7 @@ mul = _Product(
     simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
 mul.annihilated = True
-div = _Scaling(
-    "div",
-    lax.div,
-    (None, lambda x, y, z: mul(neg(x), integer_pow(y, -2))),
-    linear_in=(0,),
-    simplify=_simplify_div,
-    has_pole=True,
-    fold=lambda x, y: np.divide(x, y) if x.dtype.kind == "f" else None,
-    dtypes=NUMBERS,
-    domain="positive",
-    series=series_of_quotient,
-)
 
-@primitive
-class IntegerPow(Elementwise):
-    """x ** exponent for a fixed integer. At high order the derivative stays one product."""
-
-    name = "integer_pow"
-    spelling = "lax.integer_pow({0}, {exponent})"
-    jax_names = ("integer_pow",)
-    exponent: int
-
-    @property
-    def has_pole(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.exponent < 0
-
-    def samples(self) -> Iterator[Sample]:
-        for n in (-3, -1, 0, 2, 5):
-            yield Sample(IntegerPow(n), (Aval((3,), F32),))
-        yield Sample(IntegerPow(-2), (Aval((3,), C64),))
-        yield Sample(IntegerPow(3), (Aval((2, 0), F32),))
-        yield Sample(IntegerPow(3), (Aval((3,), I32),))
-        yield Sample(IntegerPow(2), (np.array([0.0, -0.0], np.float32),), differentiable=False)
-        yield Sample(IntegerPow(-1), (np.array([0.0, -0.0], np.float32),), differentiable=False)
-
-    def lower(self, x: Any) -> Any:
-        return lax.integer_pow(x, self.exponent)
-
-    def work(self, *xs: Aval) -> Work:
-        n = abs(self.exponent)  # one multiplication to square, one for each further bit that is set
-        each = max(n.bit_length() - 1, 0) + max(n.bit_count() - 1, 0) + (self.exponent < 0)
-        return Work(each) * xs[0].size
-
-    def fold(self, *xs: Any) -> Any:
-        (x,) = xs
-        if self.exponent != -1 or x.dtype.kind != "f" or x.dtype.itemsize < 4:
-            return None
-        with np.errstate(all="ignore"):
-            y = np.divide(x.dtype.type(1), x)
-        return foldable(y, x)
-
-    def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        if self.exponent == 2:
-            return square_of(builder, x)
-        return x if self.exponent == 1 else full(x.aval, 1) if self.exponent == 0 else None
-
-    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
-        n = self.exponent
-        return None if n == 0 else mul(integer_pow(xs[0], n - 1), float(n))
-
-    def series(self, xs: Sequence[Any], ys: Sequence[Any]) -> Callable[[int], Any]:
-        n, (x,) = self.exponent, xs
-        if n < 0:
-            return series_of_power(n, xs, ys)
-        if n < 2:
-            return lambda k: x[k] if n else None
-        if n == 2:
-            return series_of_product(mul, xs)
-        # By squaring: a product has no pole where x is 0, and a division by x would.
-        half = x if n < 4 else x.through(IntegerPow(n // 2))
-        whole = half.through(IntegerPow(2))
-        whole = whole.through(mul, x) if n % 2 else whole
-        return lambda k: whole[k]
-
-    @classmethod
-    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> IntegerPow:
-        return cls(params["y"])
-
-def integer_pow(x: Atom, n: int) -> Atom:
-    """`x ** n`."""
-    return IntegerPow(n)(x)
-
-def reciprocal(x: Atom) -> Atom:
-    """1 / x."""
-    return IntegerPow(-1)(x)
 
 @primitive
 class ConvertElementType(Elementwise):
@@ -623,7 +564,7 @@ class ConvertElementType(Elementwise):
         return foldable(y, x)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if x.aval is self.shape(x.aval) else None
+        return x if x.aval is self.shape(x.aval) else super().simplify(builder, x)
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         y = self(*xs)
@@ -646,9 +587,11 @@ class ConvertElementType(Elementwise):
         known = isinstance(new_dtype, np.dtype)
         return cls(new_dtype, bool(params["weak_type"])) if known else None
 
+
 def convert_element_type(x: Atom, dtype: Any, weak_type: bool = False) -> Atom:
     """`x` as another dtype."""
     return ConvertElementType(np.dtype(dtype), weak_type)(x)
+
 
 def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
     """The squared magnitudes of the entries of `x` added up, over all axes unless some are given; float32 at least."""
@@ -658,7 +601,7 @@ def sum_of_squares(x: Atom, axes: tuple[int, ...] | None = None) -> Atom:
     x = widened(x)
     return reduce_sum(mul(x, x), axes)
 
+
 def widened(x: Atom) -> Atom:
     """`x` in a dtype of at least 32 bits, and no longer weak."""
     return convert_element_type(x, F32 if x.aval.dtype.itemsize < 4 else x.aval.dtype)
-

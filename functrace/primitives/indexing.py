@@ -17,7 +17,8 @@ from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Undefi
 from functrace.ir.dependence import Matrix, Site, identity, meeting
 from functrace.primitives.elementwise import C64, F32, I32
 from functrace.primitives.families import Linear, literal
-from functrace.primitives.gather_scatter import Dims, Gather, Scatter, int_tuple, labels_without
+from functrace.primitives.gather_scatter import Dims, Gather, int_tuple, labels_without
+from functrace.primitives.scatter import Scatter
 from functrace.primitives.space import batched_operand, broadcast_in_dim, zeros
 from functrace.primitives.structural import JointlyLinear, concatenate, slice_
 

@@ -16,7 +16,8 @@ from jax import lax, numpy as jnp
 
 from functrace.ir import Atom, Aval, Builder, Sample, primitive
 from functrace.primitives.comparison import eq
-from functrace.primitives.elementwise import F32, div, mul
+from functrace.primitives.elementwise import F32, mul
+from functrace.primitives.quotients import div
 from functrace.primitives.reductions import Reduction
 from functrace.primitives.selection import where
 from functrace.primitives.space import broadcast_in_dim, reduce_sum

@@ -17,17 +17,10 @@ from jax import lax
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, is_complex, primitive
 from functrace.primitives.comparison import eq, gt, lt
-from functrace.primitives.elementwise import (
-    BOOL,
-    C64,
-    F32,
-    I32,
-    convert_element_type,
-    div,
-    mul,
-)
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
+from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
-from functrace.primitives.space import broadcast_in_dim, reduce_sum, reshape, transpose
+from functrace.primitives.space import alike, broadcast_in_dim, reduce_sum, reshape, transpose
 from functrace.primitives.structural import concatenate, slice_along
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -128,6 +121,9 @@ class ReduceExtremum(Reduction):
 
     locally_linear = True
     surpassed: ClassVar[Callable[[Atom, Atom], Atom]]
+
+    def simplify(self, builder: Builder, x: Atom) -> Atom | None:
+        return x if not self.axes else alike(builder, self, x) if x.aval.size else None
 
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])

@@ -47,7 +47,9 @@ class Presence:
         self.shape, self.uniform, self.case = shape, frozenset(uniform) if uniform else NOWHERE, case
         self._rule, self._parents = rule, tuple(parents)
         self._atom: Atom | None = None
-        self.by_chance = any([p.by_chance for p in parents])
+        self.by_chance = False
+        for p in parents:
+            self.by_chance = self.by_chance or p.by_chance
 
     def read(self) -> Atom:
         """The mask, written now if it is not yet; not by recursion, as there may be any number of ancestors."""

@@ -52,7 +52,7 @@ class Reshape(Linear):
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, Reshape):
             return reshape(made.inputs[0], self.new_shape)
-        return None
+        return alike(builder, self, x) if made is not None and x.aval.shape else None
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [reshape(ct, x.aval.shape)]
@@ -111,7 +111,7 @@ class Transpose(Linear):
         if made is not None and isinstance(made.primitive, Transpose):
             inner = made.primitive.permutation
             return transpose(made.inputs[0], tuple(inner[i] for i in self.permutation))
-        return None
+        return None if made is None else alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [transpose(ct, self._inverse())]
@@ -173,8 +173,8 @@ class BroadcastInDim(Linear):
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         if x.aval.shape == self.new_shape and self.dimensions == tuple(range(x.aval.ndim)):
             return x
-        if x.aval.size == self.shape(x.aval).size and sorted(self.dimensions) == list(self.dimensions):
-            return reshape(x, self.new_shape)
+        if x.aval.size == math.prod(self.new_shape) and sorted(self.dimensions) == list(self.dimensions):
+            return reshape(x, self.shape(x.aval).shape)
         made = builder.definition(x)
         if made is not None and isinstance(made.primitive, BroadcastInDim):
             inner = tuple(self.dimensions[d] for d in made.primitive.dimensions)
@@ -240,7 +240,10 @@ class ReduceSum(Linear):
         return lax.reduce_sum(x, self.axes)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if not self.axes else None
+        if not self.axes:
+            return x
+        value = value_everywhere(builder, x)
+        return zeros(self.shape(x.aval)) if type(value) is Literal and not any(value.bits) else None  # of zeros, not -0
 
     def work(self, *xs: Aval) -> Work:
         return Work(xs[0].size - self.shape(*xs).size if xs[0].size else 0)
@@ -296,9 +299,41 @@ def full(aval: Aval, value: Any) -> Atom:
     return broadcast_in_dim(Literal(value, Aval((), aval.dtype, aval.weak_type)), aval.shape, ())
 
 
+def value_everywhere(builder: Builder, x: Atom) -> Atom | None:
+    """The scalar that all entries of `x` are, where that is seen."""
+    if not x.aval.shape:
+        return x
+    made = builder.definition(x)
+    if made is None or type(made.primitive) is not BroadcastInDim or made.inputs[0].aval.shape:
+        return None
+    return made.inputs[0]
+
+
+def alike(builder: Builder, prim: Primitive, *xs: Atom) -> Atom | None:
+    """What `prim`, whose result has no entries but those of its operands, makes of operands that are one value
+    everywhere; None where they are not seen to be."""
+    first, *others = [value_everywhere(builder, x) for x in xs]
+    if type(first) is Literal:
+        same = all([type(v) is Literal and v.bits == first.bits for v in others])
+        return full(prim.shape(*[x.aval for x in xs]), first.value) if same else None
+    if first is None or any([v is not first for v in others]):
+        return None
+    return broadcast_in_dim(first, prim.shape(*[x.aval for x in xs]).shape, ())
+
+
+_zeros: dict[Aval, tuple[Primitive, Literal]] = {}
+
+
 def zeros(aval: Aval) -> Atom:
     """The zero of the space of `aval`."""
-    return full(aval, 0)
+    found = _zeros.get(aval)
+    if found is None:  # remembered: a select's derivative asks for two
+        if len(_zeros) > 10_000:
+            _zeros.clear()
+        zero = Literal(0, Aval((), aval.dtype, aval.weak_type))
+        found = _zeros[aval] = BroadcastInDim(aval.shape, ()), zero
+    repeat, zero = found
+    return ambient().emit(repeat, (zero,))[0]
 
 
 def not_there(aval: Aval) -> Atom:

@@ -20,17 +20,8 @@ from functrace.errors import RuleError
 from functrace.ir import Atom, Aval
 from functrace.primitives.comparison import gt
 from functrace.primitives.complex import sign
-from functrace.primitives.elementwise import (
-    F32,
-    Formula,
-    add,
-    binary,
-    mul,
-    neg,
-    reciprocal,
-    sub,
-    unary,
-)
+from functrace.primitives.elementwise import F32, Formula, add, binary, mul, neg, sub, unary
+from functrace.primitives.quotients import reciprocal
 from functrace.primitives.selection import where
 from functrace.primitives.space import full
 from functrace.primitives.unary import exp, log, log1p, square

@@ -1,7 +1,7 @@
 """Putting arrays together and taking them apart along axes, at places fixed by the parameters.
 
 All are linear. Joining has cutting as its transpose, and the other way round: slice and pad,
-concatenate and split, stack and unstack; rev is its own.
+concatenate and split; rev is its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import (
+    alike,
     batched_operand,
     broadcast_in_dim,
     full,
@@ -102,7 +103,7 @@ class Concatenate(JointlyLinear):
         return lax.concatenate(xs, self.dimension)
 
     def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
-        return xs[0] if len(xs) == 1 else None
+        return xs[0] if len(xs) == 1 else alike(builder, self, *xs)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         cts: list[Any] = []
@@ -177,7 +178,7 @@ class Pad(JointlyLinear):
 
     def simplify(self, builder: Builder, x: Atom, value: Atom) -> Atom | None:
         nothing = all([axis == (0, 0, 0) for axis in self.config])
-        return x if nothing and self.shape(x.aval, value.aval) is x.aval else None
+        return x if nothing and self.shape(x.aval, value.aval) is x.aval else alike(builder, self, x, value)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, value = xs
@@ -259,12 +260,9 @@ class Slice(Linear):
         return lax.slice(x, self.start, self.limit, None if plain else self.strides)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        shape = x.aval.shape
-        return (
-            x
-            if self.limit == shape and not any(self.start) and self.shape(x.aval) is x.aval
-            else None
-        )
+        if self.limit == x.aval.shape and not any(self.start) and self.shape(x.aval) is x.aval:
+            return x
+        return alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         config = []
@@ -322,7 +320,7 @@ class Rev(Linear):
         if made is not None and isinstance(made.primitive, Rev):
             once = set(self.dimensions) ^ set(made.primitive.dimensions)
             return rev(made.inputs[0], tuple(sorted(once)))
-        return None
+        return alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         return [self(ct)]
@@ -430,7 +428,7 @@ class Tile(Linear):
         return lax.tile(x, self.reps)
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
-        return x if all([r == 1 for r in self.reps]) else None
+        return x if all([r == 1 for r in self.reps]) else alike(builder, self, x)
 
     def transpose(self, ct: Any, x: Any) -> Any:
         pairs = [n for pair in zip(self.reps, x.aval.shape, strict=True) for n in pair]
@@ -442,87 +440,6 @@ class Tile(Linear):
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Tile:
         return cls(tuple(int(n) for n in params["reps"]))
-
-
-@primitive
-class Stack(JointlyLinear):
-    """Arrays of one shape along a new axis; its transpose takes them apart."""
-
-    name = "stack"
-    adds_up = False
-    jax_names = ("stack",)
-    axis: int
-
-    def samples(self) -> Iterator[Sample]:
-        yield Sample(Stack(0), (Aval((), F32), Aval((), F32)))
-        yield Sample(Stack(1), (Aval((2, 3), C64),) * 3)
-        yield Sample(Stack(2), (Aval((2, 0), F32),) * 2)
-
-    def shape(self, *xs: Aval) -> Aval:
-        shape = xs[0].shape
-        if any([x.shape != shape for x in xs]) or not 0 <= self.axis <= len(shape):
-            raise ShapeError(
-                f"stack: operands must have one shape, and axis {self.axis} must fit: "
-                f"{', '.join(map(str, xs))}"
-            )
-        return joined_aval(self.name, xs, (*shape[: self.axis], len(xs), *shape[self.axis :]))
-
-    def lower(self, *xs: Any) -> Any:
-        return lax.stack(xs, self.axis)
-
-    def transpose(self, ct: Any, *xs: Any) -> Any:
-        pieces = unstack(ct, self.axis)
-        return [p if isinstance(x, Undefined) else None for p, x in zip(pieces, xs, strict=True)]
-
-    def squares(self, *xs: Any) -> Any:
-        return [Through(x) for x in xs]
-
-    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
-        xs = [batched_operand(x, b, size) for x, b in zip(xs, batched, strict=True)]
-        return stack(xs, self.axis + 1), True
-
-    def entries_along(self, i: int, *xs: Aval) -> dict[int, tuple[tuple[int, int], ...]]:
-        return {a: ((a + (a >= self.axis), n),) for a, n in enumerate(xs[i].shape)}
-
-    @classmethod
-    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Stack:
-        return cls(int(params["axis"]) % (avals[0].ndim + 1))
-
-
-@primitive
-class Unstack(Linear):
-    """The arrays along an axis, one by one; its transpose stacks them."""
-
-    name = "unstack"
-    adds_up = False
-    jax_names = ("unstack",)
-    multiple_results = True
-    axis: int
-
-    def samples(self) -> Iterator[Sample]:
-        yield Sample(Unstack(0), (Aval((2,), F32),))
-        yield Sample(Unstack(1), (Aval((2, 3), C64),))
-
-    def shape(self, *xs: Aval) -> Any:
-        (x,) = xs
-        axis_in(self.name, self.axis, x)
-        piece = x.with_shape((*x.shape[: self.axis], *x.shape[self.axis + 1 :]))
-        return (piece,) * x.shape[self.axis]
-
-    def lower(self, x: Any) -> Any:
-        return lax.unstack(x, self.axis)
-
-    def transpose(self, ct: Any, *xs: Any) -> Any:
-        x = xs[0].aval
-        return [stack(filled(ct, self.shape(x)), self.axis)]
-
-    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
-        ys = unstack(xs[0], self.axis + 1)
-        return ys, [True] * len(ys)
-
-    @classmethod
-    def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> Unstack:
-        return cls(int(params["axis"]) % avals[0].ndim)
 
 
 class _OptimizationBarrier(OneSign):
@@ -622,13 +539,3 @@ def split(x: Atom, sizes: tuple[int, ...], axis: int) -> tuple[Atom, ...]:
 def tile(x: Atom, reps: tuple[int, ...]) -> Atom:
     """`x` repeated along each axis."""
     return Tile(reps)(x)
-
-
-def stack(xs: Sequence[Atom], axis: int) -> Atom:
-    """Arrays of one shape along a new axis."""
-    return Stack(axis)(*xs)
-
-
-def unstack(x: Atom, axis: int) -> tuple[Atom, ...]:
-    """The arrays along an axis of `x`."""
-    return Unstack(axis)(x)

@@ -17,22 +17,8 @@ from jax import lax, numpy as jnp
 
 from functrace.ir import Atom, Aval, Sample, is_complex
 from functrace.ir.primitive import primitive
-from functrace.primitives.elementwise import (
-    C64,
-    F32,
-    I32,
-    Elementwise,
-    IntegerPow,
-    add,
-    div,
-    integer_pow,
-    mul,
-    neg,
-    reciprocal,
-    square_of,
-    sub,
-    unary,
-)
+from functrace.primitives.elementwise import C64, F32, I32, Elementwise, add, mul, neg, square_of, sub, unary
+from functrace.primitives.quotients import IntegerPow, div, integer_pow, reciprocal
 from functrace.primitives.recurrences import convolved, difference, series_of_power, series_of_product, total
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -17,7 +17,7 @@ from functrace.ir import Aval, Literal
 from functrace.ir.primitive import AMBIENT
 from functrace.primitives import add, div, mul, neg, sub
 from functrace.primitives.comparison import eq, ge, gt, le, lt, ne
-from functrace.primitives.structural import unstack
+from functrace.primitives.stacking import unstack
 from functrace.primitives.unary import integer_pow
 from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift

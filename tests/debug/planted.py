@@ -388,6 +388,44 @@ def the_where_trap_in_jax(x):
     return ft.from_jax(gradient)(x)  # planted
 
 
+NOT_READ = "what was not read of the result"
+FROM_ZERO = np.array([0.0, 1.0, 4.0], np.float32)
+
+
+@fault(FROM_ZERO, phase="backward", primitive="div", cause=NOT_READ)
+def root_before_a_slice(x):
+    roots = fnp.sqrt(x)  # planted
+    return roots[1:].sum()
+
+
+@fault(FROM_ZERO, phase="backward", cause=NOT_READ)
+def logarithm_of_which_one_is_read(x):
+    logs = fnp.log(x) * 2.0  # planted
+    return logs[1] + x[2]
+
+
+@fault(ROWS, np.array([1, 0, 1]), phase="backward", iteration=2, cause=NOT_READ, grad=True)
+def root_before_an_index_in_scan(rows, places):
+    def step(total, row_and_place):
+        row, i = row_and_place
+        roots = fnp.sqrt(row)  # planted
+        return total + roots[i], None
+
+    return lax.scan(step, 0.0, (rows, places))[0]
+
+
+@fault(ROWS, run=lambda f: ft.vmap(ft.grad(f)), phase="backward", row=2, cause=NOT_READ)
+def root_before_a_gather_by_rows(row):
+    roots = fnp.sqrt(row)  # planted
+    return roots[np.array([1, 1])].sum()
+
+
+@fault(FROM_ZERO)
+def behind_a_slice_that_masks(x):
+    logs = fnp.log(x)[1:]
+    return logs / (logs[0] * 1.0) + fnp.log(x[1:])  # planted
+
+
 @fault(np.array([0.0, 2.0], np.float32), phase="backward", run=lambda f: ft.grad(lambda x: ft.grad(f)(x).sum()))
 def second_derivative_at_zero(x):
     y = x * 1.0
@@ -505,6 +543,33 @@ def the_branch_not_taken(x):
 @healthy(ROWS, run=ft.vmap)
 def branches_by_row(row):
     return lax.cond(row[0] > 0, lambda r: fnp.log(r[0]), lambda r: r[1], row)
+
+
+@healthy(FROM_ZERO)
+def read_before_the_root(x):
+    return fnp.sqrt(x[1:]).sum() + fnp.log(x[np.array([1, 2])]).sum()
+
+
+@healthy(FROM_ZERO, grad=False)
+def sliced_away(x):
+    return fnp.log(x)[1:], fnp.split(1 / x, [1])[1]
+
+
+@healthy(FROM_ZERO)
+def masked_before_a_slice(x):
+    kept = fnp.where(x > 0, fnp.log(x), 0.0)
+    return (kept[1:] * kept[:-1]).sum() + fnp.where(x > 0, fnp.sqrt(x), 0.0)[::2].sum()
+
+
+@healthy(FROM_ZERO)
+def sliced_and_masked(x):
+    return fnp.where(x[:-1] > 0, fnp.log(x)[:-1], 0.0).sum()
+
+
+@healthy(FROM_ZERO)
+def deviation_of_what_is_there(x):
+    there = fnp.where(x > 0, x, fnp.nan)
+    return fnp.nanstd(there) + fnp.nanmean(there) + fnp.nanvar(there[1:])
 
 
 @healthy(np.array([1000.0, -1000.0], np.float32))

@@ -191,6 +191,41 @@ def test_a_gradient_through_a_while_loop_is_shown(tmp_path):
     assert data["loops"] and any("x?" in p["label"] for p in data["programs"])
 
 
+WALKS = {
+    "while_saved": lambda f: lambda x, ct: ft.vjp(f, x)[1](ct)[0],
+    "reversed_while": lambda f: lambda x, ct: ft.vjp(f, x)[1](ct)[0],
+    "linear_while": lambda f: lambda x, dx: ft.linearize(f, x)[1](dx),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_norms_within_the_walks_of_a_while_loop(name):
+    """Of a value, tangent or cotangent the greatest one of all steps."""
+    x, v = np.array([0.5, 0.25], np.float32), np.array([1.0, -3.0], np.float32)
+    f = lambda x: lax.while_loop(lambda c: c[0] < 10, lambda c: fnp.square(c) + 1, x)
+    states, moves = [x], {"while_saved": [], "linear_while": [v], "reversed_while": [v]}
+    while states[-1][0] < 10:
+        states.append(states[-1] ** 2 + 1)
+    for s in states[:-1]:
+        moves["linear_while"].append(moves["linear_while"][-1] * 2 * s)
+    for s in states[-2::-1]:
+        moves["reversed_while"].append(moves["reversed_while"][-1] * 2 * s)
+    program = ft.make_program(WALKS[name](f))(x, v)
+    (walk,) = [e for e in program.equations if e.primitive.name == name]
+    outputs, norms = measure(program, [x, v])
+    np.testing.assert_allclose(outputs[0], ft.jit(WALKS[name](f))(x, v), rtol=1e-6)
+    assert len(norms) == count(program)
+    data = page_data_of(program, x, v)
+    (found,) = [e for e in data["programs"][0]["equations"] if e["primitive"] == name]
+    within = [data["programs"][i]["equations"] for i in found["programs"]]
+    steps = {e["primitive"]: e["results"][0][2] for e in [e for equations in within for e in equations]}
+    assert steps["square"] == pytest.approx(max(np.linalg.norm(s**2) for s in states[:-1]), rel=1e-3)
+    if moves[name]:
+        (last,) = walk.primitive.along.outputs
+        along = within[-1][[e.outputs[0] for e in walk.primitive.along.equations].index(last)]
+        assert along["results"][0][2] == pytest.approx(max(map(np.linalg.norm, moves[name][1:])), rel=1e-3)
+
+
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 

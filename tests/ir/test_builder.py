@@ -1,5 +1,6 @@
 """One place makes equations: what it folds, simplifies, shares, keeps and drops."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,9 @@ from functrace.ir import Aval, Builder, Equation, Literal, Primitive, Program, V
 from functrace.lower import evaluate
 from functrace.primitives import add, div, mul, neg, select_n, sub
 from functrace.primitives.elementwise import convert_element_type
-from functrace.primitives.space import broadcast_in_dim, reshape, transpose
+from functrace.primitives.space import broadcast_in_dim, reduce_sum, reshape, transpose, zeros
+from functrace.primitives.stacking import stack
+from functrace.primitives.structural import concatenate, pad, rev, slice_, tile
 from functrace.primitives.unary import sin
 
 F32 = np.dtype(np.float32)
@@ -46,6 +49,8 @@ WRITTEN = {
     "negated twice": (VECTOR, lambda x: neg(neg(x)), 0),
     "reshaped and back": (MATRIX, lambda x: reshape(reshape(x, (6,)), (2, 3)), 0),
     "reshaped twice": (MATRIX, lambda x: reshape(reshape(x, (6,)), (3, 2)), 1),
+    "a computed scalar with axes of one": (Aval((), F32), lambda x: reshape(sin(x), (1, 1)), 2),
+    "a computed scalar repeated once": (Aval((), F32), lambda x: broadcast_in_dim(sin(x), (1, 1), ()), 2),
     "transposed and back": (MATRIX, lambda x: transpose(transpose(x, (1, 0)), (1, 0)), 0),
     "broadcast twice": (
         VECTOR, lambda x: broadcast_in_dim(broadcast_in_dim(x, (2, 3), (1,)), (4, 2, 3), (1, 2)), 1,
@@ -68,6 +73,77 @@ def test_equations_left(row):
         program = b.build([write(b.input(aval, "x"))])
     assert len(program.equations) == count, program
     program.verify()
+
+
+# What is made of x and y, which hold the scalars s and t everywhere, and of zeros: one value again, which is repeated.
+ONE_VALUE = {
+    "reshape": lambda s, x, y, zero: reshape(x, (3, 8)),
+    "transpose": lambda s, x, y, zero: transpose(x, (1, 0)),
+    "slice": lambda s, x, y, zero: slice_(x, (1, 0), (3, 6), (1, 2)),
+    "rev": lambda s, x, y, zero: rev(x, (0,)),
+    "tile": lambda s, x, y, zero: tile(x, (2, 1)),
+    "pad with the same": lambda s, x, y, zero: pad(x, s, ((1, 0, 2), (0, -1, 0))),
+    "pad of zeros": lambda s, x, y, zero: pad(zero, 0.0, ((1, 0, 2), (0, -1, 0))),
+    "concatenate": lambda s, x, y, zero: concatenate((x, x), 1),
+    "stack": lambda s, x, y, zero: stack((x, x), 1),
+    "greatest": lambda s, x, y, zero: named("reduce_max")((0,))(x),
+    "least of all": lambda s, x, y, zero: named("reduce_min")((0, 1))(x),
+    "sum of zeros": lambda s, x, y, zero: reduce_sum(zero, (0,)),
+    "select": lambda s, x, y, zero: select_n(named("gt")(x, y), x, neg(y)),
+    "beside another shape": lambda s, x, y, zero: mul(broadcast_in_dim(s, (4, 1), ()), y),
+    "clamp": lambda s, x, y, zero: named("clamp")(neg(y), x, y),
+    "integer_pow": lambda s, x, y, zero: named("integer_pow")(3)(x),
+    "round": lambda s, x, y, zero: named("round")(1)(x),
+    "convert_element_type": lambda s, x, y, zero: convert_element_type(x, np.float16),
+    **{name: lambda s, x, y, zero, name=name: named(name)(x, y) for name in (
+        "add", "sub", "mul", "div", "max", "min", "eq", "ne", "lt", "le", "gt", "ge", "lt_to", "rem", "nextafter",
+    )},
+    **{name: lambda s, x, y, zero, name=name: named(name)(x) for name in (
+        "neg", "abs", "sign", "floor", "ceil", "sqrt", "square", "is_finite",
+    )},
+}  # fmt: skip
+# What is more than one value, or another one than it seems.
+SEVERAL_VALUES = {
+    "pad with another": lambda s, x, y, zero: pad(y, s, ((1, 0, 0), (0, 0, 0))),
+    "pad of zeros with -0": lambda s, x, y, zero: pad(zero, -0.0, ((1, 0, 0), (0, 0, 0))),
+    "concatenate two": lambda s, x, y, zero: concatenate((x, y), 0),
+    "concatenate both zeros": lambda s, x, y, zero: concatenate((zero, neg(zero)), 0),
+    "stack two": lambda s, x, y, zero: stack((x, y), 0),
+    "sum": lambda s, x, y, zero: reduce_sum(x, (0,)),
+    "sum of -0": lambda s, x, y, zero: reduce_sum(neg(zero), (0,)),
+    "greatest of none": lambda s, x, y, zero: named("reduce_max")((0,))(slice_(x, (0, 0), (0, 6), (1, 1))),
+}
+VALUES = [np.float32(v) for v in (0.0, -0.0, 1.5, -2.25, 3e38, np.inf, -np.inf, np.nan)]
+MANY = Aval((4, 6), F32)
+
+
+def test_one_value_everywhere_is_computed_once():
+    """No array is computed with, and the bits are those of the same written of arrays of which nothing is known."""
+    with Builder() as b:
+        s, t = b.input(Aval((), F32), "s"), b.input(Aval((), F32), "t")
+        x, y = (broadcast_in_dim(v, MANY.shape, ()) for v in (s, t))
+        written = {name: row(s, x, y, zeros(MANY)) for name, row in {**ONE_VALUE, **SEVERAL_VALUES}.items()}
+        seen = b.build([written[name] for name in ONE_VALUE])
+        for name, atom in written.items():
+            program = b.build([atom])
+            is_one = all([
+                e.primitive.name == "broadcast_in_dim" or not e.outputs[0].aval.shape for e in program.equations
+            ])  # fmt: skip
+            assert is_one == (name in ONE_VALUE), (name, program)
+    with Builder() as b:
+        given = [b.input(Aval((), F32)), *[b.input(MANY) for _ in range(3)]]
+        unseen = b.build([row(*given) for row in ONE_VALUE.values()])
+    one, many = (jax.jit(lambda *xs, of=of: evaluate(of, xs)) for of in (seen, unseen))
+    for p, q in zip(VALUES * 3, VALUES + VALUES[1:] + VALUES[:1] + VALUES[3:] + VALUES[:3], strict=True):
+        expected = jax.device_get(many(p, *[np.full(MANY.shape, v, np.float32) for v in (p, q, 0)]))
+        for name, a, b in zip(ONE_VALUE, jax.device_get(one(p, q)), expected, strict=True):
+            assert a.dtype == b.dtype, name
+            assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), (name, p, q)
+            assert a.dtype.kind != "f" or np.array_equal(*[np.signbit(v) & (v == v) for v in (a, b)]), (name, p, q)
+
+
+def named(name):
+    return Primitive.named[name]
 
 
 def test_literals_fold():

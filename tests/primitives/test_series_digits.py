@@ -16,7 +16,8 @@ import pytest
 from functrace.ir import Aval, Builder, Literal, Primitive
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.casts import ReducePrecision
-from functrace.primitives.elementwise import ConvertElementType, Elementwise, IntegerPow
+from functrace.primitives.elementwise import ConvertElementType, Elementwise
+from functrace.primitives.quotients import IntegerPow
 from functrace.primitives.unary import Round
 from functrace.rewrites import series
 from tests.primitives.samples import all_samples, case
