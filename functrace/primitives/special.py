@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jax import lax, numpy as jnp
+from jax import jit, lax, numpy as jnp
 
 from functrace.errors import RuleError
 from functrace.ir import Atom, Aval, Sample, Work
@@ -125,10 +126,7 @@ regularized_incomplete_beta = Formula(
 class BesselI0eSlope(Elementwise):
     """The mean of c^n exp(-|x| c) over t, with c = 1 - cos t: but for its sign the n-th derivative of exp(-x) I0(x).
 
-    Written in the derivatives before it, it would be the small difference of large numbers both near 0 and far from it.
-    It is (1/2)_n 2^n / n! times exp(-z) 1F1(1/2, n + 1, z) with z = 2 |x|, and far from 0 the asymptotic series of that.
-
-    Source: NIST Digital Library of Mathematical Functions, 10.32.2, 13.2.2 and 13.7.1.
+    Written in the derivatives before it, it would be the small difference of large numbers, both near 0 and far off.
     """
 
     name = "bessel_i0e_slope"
@@ -137,48 +135,47 @@ class BesselI0eSlope(Elementwise):
     def samples(self) -> Iterator[Sample]:
         for n in (1, 2, 5):
             yield Sample(BesselI0eSlope(n), (VECTOR,))
-        yield Sample(BesselI0eSlope(2), (np.array([0.0, -60.0, 200.0], np.float32),), differentiable=False)
-
-    @property
-    def far(self) -> int:
-        """Beyond this z the asymptotic series has all digits."""
-        return 50 + 2 * self.order
-
-    @property
-    def terms(self) -> int:
-        """Those of the power series that matter up to there."""
-        return self.far + round(8 * math.sqrt(self.far)) + 16
+        yield Sample(BesselI0eSlope(2), (np.array([0.01, -60.0, 200.0], np.float32),), differentiable=False)
 
     @property
     def work_each(self) -> Work:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return Work(2 * (self.terms + FAR_TERMS), 3)
+        return Work(4 * sum(_terms(self.order)), 3)
 
     def lower(self, x: Any) -> Any:
-        n, dtype = self.order, jnp.promote_types(x.dtype, np.float32)
-        z = 2 * jnp.abs(x.astype(dtype))
-        near, far = jnp.minimum(z, self.far), jnp.maximum(z, self.far)
-        if n == 1:
-            below = lax.bessel_i0e(near / 2) - lax.bessel_i1e(near / 2)
-        else:
-            ratio = lambda k: (k - 0.5) / (k * (n + k)) * near
-            below = math.comb(2 * n, n) / 2.0**n * jnp.exp(-near) * _sum_by_ratio(ratio, self.terms, near)
-        ratio = lambda k: (n + k - 0.5) * (k - 0.5) / k / far
-        lead = math.gamma(n + 0.5) * 2.0**n / math.pi
-        above = lead * lax.rsqrt(far) * lax.integer_pow(far, -n) * _sum_by_ratio(ratio, FAR_TERMS, far)
-        return jnp.where(z < self.far, below, above).astype(x.dtype)
+        return _mean_of_power(self.order, x)
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         (x,) = xs
         return neg(mul(sign(x), BesselI0eSlope(self.order + 1)(x)))
 
 
-FAR_TERMS = 48
+def _terms(n: int) -> tuple[int, int]:
+    """Up to which z the power series is taken, and how many terms of it that needs beyond z."""
+    far = 50 + 2 * n
+    return far, round(8 * math.sqrt(far)) + 16
 
 
-def _sum_by_ratio(ratio: Callable[[Any], Any], terms: int, like: Any) -> Any:
-    """1 + r(1) (1 + r(2) (1 + ...)): a sum each of whose terms is `ratio(k)` times the one before."""
-    step = lambda i, total: 1 + ratio((terms - i).astype(like.dtype)) * total
-    return lax.fori_loop(0, terms, step, jnp.ones_like(like))
+@partial(jit, static_argnums=0)
+def _mean_of_power(n: int, x: Any) -> Any:
+    """(1/2)_n 2^n / n! times exp(-z) 1F1(1/2, n + 1, z) with z = 2 |x|; far from 0 the asymptotic series of that.
+
+    Source: NIST Digital Library of Mathematical Functions, 10.32.2, 13.2.2 and 13.7.1.
+    """
+    dtype = jnp.promote_types(x.dtype, np.float32)
+    z = 2 * jnp.abs(x.astype(dtype))
+    far, more = _terms(n)
+    is_near = z < far
+    near, inverse = jnp.minimum(z, far), 1 / jnp.maximum(z, far)
+
+    def add_term(i: int, total: Any) -> Any:
+        k = (far + more - i).astype(dtype)
+        ratio = jnp.where(is_near, near / (n + k), jnp.where(k > far, 0, n + k - 0.5) * inverse) * ((k - 0.5) / k)
+        return 1 + ratio * total
+
+    total = lax.fori_loop(0, far + more, add_term, jnp.ones_like(z))
+    at_zero = math.comb(2 * n, n) / 2.0**n
+    above = math.gamma(n + 0.5) * 2.0**n / math.pi * jnp.sqrt(inverse) * lax.integer_pow(inverse, n)
+    return (jnp.where(is_near, at_zero * jnp.exp(-near), above) * total).astype(x.dtype)
 
 
 def _bessel_i1e_slope(x: Atom, y: Atom) -> Atom:
