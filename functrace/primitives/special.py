@@ -133,7 +133,7 @@ class BesselI0eSlope(Elementwise):
     order: int
 
     def samples(self) -> Iterator[Sample]:
-        for n in (1, 2, 5):
+        for n in (1, 3):
             yield Sample(BesselI0eSlope(n), (VECTOR,))
         yield Sample(BesselI0eSlope(2), (np.array([0.01, -60.0, 200.0], np.float32),), differentiable=False)
 

@@ -76,7 +76,8 @@ def through(eqn: Equation, moving: tuple[bool, ...], left: tuple[Left, ...], exa
             return None
     rest = WHOLE
     if any(thin) or found.leaves_out:
-        rest = left_of_result(eqn, moving, left) if exact else None
+        known = exact and (eqn.primitive.picks or not found.leaves_out)
+        rest = left_of_result(eqn, moving, left) if known else None
     return Flow(found.moved, tuple([rest if m else WHOLE for m in found.moved]))
 
 
