@@ -167,7 +167,7 @@ def _mean_of_power(n: int, x: Any) -> Any:
     is_near = z < far
     near, inverse = jnp.minimum(z, far), 1 / jnp.maximum(z, far)
 
-    def add_term(i: int, total: Any) -> Any:
+    def add_term(i: Any, total: Any) -> Any:
         k = (far + more - i).astype(dtype)
         ratio = jnp.where(is_near, near / (n + k), jnp.where(k > far, 0, n + k - 0.5) * inverse) * ((k - 0.5) / k)
         return 1 + ratio * total
