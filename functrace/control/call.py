@@ -56,6 +56,7 @@ class Call(Applies):
 
     name = "call"
     multiple_results = True
+    pushes_inner = True
     at_once = True
     masks = True
     program: Program

@@ -55,6 +55,7 @@ class Cond(Primitive):
 
     name = "cond"
     multiple_results = True
+    pushes_inner = True
     at_once = True
     masks = True
     branches: tuple[Program, ...]

@@ -78,6 +78,7 @@ class Scan(Primitive):
 
     name = "scan"
     multiple_results = True
+    pushes_inner = True
     at_once = True
     masks = True
     body: Program

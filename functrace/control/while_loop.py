@@ -78,6 +78,7 @@ class While(Primitive):
 
     name = "while"
     multiple_results = True
+    pushes_inner = True
     at_once = True
     predicate: Program
     body: Program

@@ -221,7 +221,8 @@ class Foreign(Primitive):
         self.refusals = (NotImplementedError, *(() if self.jvp_has_value else (TypeError, ValueError)))
         self._derived: dict[Any, Any] = {}
         # A rule in JAX may be for reverse mode only, and axes have names.
-        self.goes_forward = not effects and not holds_jaxpr(params) and "axis_index_groups" not in params
+        has_pushforward = self.name == "custom_jvp_call" or not holds_jaxpr(params)
+        self.goes_forward = not effects and has_pushforward and "axis_index_groups" not in params
         try:
             self._key: Any = (jax_primitive, tuple(sorted(params.items())), out_avals)
             hash(self._key)

@@ -140,6 +140,7 @@ class Primitive:
     masks: ClassVar[bool] = False  # whether its transpose leaves entries of the cotangent out
     singular: ClassVar[bool] = True  # whether its transpose may make a NaN of zeros
     locally_linear: bool = False  # whether its derivative is the same at all points nearby
+    pushes_inner: ClassVar[bool] = False  # whether its jvp is that of its `inner` Programs, on its last operands
     jvp_has_value: bool = False  # whether the value that its `jvp` gives need not be its own
     at_once: ClassVar[bool] = False  # whether all coefficients of a series come together, by `series_at_once`
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers

@@ -35,6 +35,10 @@ def to_python(program: Program, name: str) -> str:
     arguments = ", ".join([f'{writer.bind(v)}: "{v.aval!r}"' for v in program.inputs])
     writer.line(f"def {name}({arguments}):")
     with writer:
+        for v in program.inputs:
+            if v.aval.weak_type:  # a Python number, whose type depends on whether 64 bits are enabled
+                x = writer.read(v)
+                writer.line(f"{x} = lax.convert_element_type({x}, {writer.value(v.aval.dtype)})")
         results = writer.body(program)
         writer.line(f"return {container(program, results) or '()'}")
     before = [line for block in writer.functions for line in [*block, "", ""]]

@@ -113,6 +113,8 @@ pow_ = _Power(
 class _Extremum(Formula):
     """max, min: the tangent of the operand that is chosen, half of it where both are."""
 
+    picks = True
+
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         # Selected, so that the other operand has no part in it; JAX multiplies by 0.
         share = where(eq(xs[1 - i], y), 0.5, literal(1, y.aval))
@@ -155,6 +157,8 @@ nextafter = binary("nextafter", lax.nextafter, lambda x, y, z: literal(1, z.aval
 
 class _Clamp(Formula):
     """clamp(low, x, high): x, moved into [low, high]."""
+
+    picks = True
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
         # Selected and not multiplied, so that a tangent of inf outside of the interval adds zero.

@@ -22,32 +22,49 @@ from functrace.primitives.binary import max_, min_
 from functrace.primitives.comparison import eq, ge, is_finite, logical_and, logical_not
 from functrace.primitives.elementwise import C64, F32, I32, Elementwise, add, binary, mul, sub
 from functrace.primitives.families import Linear
+from functrace.primitives.recurrences import total
 from functrace.primitives.selection import where
 from functrace.primitives.space import reshape
 from functrace.primitives.stacking import stack
 from functrace.primitives.structural import concatenate, rev, slice_, slice_along, with_size
-from functrace.primitives.unary import exp, log1p
+from functrace.primitives.unary import exp, logistic
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def share_of(x: Atom, z: Atom) -> Atom:
     """exp(x - z), where x is part of the log-sum-exp z; 1 if they are the same infinity."""
-    same = logical_and(eq(x, z), logical_not(is_finite(x)))
-    return exp(where(same, 0.0, sub(x, z)))
+    return exp(where(_are_same_infinity(x, z), 0.0, sub(x, z)))
 
 
-def _apart(x: Atom, y: Atom) -> Atom:
-    """logaddexp, as the greater and a small addition to it."""
-    first, same = ge(x, y), logical_and(eq(x, y), logical_not(is_finite(x)))
-    high, low = where(first, x, y), where(first, y, x)
-    return add(where(same, add(x, y), high), log1p(exp(where(same, 0.0, sub(low, high)))))
+def _higher(x: Atom, y: Atom) -> Atom:
+    """The greater of two numbers; their sum if they are the same infinity."""
+    return where(_are_same_infinity(x, y), add(x, y), where(ge(x, y), x, y))
+
+
+def _gap(x: Atom, y: Atom) -> Atom:
+    """The lesser of two numbers, less the greater."""
+    first = ge(x, y)
+    return where(_are_same_infinity(x, y), 0.0, sub(where(first, y, x), where(first, x, y)))
+
+
+def _are_same_infinity(x: Atom, y: Atom) -> Atom:
+    return logical_and(eq(x, y), logical_not(is_finite(x)))
 
 
 def _series_of_logaddexp(xs: Any, ys: Any) -> Callable[[int], Any]:
-    # By the shares a second derivative would be the small difference of large numbers, where one operand is much less.
-    z = xs[0].walk.formula(_apart, *xs)
-    return lambda k: z[k]
+    """z = high + log(1 + exp(gap)).
+
+    By the shares a second derivative would be the small difference of large numbers, where one operand is much less.
+    """
+    walk = xs[0].walk
+    high, gap = walk.formula(_higher, *xs), walk.formula(_gap, *xs)
+    small = gap.slope.through(mul, gap.through(logistic))
+
+    def rule(k: int) -> Any:
+        return total([high[k], small[k - 1] and mul(small[k - 1], 1 / k)])
+
+    return rule
 
 
 logaddexp = binary(

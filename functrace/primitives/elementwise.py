@@ -533,7 +533,6 @@ class ConvertElementType(Elementwise):
     """Another dtype. Linear between inexact dtypes; its transpose converts back."""
 
     name = "convert_element_type"
-    spelling = "lax.convert_element_type({0}, {new_dtype})"
     jax_names = ("convert_element_type",)
     new_dtype: Any
     weak_type: bool = False
@@ -576,6 +575,11 @@ class ConvertElementType(Elementwise):
         if is_complex(ct.aval.dtype) and not is_complex(aval.dtype):
             ct = Primitive.named["real"](ct)
         return [convert_element_type(ct, aval.dtype, aval.weak_type)]
+
+    def spelled(self, writer: Any, eqn: Any) -> None:
+        # Never weak: beside such a value a number of Python's is of 64 bits where those are enabled.
+        (x,) = writer.operands(eqn)
+        writer.assign(eqn, f"lax.convert_element_type({x}, {writer.value(self.new_dtype)})")
 
     def squares(self, *xs: Any) -> Any:
         (x,) = xs

@@ -9,21 +9,18 @@ parameters, nor of zeta and igamma_grad_a; asking for one is a RuleError.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from jax import lax
+from jax import jit, lax, numpy as jnp
 
 from functrace.errors import RuleError
-from functrace.ir import Atom, Aval
-from functrace.primitives.comparison import gt
+from functrace.ir import Atom, Aval, Sample, Work
+from functrace.ir.primitive import primitive
 from functrace.primitives.complex import sign
-from functrace.primitives.elementwise import F32, Formula, add, binary, mul, neg, sub, unary
-from functrace.primitives.quotients import reciprocal
-from functrace.primitives.selection import where
-from functrace.primitives.space import full
+from functrace.primitives.elementwise import F32, Elementwise, Formula, add, binary, mul, neg, sub, unary
 from functrace.primitives.unary import exp, log, log1p, square
 
 ROOT_PI = math.sqrt(math.pi)
@@ -114,16 +111,66 @@ regularized_incomplete_beta = Formula(
     takes=(258, 16),
 )
 
-bessel_i0e = unary("bessel_i0e", lax.bessel_i0e, lambda x, y: sub(bessel_i1e(x), mul(sign(x), y)), takes=(83, 1))
+
+@primitive
+class BesselI0eSlope(Elementwise):
+    """The mean of c^n exp(-|x| c) over t, with c = 1 - cos t: but for its sign the n-th derivative of exp(-x) I0(x).
+
+    Written in the derivatives before it, it would be the small difference of large numbers, both near 0 and far off.
+    """
+
+    name = "bessel_i0e_slope"
+    order: int
+
+    def samples(self) -> Iterator[Sample]:
+        for n in (1, 3):
+            yield Sample(BesselI0eSlope(n), (VECTOR,))
+        yield Sample(BesselI0eSlope(2), (np.array([0.01, -60.0, 200.0], np.float32),), differentiable=False)
+
+    @property
+    def work_each(self) -> Work:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return Work(4 * sum(_terms(self.order)), 3)
+
+    def lower(self, x: Any) -> Any:
+        return _mean_of_power(self.order, x)
+
+    def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
+        (x,) = xs
+        return neg(mul(sign(x), BesselI0eSlope(self.order + 1)(x)))
+
+
+def _terms(n: int) -> tuple[int, int]:
+    """Up to which z the power series is taken, and how many terms of it that needs beyond z."""
+    far = 50 + 2 * n
+    return far, round(8 * math.sqrt(far)) + 16
+
+
+@partial(jit, static_argnums=0)
+def _mean_of_power(n: int, x: Any) -> Any:
+    """(1/2)_n 2^n / n! times exp(-z) 1F1(1/2, n + 1, z) with z = 2 |x|; far from 0 the asymptotic series of that.
+
+    Source: NIST Digital Library of Mathematical Functions, 10.32.2, 13.2.2 and 13.7.1.
+    """
+    dtype = jnp.promote_types(x.dtype, np.float32)
+    z = 2 * jnp.abs(x.astype(dtype))
+    far, more = _terms(n)
+    is_near = z < far
+    near, inverse = jnp.minimum(z, far), 1 / jnp.maximum(z, far)
+
+    def add_term(i: Any, total: Any) -> Any:
+        k = (far + more - i).astype(dtype)
+        ratio = jnp.where(is_near, near / (n + k), jnp.where(k > far, 0, n + k - 0.5) * inverse) * ((k - 0.5) / k)
+        return 1 + ratio * total
+
+    total = lax.fori_loop(0, far + more, add_term, jnp.ones_like(z))
+    at_zero = math.comb(2 * n, n) / 2.0**n
+    above = math.gamma(n + 0.5) * 2.0**n / math.pi * jnp.sqrt(inverse) * lax.integer_pow(inverse, n)
+    return (jnp.where(is_near, at_zero * jnp.exp(-near), above) * total).astype(x.dtype)
 
 
 def _bessel_i1e_slope(x: Atom, y: Atom) -> Atom:
-    # i0e(x) - i1e(x) / x tends to 1/2 at zero, where the quotient has no value.
-    epsilon = float(ml_dtypes.finfo(x.aval.dtype).eps)
-    is_far = gt(mul(x, sign(x)), epsilon)
-    safe = where(is_far, x, epsilon)
-    slope = sub(bessel_i0e(safe), mul(y, add(sign(safe), reciprocal(safe))))
-    return where(is_far, slope, full(slope.aval, 0.5))
+    return sub(BesselI0eSlope(2)(x), BesselI0eSlope(1)(x))
 
 
+bessel_i0e = unary("bessel_i0e", lax.bessel_i0e, lambda x, y: neg(mul(sign(x), BesselI0eSlope(1)(x))), takes=(83, 1))
 bessel_i1e = unary("bessel_i1e", lax.bessel_i1e, _bessel_i1e_slope, edges=[(np.zeros(2, np.float32),)], takes=(83, 1))

@@ -102,7 +102,7 @@ one_minus_square = unary(
 )
 exp = transcendental("exp", lax.exp, lambda x, y: y, dtypes=(F32, C64, BF16))
 exp2 = unary("exp2", lax.exp2, lambda x, y: mul(y, math.log(2)), dtypes=BOTH, takes=(1, 1))
-expm1 = transcendental("expm1", lax.expm1, lambda x, y: add(y, 1.0), dtypes=BOTH)
+expm1 = transcendental("expm1", lax.expm1, lambda x, y: exp(x), dtypes=BOTH)  # 1 + y has no digits where y is near -1
 log = transcendental(
     "log", lax.log, lambda x, y: reciprocal(x), has_pole=True, domain="positive", dtypes=BOTH,
     series=of_quotient(lambda x: x),
@@ -165,7 +165,7 @@ logistic = unary(
     series=partial(
         series_of_sigmoid,
         first=lambda x, y: mul(y, logistic(neg(x))),
-        linear=lambda x, y: sub(logistic(neg(x)), y),
+        linear=lambda x, y: neg(tanh(mul(x, 0.5))),  # 1 - 2 y
     ),
 )  # fmt: skip
 

@@ -116,6 +116,26 @@ def test_functions(name):
     assert jax.tree.structure(found) == jax.tree.structure(program(*args))
 
 
+WEAK = {
+    "a float": (lambda x: x * 2.0 + fnp.sin(x), 1.5),
+    "an integer": (lambda n: (n + 1, n * 0.5), 3),
+    "a loop": (lambda x: lax.fori_loop(0, 2, lambda i, c: c * 1.5 + i, x), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_python_numbers_with_64_bits(name):
+    """A number of Python's has the type that it had when the Program was traced."""
+    fun, x = WEAK[name]
+    program = ft.make_program(fun)(x)
+    expected, text = jax.tree.leaves(program(x)), program.to_python()
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            found = executed(text)(x)
+        for y, z in zip(jax.tree.leaves(found), expected, strict=True):
+            same_bits(y, z)
+
+
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 

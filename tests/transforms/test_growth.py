@@ -116,6 +116,59 @@ def test_equals_nested_jax_and_is_smaller(name):
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
+def guarded(n, t, x):
+    return n.where(x > 0, n.sqrt(n.where(x > 0, x, 1.0)), 0.0)
+
+
+# A select and a pole, of which no zero tangent meets an infinite slope: the function, equations at order 6, and points.
+PAST_MASKS = {
+    "softplus": (lambda n, t, x: (ft.nn if t is ft else jax.nn).softplus(x), 110, (0.3, 30.0)),
+    "mish": (lambda n, t, x: (ft.nn if t is ft else jax.nn).mish(x), 230, (0.3, -2.0)),
+    "logsumexp": (lambda n, t, x: (ft.nn if t is ft else jax.nn).logsumexp(n.stack([x, x * x])), 210, (0.3, 3.0)),
+    "guarded": (guarded, 110, (-0.5, 2.0)),
+    "guarded, jit": (lambda n, t, x: t.jit(lambda x: guarded(n, t, x))(x), 120, (-0.5, 2.0)),
+    "log of clip": (lambda n, t, x: n.log(n.clip(x, 0.1, 2.0)), 25, (0.05, 0.5)),
+    "log1p of relu": (lambda n, t, x: n.log1p(n.maximum(x, 0.0)), 20, (-0.5, 0.5)),
+    "apart, jit": (lambda n, t, x: t.jit(lambda x: 1 / (1 + x * x) + n.maximum(x, 0.3))(x), 120, (0.2, 0.5)),
+    "apart, checkpoint": (lambda n, t, x: t.checkpoint(lambda x: 1 / (1 + x) + n.maximum(x, 0.3))(x), 70, (0.2, 0.5)),
+    "apart, scan": (
+        lambda n, t, x: t.lax.scan(lambda c, a: (n.maximum(c, 0.1) + n.log(1 + x * x) * a, None), x, n.ones(3))[0],
+        80, (0.05, 0.5),
+    ),
+    "cond": (lambda n, t, x: t.lax.cond(x > 0, lambda x: n.log(x) * x, lambda x: 0.0 * x, x), 30, (-0.5, 0.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAST_MASKS)
+def test_masks_that_meet_no_pole_go_forward(name):
+    f, most, points = PAST_MASKS[name]
+    ours, theirs = both(f)
+    assert size(ft.make_program(tower(ft.grad, ours, 6))(np.float32(points[0]))) <= most
+    expected = jax.jit(tower(jax.grad, theirs, 2))
+    for x in points:
+        np.testing.assert_allclose(tower(ft.grad, ours, 2)(np.float32(x)), expected(x), rtol=1e-5, atol=1e-6)
+
+
+# What meets one, where the gradient of the masked part is 0, and by forward mode would be NaN.
+MEETS_POLE = {
+    "sqrt of relu": lambda x: fnp.where(x > 0, fnp.sqrt(fnp.maximum(x, 0.0)), 0.0),
+    "in jit": ft.jit(lambda x: fnp.where(x > 0, fnp.log(fnp.where(x > 0, x, 0.0)), 0.0)),
+    "behind jit": lambda x: fnp.where(x > 0, fnp.log(ft.jit(lambda x: fnp.maximum(x, 0.0))(x)), 0.0),
+    "in scan, a turn later": lambda x: fnp.where(x > 0, ft.lax.fori_loop(
+        0, 2, lambda i, c: fnp.where(i > 0, fnp.sqrt(c), fnp.where(x > 0, c, 0.0)), x), 0.0),
+    "in scan, a constant at first": lambda x: fnp.where(x > 0, ft.lax.fori_loop(
+        0, 2, lambda i, c: fnp.where(x > 0, x, fnp.sqrt(c)), 0.0), 0.0),
+    "behind cond": lambda x: fnp.where(
+        x > 0, fnp.sqrt(ft.lax.cond(x > 0, lambda x: x, lambda x: 0.0, x)), 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEETS_POLE)
+def test_masks_that_meet_a_pole_stay_masks(name):
+    for order in (1, 2):
+        assert float(tower(ft.grad, MEETS_POLE[name], order)(-0.5)) == 0
+
+
 @pytest.mark.parametrize("name", ["scan", "scan with outputs", "while"])
 def test_loops_grow_slowly(name):
     loop = lambda n, t, x: t.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, n.sin(s[1]) * x), (0, x))[1]
