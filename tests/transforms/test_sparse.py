@@ -316,8 +316,12 @@ def test_pytrees_and_argnums():
 
 def test_dense_by_size():
     wide, tall = (lambda x: fnp.stack([x.sum(), (x * x).sum()])), (lambda x: fnp.concatenate([x, x * x]))
+    traces = []
     for f in (wide, tall):
-        np.testing.assert_allclose(ft.jacobian(f)(X), ft.jacfwd(f)(X), rtol=1e-6)
+        found = ft.jacobian(lambda x, f=f: (f(traces.append(x) or x), x[0]), has_aux=True)(X)
+        np.testing.assert_allclose(found[0], ft.jacfwd(f)(X), rtol=1e-6)
+        np.testing.assert_allclose(found[1], X[0])
+    assert len(traces) == 2  # once each
     loops = lambda x: ft.lax.while_loop(lambda s: s.sum() < 50, lambda s: s * 2, x)
     assert "pushforward" in str(ft.sparsity(loops)(X))
 
