@@ -275,7 +275,7 @@ class Walk(Primitive):
         if any([x.moves for x in (*kept, *c, *s)]):
             return super().pattern(at)  # linear in what is walked alone
         fixed, carried = cut(rest, len(rest) - len(self.along.outputs))
-        found = while_pattern(self.along, [*c, *[unknown(x, False) for x in s], *fixed], carried, at)
+        found = while_pattern(None, self.along, [*c, *[unknown(x, False) for x in s], *fixed], carried, at)
         return [[None] * len(kept) + row for row in found]
 
     def pulled(self, rest: Sequence[Any], ct: Sequence[Any]) -> tuple[Program, list[Any], Any]:

@@ -76,6 +76,17 @@ class Site(NamedTuple):
         return self.each(blocks)
 
 
+class Writes(NamedTuple):
+    """Of what writes operand `of` into operand `into`: `reader(into, *operands at)` are the entries written, in the order
+    of those of `of`, and `replaces` says whether nothing is left of what was there."""
+
+    into: int
+    of: int
+    reader: Any
+    at: tuple[int, ...]
+    replaces: bool
+
+
 def count(shape: Sequence[int]) -> int:
     """How many entries an array of this shape has."""
     return int(np.prod(shape, dtype=np.int64))
