@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrace.ir import Program
+from functrace.ir.builder import pruned
 from functrace.rewrites.memo import memoised, select
 
 
@@ -80,8 +81,8 @@ def needed_equations(program: Program, wanted: Sequence[Any]) -> tuple[Any, ...]
     needed, kept = set(wanted), []
     for eqn in reversed(program.equations):
         if eqn.primitive.has_effects or not needed.isdisjoint(eqn.outputs):
-            kept.append(eqn)
-            needed.update(eqn.inputs)
+            kept.append(eqn if eqn.primitive.has_effects else pruned(eqn, needed))
+            needed.update(kept[-1].inputs)
     return tuple(reversed(kept))
 
 

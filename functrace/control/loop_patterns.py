@@ -19,8 +19,9 @@ from functrace.control.groups import cut, needed_equations
 from functrace.control.step_rows import (
     Atoms, Rows, TooMany, blocks, either, overlaid, steady, through_link, through_links, unrolled, within,
 )  # fmt: skip
-from functrace.ir import Builder, Literal, Program, Var
-from functrace.ir.dependence import Matrix, Operand, Site, closure, moved, nothing, stacked
+from functrace.ir import Builder, Equation, Literal, Program, Var
+from functrace.ir.builder import pruned
+from functrace.ir.dependence import Matrix, Operand, Site, closure, moved, nothing, product, stacked, union
 from functrace.lower.evaluate import at_once, evaluate
 from functrace.rewrites.batch import batch
 from functrace.rewrites.memo import copy_input
@@ -105,6 +106,37 @@ def split_rows(whole: Matrix, heights: Sequence[int], operands: Sequence[Operand
     return found
 
 
+def walk_pattern(
+    body: Program, along: Program, consts: Sequence[Operand], state: Sequence[Operand], rest: Sequence[Operand],
+    turns: Any, backward: bool, at: Site,
+) -> list[list[Any]]:  # fmt: skip
+    """Of what is computed along the states of a loop, by constants, first state and the rest; `turns` is None, or how
+    many steps it takes."""
+    fixed, carried = cut(rest, len(rest) - len(along.outputs))
+    n, m = len(consts), len(state)
+    if turns is None or turns.ndim:
+        return while_pattern(None, along, [*consts, *[unknown(x, False) for x in state], *fixed], carried, at)
+    length = int(turns)
+    numbers = Steps(body, [*consts, *state], (n, m), length, False)
+    kept = Program(body.inputs, body.equations, (*body.outputs, *body.inputs[n:]))
+    before = scan_pattern(kept, [*consts, *state], (n, m), length, False, at)[m:]
+    states = [
+        Operand(x.aval.with_shape((length, *x.aval.shape)), any([p is not None for p in row]), lambda v=v: numbers.sequences.get(v))
+        for x, v, row in zip(state, body.inputs[n:], before, strict=True)
+    ]  # fmt: skip
+    inputs = (*along.inputs[:n], *along.inputs[n + m :], *along.inputs[n : n + m])
+    step = Program(inputs, along.equations, along.outputs)
+    found = scan_pattern(step, [*consts, *rest, *states], (n + len(fixed), len(carried)), length, backward, at)
+    whole = []
+    for row in found:
+        own: list[Any] = [*row[:n], *[None] * m, *row[n : len(row) - m]]
+        for link, through_state in zip(row[len(row) - m :], before, strict=True):
+            for i, part in enumerate(through_state):
+                own[i] = union(own[i], product(link, part))
+        whole.append(own)
+    return whole
+
+
 def is_number(aval: Any) -> bool:
     """Whether values of this type are followed from step to step: floats may differ by how they are compiled."""
     return aval.dtype.kind in "iub"
@@ -148,8 +180,7 @@ class Steps:
         while True:
             found = set(known)
             for eqn in self.body.equations:
-                if not eqn.primitive.has_effects and all([type(x) is Literal or x in found for x in eqn.inputs]):
-                    found.update(eqn.outputs)
+                found.update([v for v in eqn.outputs if self.follows(eqn, v, found)])
             lost = [
                 v for v, y in zip(carried, self.body.outputs, strict=False)
                 if v in known and type(y) is Var and y not in found
@@ -157,6 +188,13 @@ class Steps:
             if not lost:
                 return found
             known.difference_update(lost)
+
+    def follows(self, eqn: Equation, v: Var, known: set[Any]) -> bool:
+        """Whether a result needs nothing but what is known."""
+        if eqn.primitive.has_effects:
+            return False
+        needed = eqn if len(eqn.outputs) == 1 else pruned(eqn, {v})
+        return all([type(x) is Literal or x in known for x in needed.inputs])
 
     @cached_property
     def carried(self) -> tuple[list[Any], list[Any]]:
@@ -167,10 +205,14 @@ class Steps:
 
     def step(self, wanted: Sequence[Any]) -> tuple[list[Any], Program]:
         """The Program that computes these from the inputs that it needs."""
-        equations = needed_equations(self.body, wanted)
-        needed = set(wanted).union(*[e.inputs for e in equations])
+        needed, equations = set(wanted), []
+        for eqn in reversed(self.body.equations):
+            own = needed.intersection(eqn.outputs)
+            if own:
+                equations.append(pruned(eqn, own))
+                needed.update(equations[-1].inputs)
         inputs = [v for v in self.body.inputs if v in needed]
-        return inputs, Program(tuple(inputs), equations, tuple(wanted))
+        return inputs, Program(tuple(inputs), tuple(reversed(equations)), tuple(wanted))
 
     @cached_property
     def sequences(self) -> dict[Any, Any]:
@@ -239,7 +281,6 @@ def walked(steps: Steps, rows: Sequence[Rows | None], notes: list[Any]) -> list[
         if not any([x in found for x in eqn.inputs]):
             steps.fixed.step(eqn)
             continue
-        steps.unknown.update(eqn.outputs)
         steps.varied, own = False, []
         linked = links(eqn, found, steps, own, local)
         made: list[Rows | None]
@@ -257,6 +298,7 @@ def walked(steps: Steps, rows: Sequence[Rows | None], notes: list[Any]) -> list[
                 made.append(y)
         notes += own
         found.update({v: y for v, y in zip(eqn.outputs, made, strict=True) if y is not None and is_there(y)})
+        steps.unknown.update([v for v in eqn.outputs if v in found])
     return [found.get(y) for y in steps.body.outputs]
 
 

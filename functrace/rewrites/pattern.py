@@ -75,7 +75,6 @@ def dependence(
         if not any([x in found for x in eqn.inputs]):
             known.step(eqn)
             continue
-        known.unknown.update(eqn.outputs)
         for v, row in zip(eqn.outputs, links(eqn, found, known, unbounded, local), strict=True):
             made: Matrix | None = None
             for link, x in zip(row, eqn.inputs, strict=True):
@@ -83,6 +82,7 @@ def dependence(
                     made = union(made, product(link, found[x]))
             if made is not None and made.nnz:
                 found[v] = made
+                known.unknown.add(v)
     return [found.get(y) for y in program.outputs]
 
 
