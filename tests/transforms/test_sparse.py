@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies
 from jax import numpy as jnp, tree_util
 from scipy.sparse import csr_array
 
@@ -17,7 +17,7 @@ from functrace import numpy as fnp
 from functrace.errors import ArgumentError, DtypeError
 from functrace.primitives.families import OneSign
 from functrace.rewrites.pattern import pattern
-from functrace.sparse import color_either, color_symmetric
+from functrace.sparse import color_sides, color_symmetric
 from tests.composition.random_programs import FUNCTRACE, control_programs, function, programs
 from tests.primitives.samples import all_samples, case
 
@@ -257,7 +257,7 @@ def test_large_ones_take_few_products():
     assert (found.shape, found.nnz, found.colors) == ((10_000, 10_000), 29_998, 3)
     assert ft.sparsity(laplacian)(np.ones((100, 100), np.float32)).colors <= 7
     back = ft.sparsity(lambda x: fnp.stack([x[:5000].sum(), x[5000:].sum()]))(x)
-    assert (back.by_columns, back.colors) == (False, 1)
+    assert (back.pushforwards, back.pullbacks) == (0, 1)
 
 
 HESSIANS: dict[str, tuple[Any, int]] = {
@@ -284,7 +284,56 @@ def test_star_colouring_of_an_arrow_is_small():
     matrix = np.eye(50, dtype=bool)
     matrix[0] = matrix[:, 0] = True
     assert color_symmetric(csr_array(matrix)).count == 2
-    assert color_either(csr_array(matrix)).count == 50
+    assert [(c.by_columns, c.count) for c in color_sides(csr_array(matrix))] == [(True, 2), (False, 1)]
+
+
+def arrowhead(x):
+    """A full row, a full column, and a diagonal."""
+    return fnp.concatenate([(x**2).sum()[None], x[0] * x[1:]])
+
+
+def bordered(x):
+    """Two full rows and a full column beside a band, for two arguments."""
+    sums = fnp.stack([(x**3).sum(), (x * x[::-1]).sum()])
+    return {"sums": sums, "rest": x[1:] * x[:-1] + x[-1]}
+
+
+@pytest.mark.parametrize(("f", "most"), [(arrowhead, 3), (bordered, 6)])
+def test_both_sides(f, most):
+    x = np.random.default_rng(3).uniform(0.5, 1.5, 40).astype(np.float32)
+    found = ft.sparsity(f)(x)
+    assert found.colors <= most and found.pushforwards and found.pullbacks
+    dense = ft.jacrev(f)(x)
+    sparse = tree_util.tree_map(
+        lambda m: np.asarray(m.todense()), ft.jacobian(f, sparse=True)(x), is_leaf=lambda m: hasattr(m, "todense")
+    )
+    tree_util.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), sparse, dense)
+
+
+@settings(max_examples=60, deadline=None)
+@given(strategies.integers(0, 10**6))
+def test_colourings_find_every_entry(seed):
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(1, 9, 2)
+    there = rng.random((m, n)) < rng.uniform(0.05, 0.6)
+    there[rng.random(m) < 0.2] = True
+    there[:, rng.random(n) < 0.2] = True
+    values = np.where(there, rng.integers(1, 100, (m, n)), 0)
+    recovered(values, color_sides(csr_array(there)))
+    if m == n:
+        both = values + values.T
+        recovered(both, (color_symmetric(csr_array(both != 0)),))
+
+
+def recovered(values, colorings):
+    """The entries that the products of all colours give are those of the matrix, each once."""
+    found = np.zeros_like(values)
+    for c in colorings:
+        seeds = c.seeds(values.dtype)
+        products = seeds @ (values.T if c.by_columns else values)
+        assert not np.any(found[c.rows, c.columns])
+        found[c.rows, c.columns] = products[c.color, c.place]
+    np.testing.assert_array_equal(found, values)
 
 
 def test_composes():
