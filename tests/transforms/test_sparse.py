@@ -147,6 +147,10 @@ TABLE: dict[str, tuple[Any, Any, int | None]] = {
     "custom_vjp": (halved, X, 14),
     "gradient": (ft.grad(lambda x: (x[1:] * x[:-1] ** 2).sum()), X, 3 * N - 3 + 0),
     "solve": (solved, X, None),
+    "inverse in batch": (lambda x: fnp.linalg.inv(x.reshape(2, 2, 2) + 3 * np.eye(2, dtype=np.float32)), X, 32),
+    "determinant in batch": (lambda x: fnp.linalg.slogdet(x.reshape(2, 2, 2) + np.eye(2, dtype=np.float32))[1], X, 8),
+    "triangular in batch": (lambda x: ft.from_jax(triangular)(x.reshape(2, 2, 2)), X, 32),
+    "eigenvalues in batch": (lambda x: ft.from_jax(eigenvalues)(x.reshape(2, 2, 2)), X, 16),
     "cholesky": (lambda x: fnp.linalg.cholesky(fnp.outer(x[:3], x[:3]) + 2 * np.eye(3, dtype=np.float32)), X, None),
     "fft in rows": (lambda u: fnp.abs(fnp.fft.rfft(u, axis=1)), GRID, None),
 }  # fmt: skip
@@ -160,6 +164,16 @@ def jax_conv(u, w):
 def summed(x):
     """Sums of three neighbours."""
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, (3,), (1,), "VALID")
+
+
+def triangular(a):
+    """Triangular solves of a batch, in which both sides move."""
+    return jax.lax.linalg.triangular_solve(a + jnp.eye(2), a, left_side=True, lower=True)
+
+
+def eigenvalues(a):
+    """Of a batch of symmetric matrices."""
+    return jnp.linalg.eigh(a + a.swapaxes(1, 2) + jnp.diag(jnp.arange(2.0)))[0]
 
 
 def pooled(u):
