@@ -99,20 +99,19 @@ def rotated(x):
     return fori_loop(0, len(x), lambda _, s: fnp.roll(s, 1) * 1.5, x)
 
 
-LOOPS = [
-    residual, scattered, sliced, rows, in_place, ahead, copied, permuted, chosen, masked, nested, turned, smoothed,
-    rotated,
-]  # fmt: skip
+SOME = [residual, in_place, permuted, chosen, smoothed]
+OTHERS = [scattered, sliced, rows, ahead, copied, masked, nested, turned, rotated]
+slow = lambda fs: [pytest.param(f, marks=pytest.mark.slow) for f in fs]
 
 
-@pytest.mark.parametrize("f", LOOPS)
+@pytest.mark.parametrize("f", [*SOME, *slow(OTHERS)])
 def test_is_the_structure_of_the_jacobian(f):
     x = point(N)
     expected = np.asarray(ft.jacrev(f)(x)) != 0
     np.testing.assert_array_equal(ft.sparsity(f)(x).pattern.toarray(), expected)
 
 
-@pytest.mark.parametrize("f", [residual, ahead, turned])
+@pytest.mark.parametrize("f", [residual, *slow([ahead, turned])])
 def test_of_a_gradient(f):
     x = point(N)
     gradient = ft.grad(lambda x: (f(x) ** 2).sum())
@@ -120,19 +119,19 @@ def test_of_a_gradient(f):
     np.testing.assert_array_equal(found, np.asarray(ft.jacfwd(gradient)(x)) != 0)
 
 
-@pytest.mark.parametrize("most", [0, 60])
-def test_covers_what_is_not_followed(monkeypatch, most):
+@pytest.mark.parametrize(("most", "fs"), [(0, [residual, smoothed]), pytest.param(60, [in_place, rows, masked], marks=pytest.mark.slow)])
+def test_covers_what_is_not_followed(monkeypatch, most, fs):
     x = point(N)
     monkeypatch.setattr(step_rows, "MOST", most)
     monkeypatch.setattr(loop_patterns, "FEW", 1)
-    for f in (residual, in_place, rows, smoothed, masked):
+    for f in fs:
         there = np.asarray(ft.jacrev(f)(x)) != 0
         assert not np.any(there & ~ft.sparsity(lambda x, f=f: f(x))(x).pattern.toarray())
 
 
 def test_of_many_steps():
     x = point(10_000)
-    for f, nnz, colors in ((residual, 29_994, 3), (scattered, 19_998, 2), (ahead, 19_999, 2), (turned, 14_999, 2)):
+    for f, nnz, colors in ((residual, 29_994, 3), (turned, 14_999, 2)):
         found = ft.sparsity(f)(x)
         assert (found.nnz, found.colors, found.unbounded) == (nnz, colors, ())
 

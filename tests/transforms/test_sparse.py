@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 import functrace as ft
 from functrace import numpy as fnp
 from functrace.errors import ArgumentError, DtypeError
+from functrace.primitives.elementwise import Formula
 from functrace.primitives.families import OneSign
 from functrace.rewrites.pattern import pattern
 from functrace.sparse import color_sides, color_symmetric
@@ -195,8 +196,10 @@ def test_is_the_dense_jacobian_and_as_tight_as_structure_is(name):
 MOVING = [c for c in map(case, all_samples()) if any(c.moving) and c.sample.differentiable]
 
 
-def test_patterns_of_all_primitives_cover_their_derivatives():
-    covers({c.primitive.name: c for c in MOVING}.values())
+def test_patterns_of_primitives_cover_their_derivatives():
+    pointwise = [c for c in MOVING if isinstance(c.primitive, Formula)]  # which have one rule
+    others = {c.primitive.name: c for c in MOVING if not isinstance(c.primitive, Formula)}
+    covers([*pointwise[::20], *others.values()])
 
 
 @pytest.mark.slow
