@@ -1,4 +1,4 @@
-"""What the results of a loop depend on: its steps one after the other, or the closure of one step where they are too many.
+"""What the results of a loop depend on: its steps one after the other, or the closure of one where they are too many.
 
 The body is walked once for all steps (`step_rows`). Where a rule asks for a value that the loop's counter says, such as
 the index of a gather, that one equation is batched over the steps, with the value of each.
@@ -6,7 +6,7 @@ the index of a gather, that one equation is batched over the steps, with the val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,17 @@ from scipy import sparse
 
 from functrace.control.groups import cut, needed_equations
 from functrace.control.step_rows import (
-    Atoms, Rows, TooMany, blocks, either, overlaid, steady, through_link, through_links, unrolled, within,
+    Atoms,
+    Rows,
+    TooMany,
+    blocks,
+    either,
+    overlaid,
+    steady,
+    through_link,
+    through_links,
+    unrolled,
+    within,
 )  # fmt: skip
 from functrace.ir import Builder, Equation, Literal, Program, Var
 from functrace.ir.builder import pruned
@@ -120,10 +130,11 @@ def walk_pattern(
     numbers = Steps(body, [*consts, *state], (n, m), length, False)
     kept = Program(body.inputs, body.equations, (*body.outputs, *body.inputs[n:]))
     before = scan_pattern(kept, [*consts, *state], (n, m), length, False, at)[m:]
+    moves = [any([p is not None for p in row]) for row in before]
     states = [
-        Operand(x.aval.with_shape((length, *x.aval.shape)), any([p is not None for p in row]), lambda v=v: numbers.sequences.get(v))
-        for x, v, row in zip(state, body.inputs[n:], before, strict=True)
-    ]  # fmt: skip
+        Operand(x.aval.with_shape((length, *x.aval.shape)), m, lambda v=v: numbers.sequences.get(v))
+        for x, v, m in zip(state, body.inputs[n:], moves, strict=True)
+    ]
     inputs = (*along.inputs[:n], *along.inputs[n + m :], *along.inputs[n : n + m])
     step = Program(inputs, along.equations, along.outputs)
     found = scan_pattern(step, [*consts, *rest, *states], (n + len(fixed), len(carried)), length, backward, at)
@@ -226,7 +237,7 @@ class Steps:
         def turn(carry: Any, xs: Any) -> Any:
             env = constant | dict(zip(variables, carry, strict=True)) | dict(zip(entries, xs, strict=True))
             found = evaluate(step, [env[v] for v in inputs])
-            return [lax.convert_element_type(y, v.aval.dtype) for y, v in zip(found, variables, strict=True)], carry
+            return of_types(found, variables), carry
 
         first = [np.asarray(self.given[v], v.aval.dtype) for v in variables]
         xs = [self.given[v] for v in entries]
@@ -242,6 +253,11 @@ class Steps:
         values = [self.sequences[v] if v in self.sequences else self.given[v] for v in inputs]
         (value,) = at_once(evaluate, batch(step, self.length, flags, None, True)[0], values)
         return value
+
+
+def of_types(values: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    """Values as a carry must have them: each of the dtype of its variable."""
+    return [lax.convert_element_type(y, v.aval.dtype) for y, v in zip(values, variables, strict=True)]
 
 
 def counted(predicate: Program, body: Program, consts: Sequence[Operand], carry: Sequence[Operand]) -> int | None:
@@ -266,7 +282,7 @@ def counted(predicate: Program, body: Program, consts: Sequence[Operand], carry:
     def turn(state: Any) -> Any:
         env = constant | dict(zip(variables, state[1:], strict=True))
         found = evaluate(step, [env[v] for v in inputs])
-        return [state[0] + 1, *[lax.convert_element_type(y, v.aval.dtype) for y, v in zip(found, variables, strict=True)]]
+        return [state[0] + 1, *of_types(found, variables)]
 
     first = [np.int32(0), *[np.asarray(steps.given[v], v.aval.dtype) for v in variables]]
     turns = int(at_once(lambda: lax.while_loop(going, turn, first)[0]))

@@ -1,8 +1,8 @@
 """What the values of a loop's body depend on, at all of its steps together, and what that makes of the whole loop.
 
-In its body a value depends on entries of the constants, the carry and what is scanned: its atoms. Most rows are those of
-every step; those that differ, because the loop's counter says where it reads or writes, stand beside them. So the step
-`s.at[i].set(x[i - 1] + x[i + 1])` has one row a step beside the identity, of whatever size s is.
+In its body a value depends on entries of the constants, the carry and what is scanned: its atoms. Most rows are those
+of every step; those that differ, because the loop's counter says where it reads or writes, stand beside them. So the
+step `s.at[i].set(x[i - 1] + x[i + 1])` has one row a step beside the identity, of whatever size s is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST = 2**22  # rows and entries that differ between steps
 BITS = 2**32  # of the rows of a carry that chains make full
 
 
-class TooMany(Exception):  # noqa: N818
+class TooMany(Exception):
     """There is more to follow than is worth it."""
 
 
@@ -215,7 +215,7 @@ class Expanded:
         return sparse.coo_array((np.ones(self.columns.size, bool), pairs), shape=(height, self.width)).tocsr()
 
 
-class Full(Exception):  # noqa: N818
+class Full(Exception):
     """Sets of numbers have become too many."""
 
 

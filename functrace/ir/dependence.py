@@ -77,8 +77,10 @@ class Site(NamedTuple):
 
 
 class Writes(NamedTuple):
-    """Of what writes operand `of` into operand `into`: `reader(into, *operands at)` are the entries written, in the order
-    of those of `of`, and `replaces` says whether nothing is left of what was there."""
+    """Operand `of` is written into operand `into`, where `reader(into, *operands at)` would read it.
+
+    `replaces` says whether nothing is left of what was there.
+    """
 
     into: int
     of: int

@@ -375,7 +375,7 @@ class Primitive:
         return at.everything()
 
     def writes(self, *xs: Aval) -> Writes | None:
-        """Of a primitive whose result is an operand with some of its entries written over, or added to: what and where."""
+        """If the result is an operand with some of its entries written over, or added to: what is written where."""
         return None
 
     def uses_axis(self, name: Any) -> bool:

@@ -4,8 +4,8 @@ Columns of one colour have no row in common. Their sum, a product of the matrix 
 has in each row one entry at most. Of a symmetric matrix less is asked: of each pair of entries (i, j) and (j, i) one
 must stand alone. That is a star colouring: neighbours differ, and no path of four vertices has two colours.
 
-A full row makes all columns differ, and a full column all rows. Then the fullest rows (or columns) are computed on their
-own by the products of the other side, and what is left of the matrix needs few colours.
+A full row makes all columns differ, and a full column all rows. Then the fullest rows (or columns) are computed on
+their own by the products of the other side, and what is left of the matrix needs few colours.
 
 Source: Gebremedhin, Manne, Pothen, What color is your Jacobian? Graph coloring for computing derivatives, SIAM
 Review 47 (2005); algorithms 3.2 (columns) and 4.1 (stars). Both sides: Coleman, Verma, The efficient computation of
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from functrace.ir.dependence import Matrix
-
 
 FEW = 2  # colours that need not become fewer
 

@@ -222,8 +222,9 @@ def block(row: Aval, column: Aval, rows: Any, columns: Any, index: Any) -> Block
 
 @memoised
 def compressed(
-    program: Program, moving: tuple[bool, ...], outputs: int, sides: tuple[tuple[bool, int], ...], counts: Any, keys: Any
-) -> Program:
+    program: Program, moving: tuple[bool, ...], outputs: int, sides: tuple[tuple[bool, int], ...], counts: Any,
+    keys: Any,
+) -> Program:  # fmt: skip
     """`(x, seeds of each side, index of each block) -> (further outputs, entries of each block)`."""
     first = Program(program.inputs, program.equations, program.outputs[:outputs])
     lin = rewrites.linearize(first, moving)

@@ -1,4 +1,4 @@
-"""Patterns of loops: exactly the entries of the Jacobian, however long the loop, and no fewer where it is not followed."""
+"""Patterns of loops: exactly the entries of the Jacobian, and no fewer where a loop is too long to be followed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ def test_of_a_gradient(f):
     np.testing.assert_array_equal(found, np.asarray(ft.jacfwd(gradient)(x)) != 0)
 
 
-@pytest.mark.parametrize(("most", "fs"), [(0, [residual, smoothed]), pytest.param(60, [in_place, rows, masked], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("most", "fs"),
+    [(0, [residual, smoothed]), pytest.param(60, [in_place, rows, masked], marks=pytest.mark.slow)],
+)
 def test_covers_what_is_not_followed(monkeypatch, most, fs):
     x = point(N)
     monkeypatch.setattr(step_rows, "MOST", most)
