@@ -77,7 +77,7 @@ def narrowed(program: Program, inputs: tuple[bool, ...], outputs: tuple[bool, ..
 
 
 def needed_equations(program: Program, wanted: Sequence[Any]) -> tuple[Any, ...]:
-    """The equations that compute `wanted`, and those with effects."""
+    """The equations that compute `wanted`, without results that it does not need, and those with effects."""
     needed, kept = set(wanted), []
     for eqn in reversed(program.equations):
         if eqn.primitive.has_effects or not needed.isdisjoint(eqn.outputs):

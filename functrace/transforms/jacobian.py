@@ -115,8 +115,9 @@ def jacobian(
 
     Sparse, its pattern is found in the Program, and its columns or rows are coloured, so that a tridiagonal one takes
     three pushforwards of whatever size it is; where a row and a column are full, some entries are found by rows and the
-    others by columns. Loops are followed step by step, with the indices that their counters say. Entries are there wherever the function may depend on its argument: some
-    may hold zeros. Values that are known when the function is traced, such as indices that it closes over, are used.
+    others by columns. Loops are followed step by step, with the indices that their counters say. Entries are there
+    wherever the function may depend on its argument: some may hold zeros. Values that are known when the function is
+    traced, such as indices that it closes over, are used.
 
     Args:
       fun: a pure function of pytrees of arrays.
@@ -132,8 +133,8 @@ def jacobian(
       As `jacfwd`, with sparse matrices in place of arrays if `sparse`.
     Raises:
       ArgumentError: with `sparse=True` the pattern is of no use; the message names the equations.
-    Source: Gebremedhin, Manne, Pothen, What color is your Jacobian?, SIAM Review 47 (2005); Coleman, Verma, SIAM Journal
-      on Scientific Computing 19 (1998).
+    Source: Gebremedhin, Manne, Pothen, What color is your Jacobian?, SIAM Review 47 (2005); Coleman, Verma, SIAM
+      Journal on Scientific Computing 19 (1998).
 
     >>> import functrace as ft, numpy as np
     >>> ft.jacobian(lambda x: x * x)(np.array([1.0, 2.0])).tolist()
