@@ -117,7 +117,8 @@ def overlaid(x: Rows, update: Rows | None, places: Matrix, steps: int, replaces:
     kept = ~np.isin(x.keys, keys)
     both = np.concatenate([keys, x.keys[kept]])
     order = np.argsort(both)
-    return Rows(x.usual, both[order], sparse.vstack([put, x.other[kept]], format="csr")[order])
+    rows: Any = sparse.vstack([put, x.other[kept]], format="csr")
+    return Rows(x.usual, both[order], rows[order])
 
 
 def either(x: Rows | None, y: Rows | None) -> Rows | None:
@@ -191,7 +192,8 @@ class Expanded:
         picked = np.concatenate([np.tile(np.arange(usual.size), steps)[kept], usual.size + np.arange(rows.keys.size)])
         keys = np.concatenate([keys[kept], rows.keys])
         order = np.argsort(keys)
-        pool: Any = sparse.vstack([some, rows.other], format="csr")[picked[order]]
+        pool: Any = sparse.vstack([some, rows.other], format="csr")
+        pool = pool[picked[order]]
         self.keys = keys[order]
         self.bounds = np.searchsorted(self.keys, np.arange(steps + 1) * rows.size)
         owner = np.repeat(np.arange(self.keys.size), np.diff(pool.indptr))

@@ -10,7 +10,7 @@ asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,8 +87,9 @@ def dependence(
 
 
 def links(
-    eqn: Equation, found: dict[Any, Matrix], known: Known, unbounded: list[Unbounded], local: dict[Any, Any]
-) -> list[list[Matrix | None]]:
+    eqn: Equation, found: Mapping[Any, Any], known: Callable[[Any], Any], unbounded: list[Unbounded],
+    local: dict[Any, Any],
+) -> list[list[Matrix | None]]:  # fmt: skip
     """Of each result, which entries depend on which of each operand; kept in `local` where no value was asked for."""
     asked: list[bool] = []
 
