@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from functrace.ir import Program
+from functrace.ir.builder import pruned
 from functrace.rewrites.memo import memoised, select
 
 
@@ -76,12 +77,12 @@ def narrowed(program: Program, inputs: tuple[bool, ...], outputs: tuple[bool, ..
 
 
 def needed_equations(program: Program, wanted: Sequence[Any]) -> tuple[Any, ...]:
-    """The equations that compute `wanted`, and those with effects."""
+    """The equations that compute `wanted`, without results that it does not need, and those with effects."""
     needed, kept = set(wanted), []
     for eqn in reversed(program.equations):
         if eqn.primitive.has_effects or not needed.isdisjoint(eqn.outputs):
-            kept.append(eqn)
-            needed.update(eqn.inputs)
+            kept.append(eqn if eqn.primitive.has_effects else pruned(eqn, needed))
+            needed.update(kept[-1].inputs)
     return tuple(reversed(kept))
 
 

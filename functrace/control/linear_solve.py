@@ -15,12 +15,14 @@ import jax
 import jax.core
 import numpy as np
 from jax import lax
+from scipy.sparse.csgraph import connected_components
 
 from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.groups import cut
+from functrace.control.loop_patterns import assembled
 from functrace.errors import RuleError
 from functrace.ir import Aval, Builder, Program, Sample, Undefined, ambient, primitive
-from functrace.ir.dependence import Matrix, Site
+from functrace.ir.dependence import Matrix, Operand, Site, meeting
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.elementwise import mul, sub
 from functrace.primitives.quotients import div
@@ -28,6 +30,7 @@ from functrace.primitives.space import batched_operand
 from functrace.primitives.structural import Rev
 from functrace.rewrites import memoised
 from functrace.rewrites.jvp import push
+from functrace.rewrites.pattern import through
 from functrace.rewrites.transpose import instantiate
 
 
@@ -109,7 +112,22 @@ class LinearSolve(Applies):
         return [None] * self.consts + [c if isinstance(x, Undefined) else None for c, x in zip(found, b, strict=False)]
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
-        return at.everything()  # as the inverse of a matrix is full
+        """As the inverse of a matrix is: full within each part that the matrix does not connect with others."""
+        consts, b = cut(at.operands, self.consts)
+        if any([x.moves for x in consts]):
+            return super().pattern(at)
+        xs = [Operand(y, True, lambda: None) for y in at.results[: self.size]]
+        heights = [y.size for y in at.results[: self.size]]
+        rows = [row[self.consts :] for row in through(self.matvec, [*consts, *xs], at.unbounded)]
+        parts, labels = connected_components(assembled(rows, heights, heights), directed=False)
+        if parts == 1:
+            return at.everything()
+        own = np.split(labels, np.cumsum(heights)[:-1])
+        inverse = [
+            [meeting(of_y, of_x) if x.moves else None for x, of_x in zip(b, own, strict=True)] for of_y in own
+        ]
+        aux = at._replace(results=at.results[self.size :]).everything()
+        return [*[[None] * len(consts) + row for row in inverse], *aux]
 
     def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
         return self.batch_axis(None, size, xs, batched)

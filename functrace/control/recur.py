@@ -108,10 +108,11 @@ def with_held(prim: Primitive, change: Callable[[str, Program], Program]) -> Pri
 def attributed(program: Program, values: int, rewrite: str, label: str) -> Program:
     """A rule whose equations say that they belong to a derivative: those that its first `values` outputs, which are
     no derivatives, do not need."""
-    own = set(needed_equations(program, program.outputs[:values]))
+    own = {v for eqn in needed_equations(program, program.outputs[:values]) for v in eqn.outputs}
+    needed = lambda eqn: eqn.primitive.has_effects or not own.isdisjoint(eqn.outputs)
     return Program(
         program.inputs,
-        tuple([eqn if eqn in own else told(eqn, rewrite, label) for eqn in program.equations]),
+        tuple([eqn if needed(eqn) else told(eqn, rewrite, label) for eqn in program.equations]),
         program.outputs,
     )
 

@@ -26,7 +26,7 @@ from functrace.control.call import Call, uses_axis
 from functrace.control.checkpoints import run_backward, run_saving
 from functrace.control.groups import apart, arranged, cut, narrowed
 from functrace.control.linear_pair import LinearPair
-from functrace.control.loop_patterns import unknown, while_pattern
+from functrace.control.loop_patterns import walk_pattern
 from functrace.control.moving import filled, moving_of, tangents, total, unknown_part
 from functrace.control.reversed_body import reversed_body
 from functrace.control.scan import stepping, typed
@@ -103,10 +103,15 @@ class WhileSaved(Primitive):
 
     def prune(self, needed: tuple[bool, ...]) -> Any:
         n = len(self.body.outputs)
-        if any(needed[n:]):
+        if any(needed[n + 1 :]):
             return None
         carry = needed[:n]
-        smaller, reads, outputs = self.loop.prune(carry) or (self.loop, (True,) * (self.consts + n), (True,) * n)
+        pruned = self.loop.prune(carry)
+        if pruned is None and needed[n]:
+            return None
+        smaller, reads, outputs = pruned or (self.loop, (True,) * (self.consts + n), (True,) * n)
+        if needed[n]:  # how many steps there are
+            return saving(smaller), reads, (*outputs, *(True,) * KEPT, *outputs)
         return smaller, reads, (*outputs, *(False,) * (len(needed) - n))
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
@@ -179,6 +184,10 @@ class WhileSaved(Primitive):
         (_, *finals), kept, slots = cut(outputs, 1 + at.size + len(s), KEPT)
         return finals[: at.size], [*finals[at.size :], *kept, *slots[1 + at.size :]]
 
+    def pattern(self, at: Site) -> list[list[Matrix | None]]:
+        found = self.loop.pattern(at)
+        return [*found, *[[None] * len(at.operands)] * (KEPT + len(found))]  # states that are kept have no tangent
+
     def runs(self) -> tuple[Run, ...]:
         return self.loop.runs()
 
@@ -214,6 +223,7 @@ class Walk(Primitive):
     along: Program
     consts: int
     slots: int
+    backward = False  # whether it begins with the last state
 
     def samples(self) -> Iterator[Sample]:
         return iter(())
@@ -272,10 +282,9 @@ class Walk(Primitive):
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
         kept, c, s, rest = self.groups(at.operands)
-        if any([x.moves for x in (*kept, *c, *s)]):
+        if kept[0].value is None and any([x.moves for x in (*c, *s)]):
             return super().pattern(at)  # linear in what is walked alone
-        fixed, carried = cut(rest, len(rest) - len(self.along.outputs))
-        found = while_pattern(self.along, [*c, *[unknown(x, False) for x in s], *fixed], carried, at)
+        found = walk_pattern(self.body, self.along, c, s, rest, kept[0].value, self.backward, at)
         return [[None] * len(kept) + row for row in found]
 
     def pulled(self, rest: Sequence[Any], ct: Sequence[Any]) -> tuple[Program, list[Any], Any]:
@@ -413,6 +422,7 @@ class ReversedWhile(Walk):
     """`l = along(c, s, l)` for the states of `s = body(c, s)`, the last one first: operands `kept, c, s, l`."""
 
     name = "reversed_while"
+    backward = True
     body: Program
     along: Program
     consts: int

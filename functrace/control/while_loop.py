@@ -267,7 +267,7 @@ class While(Primitive):
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
         consts, carry = cut(at.operands, self.consts)
-        return while_pattern(self.body, consts, carry, at)
+        return while_pattern(self.predicate, self.body, consts, carry, at)
 
     def runs(self) -> tuple[Run, ...]:
         return (Run(self.predicate, None), Run(self.body, None))

@@ -52,6 +52,7 @@ FLOPS: dict[str, Callable[[Any, Sequence[Aval]], int]] = {
 
 # How many leading axes are those of a batch; all entries behind them mix.
 BATCHED: dict[str, Callable[[Any, Aval], int]] = {
+    "add_any": lambda _, x: x.ndim,
     "triangular_solve": lambda _, x: x.ndim - 2,
     "fft": lambda params, x: x.ndim - len(params["fft_lengths"]),
 }

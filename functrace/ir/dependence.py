@@ -76,6 +76,19 @@ class Site(NamedTuple):
         return self.each(blocks)
 
 
+class Writes(NamedTuple):
+    """Operand `of` is written into operand `into`, where `reader(into, *operands at)` would read it.
+
+    `replaces` says whether nothing is left of what was there.
+    """
+
+    into: int
+    of: int
+    reader: Any
+    at: tuple[int, ...]
+    replaces: bool
+
+
 def count(shape: Sequence[int]) -> int:
     """How many entries an array of this shape has."""
     return int(np.prod(shape, dtype=np.int64))

@@ -23,7 +23,7 @@ from functrace.ir.aval import Aval
 
 if TYPE_CHECKING:
     from functrace.ir.builder import Builder
-    from functrace.ir.dependence import Matrix, Site
+    from functrace.ir.dependence import Matrix, Site, Writes
     from functrace.ir.program import Atom, Equation, Program
     from functrace.ir.python import Python
     from functrace.rewrites.laplacian import Directions
@@ -374,6 +374,10 @@ class Primitive:
         """
         at.note(self.name, "it may mix all entries of its operands")
         return at.everything()
+
+    def writes(self, *xs: Aval) -> Writes | None:
+        """If the result is an operand with some of its entries written over, or added to: what is written where."""
+        return None
 
     def uses_axis(self, name: Any) -> bool:
         """Whether a collective over the mapped axis `name` is in here."""

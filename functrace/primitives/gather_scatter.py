@@ -26,7 +26,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Sample, Through, Undefined, Work, ambient, primitive
-from functrace.ir.dependence import Matrix, Site, meeting, moved
+from functrace.ir.dependence import Matrix, Site, Writes, meeting, moved
 from functrace.lower.evaluate import at_once
 from functrace.primitives.binary import clamp
 from functrace.primitives.comparison import eq, ge, le, logical_and
@@ -316,6 +316,9 @@ class ScatterFamily(JointlyLinear):
             if self.replaces:
                 own[places[places > 0] - 1] = -1
         return [[moved(own, x.aval.size) if x.moves else None, None, written]]
+
+    def writes(self, *xs: Aval) -> Writes:
+        return Writes(0, 2, self.reader(xs[0], xs[2]), (1,), self.replaces)
 
     def shape(self, *xs: Aval) -> Aval:
         x, indices, updates = xs

@@ -14,7 +14,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Primitive, Sample, Undefined, primitive
-from functrace.ir.dependence import Matrix, Site, identity, meeting
+from functrace.ir.dependence import Matrix, Site, Writes, identity, meeting
 from functrace.primitives.elementwise import C64, F32, I32
 from functrace.primitives.families import Linear, literal
 from functrace.primitives.gather_scatter import Dims, Gather, int_tuple, labels_without
@@ -159,6 +159,9 @@ class _DynamicUpdateSlice(JointlyLinear):
         labels = labels_without(x.aval.shape, free_axes(x.aval.shape, sizes))
         written = meeting(labels, labels[tuple([slice(n) for n in sizes])]) if update.moves else None
         return [[identity(x.aval.size) if x.moves else None, written, *[None] * len(starts)]]
+
+    def writes(self, *xs: Aval) -> Writes:
+        return Writes(0, 1, DynamicSlice(xs[1].shape), tuple(range(2, len(xs))), True)
 
     def transpose(self, ct: Any, *xs: Any) -> Any:
         x, update, *starts = xs

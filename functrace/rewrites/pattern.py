@@ -10,7 +10,7 @@ asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,6 @@ def dependence(
         if not any([x in found for x in eqn.inputs]):
             known.step(eqn)
             continue
-        known.unknown.update(eqn.outputs)
         for v, row in zip(eqn.outputs, links(eqn, found, known, unbounded, local), strict=True):
             made: Matrix | None = None
             for link, x in zip(row, eqn.inputs, strict=True):
@@ -83,12 +82,14 @@ def dependence(
                     made = union(made, product(link, found[x]))
             if made is not None and made.nnz:
                 found[v] = made
+                known.unknown.add(v)
     return [found.get(y) for y in program.outputs]
 
 
 def links(
-    eqn: Equation, found: dict[Any, Matrix], known: Known, unbounded: list[Unbounded], local: dict[Any, Any]
-) -> list[list[Matrix | None]]:
+    eqn: Equation, found: Mapping[Any, Any], known: Callable[[Any], Any], unbounded: list[Unbounded],
+    local: dict[Any, Any],
+) -> list[list[Matrix | None]]:  # fmt: skip
     """Of each result, which entries depend on which of each operand; kept in `local` where no value was asked for."""
     asked: list[bool] = []
 

@@ -4,8 +4,12 @@ Columns of one colour have no row in common. Their sum, a product of the matrix 
 has in each row one entry at most. Of a symmetric matrix less is asked: of each pair of entries (i, j) and (j, i) one
 must stand alone. That is a star colouring: neighbours differ, and no path of four vertices has two colours.
 
+A full row makes all columns differ, and a full column all rows. Then the fullest rows (or columns) are computed on
+their own by the products of the other side, and what is left of the matrix needs few colours.
+
 Source: Gebremedhin, Manne, Pothen, What color is your Jacobian? Graph coloring for computing derivatives, SIAM
-Review 47 (2005); algorithms 3.2 (columns) and 4.1 (stars).
+Review 47 (2005); algorithms 3.2 (columns) and 4.1 (stars). Both sides: Coleman, Verma, The efficient computation of
+sparse Jacobian matrices using automatic differentiation, SIAM Journal on Scientific Computing 19 (1998).
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from functrace.ir.dependence import Matrix
+
+FEW = 2  # colours that need not become fewer
 
 
 class Coloring(NamedTuple):
@@ -47,17 +53,49 @@ class Coloring(NamedTuple):
         return seeds
 
 
-def color_either(matrix: Matrix) -> Coloring:
-    """Columns or rows, whichever need fewer colours; columns where that is equal."""
-    columns = color_columns(matrix)
-    least = int(np.diff(matrix.tocsc().indptr).max(initial=0))  # no fewer colours do for the rows
-    if columns.count <= least:
-        return columns
-    back = color_columns(matrix.T.tocsr())
-    if columns.count <= back.count:
-        return columns
-    rows, cols = matrix.nonzero()
-    return Coloring(False, back.colors, rows, cols, back.colors[rows], cols)
+def color_sides(matrix: Matrix) -> tuple[Coloring, ...]:
+    """Columns, rows, or some entries by columns and the others by rows: what needs the fewest colours in all."""
+    best, back = color_columns(matrix), matrix.T.tocsr()
+    if best.count > np.diff(back.indptr).max(initial=0):  # no fewer colours do for the rows
+        rows = transposed(color_columns(back))
+        best = best if best.count <= rows.count else rows
+    if best.count <= FEW:
+        return (best,)
+    both = [split_rows(matrix, best.count), [transposed(c) for c in split_rows(back, best.count)]]
+    least = min(both, key=lambda c: sum([x.count for x in c]) if c else best.count)
+    return tuple(least) if least and sum([x.count for x in least]) < best.count else (best,)
+
+
+def transposed(x: Coloring) -> Coloring:
+    """The same of the transpose."""
+    return x._replace(by_columns=not x.by_columns, rows=x.columns, columns=x.rows)
+
+
+def split_rows(matrix: Matrix, most: int) -> list[Coloring]:
+    """The fullest rows by rows and the others by columns, if that may take less than `most` colours; else nothing."""
+    degree = np.diff(matrix.indptr)
+    order = np.argsort(-degree, kind="stable")
+    seen, shared = np.zeros(matrix.shape[1], np.int64), 0
+    best, count = most, 0
+    for k, row in enumerate(order[:-1].tolist()):
+        own = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+        seen[own] += 1
+        shared = max(shared, int(seen[own].max(initial=0)))  # colours that these rows need
+        needed = shared + int(degree[order[k + 1]])
+        if needed < best:
+            best, count = needed, k + 1
+        if shared >= best:
+            break
+    if not count:
+        return []
+    alone, rest = np.sort(order[:count]), np.sort(order[count:])
+    by_rows, by_columns = transposed(color_columns(matrix[alone].T.tocsr())), color_columns(matrix[rest])
+    colors = np.full(matrix.shape[0], -1)
+    colors[alone] = by_rows.colors
+    return [
+        by_columns._replace(rows=rest[by_columns.rows], place=rest[by_columns.place]),
+        by_rows._replace(rows=alone[by_rows.rows], colors=colors),
+    ]
 
 
 def color_columns(matrix: Matrix) -> Coloring:

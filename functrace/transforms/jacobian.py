@@ -19,12 +19,11 @@ from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
-from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.chunks import check_chunk_size, in_chunks
 from functrace.transforms.grad import check_inputs
-from functrace.transforms.linearize import linearize
+from functrace.transforms.linearize import Pushforward, linearize, linearized
 from functrace.transforms.sparse import check_sparse, sparse_jacobian
-from functrace.transforms.vjp import vjp
+from functrace.transforms.vjp import Pullback, vjp
 
 reshape = lift(jnp.reshape)
 moveaxis = lift(jnp.moveaxis)
@@ -61,12 +60,7 @@ def jacfwd(
         numbers, chosen, of_chosen = _chosen("jacfwd", fun, args, kwargs, argnums, holomorphic)
         _check_real("jacfwd", chosen, numbers, holomorphic)
         out = linearize(of_chosen, *chosen, has_aux=has_aux)
-        xs, tree = tree_util.tree_flatten(tuple(chosen))
-        columns = in_chunks("jacfwd", lambda e: out[1](*e), tree_util.tree_unflatten(tree, basis(xs)), chunk_size)
-        jacobian = tree_util.tree_map(
-            lambda dy: unravel(moveaxis(dy, 0, -1), xs, tree, argnums, dy.ndim - 1), columns
-        )
-        return (jacobian, out[2]) if has_aux else jacobian
+        return _by_columns("jacfwd", out, chosen, argnums, chunk_size)
 
     return jacobian_fun
 
@@ -102,22 +96,7 @@ def jacrev(
     def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
         _, chosen, of_chosen = _chosen("jacrev", fun, args, kwargs, argnums, holomorphic, allow_int)
         out = vjp(of_chosen, *chosen, has_aux=has_aux)
-        ys, out_tree = tree_util.tree_flatten(out[0])
-        for y in ys:
-            if is_complex(aval_of(y).dtype) != holomorphic or not aval_of(y).is_inexact:
-                raise DtypeError(
-                    f"jacrev: outputs must be {'complex (holomorphic=True)' if holomorphic else 'real floating'}, got "
-                    f"{aval_of(y)}.{at(caller_source())}"
-                )
-        rows = in_chunks("jacrev", out[1], tree_util.tree_unflatten(out_tree, basis(ys)), chunk_size)
-        if isinstance(argnums, int):
-            (rows,) = rows
-        per_leaf = tree_util.tree_map(lambda ct: _split(ct, ys), rows)
-        jacobian = tree_util.tree_transpose(
-            tree_util.tree_structure(rows), tree_util.tree_structure([0] * len(ys)), per_leaf
-        )
-        result = tree_util.tree_unflatten(out_tree, jacobian)
-        return (result, out[2]) if has_aux else result
+        return _by_rows("jacrev", out, argnums, holomorphic, chunk_size)
 
     return jacobian_fun
 
@@ -135,8 +114,10 @@ def jacobian(
     """The Jacobian of `fun`: by forward or reverse mode, whichever is the less, or sparse.
 
     Sparse, its pattern is found in the Program, and its columns or rows are coloured, so that a tridiagonal one takes
-    three pushforwards of whatever size it is. Entries are there wherever the function may depend on its argument: some
-    may hold zeros. Values that are known when the function is traced, such as indices that it closes over, are used.
+    three pushforwards of whatever size it is; where a row and a column are full, some entries are found by rows and the
+    others by columns. Loops are followed step by step, with the indices that their counters say. Entries are there
+    wherever the function may depend on its argument: some may hold zeros. Values that are known when the function is
+    traced, such as indices that it closes over, are used.
 
     Args:
       fun: a pure function of pytrees of arrays.
@@ -152,7 +133,8 @@ def jacobian(
       As `jacfwd`, with sparse matrices in place of arrays if `sparse`.
     Raises:
       ArgumentError: with `sparse=True` the pattern is of no use; the message names the equations.
-    Source: Gebremedhin, Manne, Pothen, What color is your Jacobian?, SIAM Review 47 (2005).
+    Source: Gebremedhin, Manne, Pothen, What color is your Jacobian?, SIAM Review 47 (2005); Coleman, Verma, SIAM
+      Journal on Scientific Computing 19 (1998).
 
     >>> import functrace as ft, numpy as np
     >>> ft.jacobian(lambda x: x * x)(np.array([1.0, 2.0])).tolist()
@@ -170,11 +152,10 @@ def jacobian(
         _check_real("jacobian", chosen, numbers, holomorphic)
 
         def dense() -> Any:
-            traced, _, _, n = trace_with_aux("jacobian", of_chosen, chosen, has_aux)
-            columns = sum([aval_of(x).size for x in tree_util.tree_leaves(tuple(chosen))])
-            rows = sum([a.size for a in traced.program.out_avals[:n]])
-            mode = jacfwd if columns <= rows else jacrev
-            return mode(fun, argnums, has_aux, holomorphic, chunk_size=chunk_size)(*args, **kwargs)
+            out = linearized("jacobian", of_chosen, chosen, has_aux, narrower)
+            if type(out[1]) is Pushforward:
+                return _by_columns("jacobian", out, chosen, argnums, chunk_size)
+            return _by_rows("jacobian", out, argnums, holomorphic, chunk_size)
 
         if not sparse:
             return dense()
@@ -233,6 +214,41 @@ def hessian(
         return sparse_jacobian("hessian", fun, args, kwargs, argnums, has_aux, holomorphic, format, True, given)
 
     return hessian_fun
+
+
+def narrower(residuals: Any, program: Any, moved: Any, moving: Any, in_avals: Any, out_avals: Any, *trees: Any) -> Any:
+    """The derivative as a function of tangents or of cotangents, whichever have fewer entries."""
+    columns, rows = (sum([a.size for a in avals]) for avals in (in_avals, out_avals))
+    kind = Pushforward if columns <= rows else Pullback
+    return kind(residuals, program, moved, moving, in_avals, out_avals, *trees)
+
+
+def _by_columns(transform: str, out: Any, chosen: Any, argnums: Any, chunk_size: Any) -> Any:
+    """The Jacobian, and aux if there is, of what `linearize` returns."""
+    xs, tree = tree_util.tree_flatten(tuple(chosen))
+    columns = in_chunks(transform, lambda e: out[1](*e), tree_util.tree_unflatten(tree, basis(xs)), chunk_size)
+    jacobian = tree_util.tree_map(lambda dy: unravel(moveaxis(dy, 0, -1), xs, tree, argnums, dy.ndim - 1), columns)
+    return (jacobian, *out[2:]) if len(out) > 2 else jacobian
+
+
+def _by_rows(transform: str, out: Any, argnums: Any, holomorphic: bool, chunk_size: Any) -> Any:
+    """The Jacobian, and aux if there is, of what `vjp` returns."""
+    ys, out_tree = tree_util.tree_flatten(out[0])
+    for y in ys:
+        if is_complex(aval_of(y).dtype) != holomorphic or not aval_of(y).is_inexact:
+            raise DtypeError(
+                f"{transform}: outputs must be {'complex (holomorphic=True)' if holomorphic else 'real floating'}, got "
+                f"{aval_of(y)}.{at(caller_source())}"
+            )
+    rows = in_chunks(transform, out[1], tree_util.tree_unflatten(out_tree, basis(ys)), chunk_size)
+    if isinstance(argnums, int):
+        (rows,) = rows
+    per_leaf = tree_util.tree_map(lambda ct: _split(ct, ys), rows)
+    jacobian = tree_util.tree_transpose(
+        tree_util.tree_structure(rows), tree_util.tree_structure([0] * len(ys)), per_leaf
+    )
+    result = tree_util.tree_unflatten(out_tree, jacobian)
+    return (result, *out[2:]) if len(out) > 2 else result
 
 
 def basis(xs: Sequence[Any]) -> list[Any]:

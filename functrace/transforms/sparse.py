@@ -24,9 +24,9 @@ from functrace.foreign import import_function
 from functrace.ir import Aval, Builder, Program, is_complex
 from functrace.ir.dependence import Matrix, Unbounded, nothing, stacked
 from functrace.ir.source import caller_source
-from functrace.rewrites.memo import copy_input, memoised, select
+from functrace.rewrites.memo import copy_input, memoised, scatter, select
 from functrace.rewrites.pattern import pattern
-from functrace.sparse import Coloring, color_either, color_symmetric
+from functrace.sparse import Coloring, color_sides, color_symmetric
 from functrace.tracing import apply, aval_of
 from functrace.tracing.trace import Traced
 from functrace.tracing.tracer import Tracer, at
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     """The pattern of a Program, its colours, and which leaves of result and argument each part belongs to."""
 
     matrix: Matrix
-    coloring: Coloring
+    colorings: tuple[Coloring, ...]
     unbounded: tuple[Unbounded, ...]
     rows: tuple[Aval, ...]
     columns: tuple[Aval, ...]
@@ -51,7 +51,12 @@ class Plan(NamedTuple):
     @property
     def is_bounded(self) -> bool:
         """Whether the colours save anything, or nothing but the function itself stands in their way."""
-        return not self.unbounded or self.coloring.count < min(self.matrix.shape)
+        return not self.unbounded or self.count < min(self.matrix.shape)
+
+    @property
+    def count(self) -> int:
+        """How many products there are."""
+        return sum([c.count for c in self.colorings])
 
 
 class Block(NamedTuple):
@@ -80,13 +85,14 @@ def sparse_jacobian(
             return dense()
         raise ArgumentError(
             f"{transform}: sparse=True would save nothing: the pattern of the {plan.matrix.shape[0]} x "
-            f"{plan.matrix.shape[1]} matrix needs {plan.coloring.count} products, because\n"
+            f"{plan.matrix.shape[1]} matrix needs {plan.count} products, because\n"
             f"{reasons(plan.unbounded)}\nPass sparse='auto' to get a dense array where that is so, or sparse=False."
             f"{at(caller_source())}"
         )
     keys = list(plan.blocks)
     counts = tuple([plan.blocks[k].index.shape for k in keys])
-    whole = compressed(program, moving, outputs, plan.coloring.by_columns, plan.coloring.count, counts, tuple(keys))
+    sides = tuple([(c.by_columns, c.count) for c in plan.colorings])
+    whole = compressed(program, moving, outputs, sides, counts, tuple(keys))
     made = apply(whole, [*traced.captures, *xs, *plan.seeds, *[plan.blocks[k].index for k in keys]])
     rest, data = made[: len(made) - len(keys)], dict(zip(keys, made[len(made) - len(keys) :], strict=True))
     parts = {k: _assembled(transform, plan, k, data[k], fmt) for k in keys}
@@ -161,30 +167,44 @@ def plan(program: Program, moving: tuple[bool, ...], outputs: int, known: Sequen
     parts = [nothing(a.size, width) if p is None else p for a, p in zip(rows, found.outputs, strict=True)]
     matrix = stacked(parts, width)
     matrix.sort_indices()
-    coloring = color_symmetric(matrix) if symmetric else color_either(matrix)
-    seeded = columns
-    if not coloring.by_columns:  # results without a derivative have no cotangent
-        moved = tuple([p is not None for p in found.outputs])
-        kept = np.repeat(moved, [a.size for a in rows])
-        seeded, coloring = select(moved, rows), coloring._replace(colors=coloring.colors[kept])
-    seeds, start = [], 0
-    for a in seeded:
-        part = coloring.seeds(a.dtype)[:, start : start + a.size]
-        seeds.append(jnp.asarray(part.reshape(coloring.count, *a.shape)))
-        start += a.size
-    length = matrix.shape[0] if coloring.by_columns else width
+    colorings = (color_symmetric(matrix),) if symmetric else color_sides(matrix)
+    moved = tuple([p is not None for p in found.outputs])
+    kept = np.repeat(moved, [a.size for a in rows])
+    seeds, flat, start = [], [], 0
+    for c in colorings:
+        if c.by_columns:
+            seeds += seeds_of(c, columns)
+        else:  # results without a derivative have no cotangent
+            seeds += seeds_of(c._replace(colors=c.colors[kept]), select(moved, rows))
+        length = matrix.shape[0] if c.by_columns else width
+        flat.append(start + c.color.astype(np.int64) * length + c.place)
+        start += c.count * length
+    at_rows, at_columns, index = (
+        np.concatenate(x) for x in ([c.rows for c in colorings], [c.columns for c in colorings], flat)
+    )
+    order = np.lexsort((at_columns, at_rows))
+    at_rows, at_columns, index = at_rows[order], at_columns[order], index[order].astype(np.int32)
     blocks = {}
     row_starts, column_starts = (np.cumsum([0, *[a.size for a in side]]) for side in (rows, columns))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             own = (
-                (coloring.rows >= row_starts[i]) & (coloring.rows < row_starts[i + 1])
-                & (coloring.columns >= column_starts[j]) & (coloring.columns < column_starts[j + 1])
+                (at_rows >= row_starts[i]) & (at_rows < row_starts[i + 1])
+                & (at_columns >= column_starts[j]) & (at_columns < column_starts[j + 1])
             )  # fmt: skip
-            index = (coloring.color[own].astype(np.int64) * length + coloring.place[own]).astype(np.int32)
-            own_rows, own_columns = coloring.rows[own] - row_starts[i], coloring.columns[own] - column_starts[j]
-            blocks[i, j] = block(row, column, own_rows, own_columns, index)
-    return Plan(matrix, coloring, found.unbounded, rows, columns, blocks, seeds)
+            own_rows, own_columns = at_rows[own] - row_starts[i], at_columns[own] - column_starts[j]
+            blocks[i, j] = block(row, column, own_rows, own_columns, index[own])
+    return Plan(matrix, colorings, found.unbounded, rows, columns, blocks, seeds)
+
+
+def seeds_of(coloring: Coloring, avals: Sequence[Aval]) -> list[Any]:
+    """The seeds of all colours, for leaves of these types."""
+    found, start = [], 0
+    for a in avals:
+        part = coloring.seeds(a.dtype)[:, start : start + a.size]
+        found.append(jnp.asarray(part.reshape(coloring.count, *a.shape)))
+        start += a.size
+    return found
 
 
 def block(row: Aval, column: Aval, rows: Any, columns: Any, index: Any) -> Block:
@@ -202,43 +222,56 @@ def block(row: Aval, column: Aval, rows: Any, columns: Any, index: Any) -> Block
 
 @memoised
 def compressed(
-    program: Program, moving: tuple[bool, ...], outputs: int, by_columns: bool, n: int, counts: Any, keys: Any
-) -> Program:
-    """`(x, n seeds, index of each block) -> (further outputs, entries of each block)`."""
+    program: Program, moving: tuple[bool, ...], outputs: int, sides: tuple[tuple[bool, int], ...], counts: Any,
+    keys: Any,
+) -> Program:  # fmt: skip
+    """`(x, seeds of each side, index of each block) -> (further outputs, entries of each block)`."""
     first = Program(program.inputs, program.equations, program.outputs[:outputs])
     lin = rewrites.linearize(first, moving)
     given, asked = select(moving, first.inputs), select(lin.moved, first.outputs)
     fixed = (False,) * lin.residuals
-    if by_columns:
-        half, seeded, made, sizes = lin.linear, given, lin.moved, [y.aval for y in first.outputs]
-    else:
-        half, found = rewrites.transpose(lin.linear, fixed + (True,) * len(given), (True,) * len(asked))
-        seeded, made, sizes = asked, found, [x.aval for x in given]
-    batched, _ = rewrites.batch(half, n, fixed + (True,) * len(seeded), None, True)
     with Builder() as b:
         xs = [copy_input(b, v) for v in program.inputs]
-        seeds = [b.input(v.aval.strong().with_shape((n, *v.aval.shape))) for v in seeded]
+        halves = []
+        for by_columns, n in sides:
+            if by_columns:
+                half, seeded, made, avals = lin.linear, given, lin.moved, first.out_avals
+            else:
+                half, made = rewrites.transpose(lin.linear, fixed + (True,) * len(given), (True,) * len(asked))
+                seeded, avals = asked, [x.aval for x in given]
+            batched, _ = rewrites.batch(half, n, fixed + (True,) * len(seeded), None, True)
+            seeds = [b.input(v.aval.strong().with_shape((n, *v.aval.shape))) for v in seeded]
+            halves.append((batched, seeds, [a.with_shape((n, *a.shape)) for a in avals], made))
         index = [b.input(Aval(shape, np.int32)) for shape in counts]
         values = b.inline(lin.forward, xs)
         rest = b.inline(program, xs)[outputs:]
-        products = b.inline(batched, [*values[len(values) - lin.residuals :], *seeds])
+        residuals = values[len(values) - lin.residuals :]
         dtypes = [first.outputs[i].aval.dtype for i, _ in keys]
+        products = []  # None where one is zero
+        for batched, seeds, _, made in halves:
+            products += scatter(made, b.inline(batched, [*residuals, *seeds]))
+        there = [p for p in products if p is not None]
 
         def entries(*operands: Any) -> list[Any]:
-            parts, index = iter(operands[: len(products)]), operands[len(products) :]
-            dtype = jnp.result_type(*[p.dtype for p in operands[: len(products)]], *dtypes)
-            flat = [
-                next(parts).reshape(n, -1) if m else jnp.zeros((n, a.size), dtype)
-                for a, m in zip(sizes, made, strict=True)
-            ]
-            flat = jnp.concatenate(flat, 1).ravel() if len(flat) > 1 else flat[0].ravel()
+            parts, index = iter(operands[: len(there)]), operands[len(there) :]
+            dtype = jnp.result_type(*[p.aval.dtype for p in there], *dtypes)
+            whole, start = [], 0
+            for (_, n), (_, _, avals, _) in zip(sides, halves, strict=True):
+                side = products[start : start + len(avals)]
+                flat = [
+                    jnp.zeros((n, a.size // n if n else 0), dtype) if p is None else next(parts).reshape(n, -1)
+                    for p, a in zip(side, avals, strict=True)
+                ]
+                whole.append(jnp.concatenate(flat, 1).ravel() if len(flat) > 1 else flat[0].ravel())
+                start += len(avals)
+            flat = jnp.concatenate(whole) if len(whole) > 1 else whole[0]
             read = lambda i: flat.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)
             picked = [read(i) if i.size else jnp.zeros(0, dtype) for i in index]
             return [x.astype(d) for x, d in zip(picked, dtypes, strict=True)]
 
-        picking = import_function(entries, *[x.aval for x in (*products, *index)])
+        picking = import_function(entries, *[x.aval for x in (*there, *index)])
         assert not picking.constants
-        return b.build([*rest, *b.inline(picking.program, [*products, *index])])
+        return b.build([*rest, *b.inline(picking.program, [*there, *index])])
 
 
 def _assembled(transform: str, plan: Plan, key: tuple[int, int], data: Any, fmt: str) -> Any:
@@ -274,15 +307,20 @@ class Sparsity(NamedTuple):
     """The pattern of a Jacobian, and how its columns or rows are coloured.
 
     `rows` and `columns` are those of the entries that may differ from zero; `unbounded` says which equations may have
-    made them more than need be.
+    made them more than need be; all entries take so many pushforwards and pullbacks.
     """
 
     shape: tuple[int, int]
     rows: np.ndarray[Any, Any]
     columns: np.ndarray[Any, Any]
-    colors: int
-    by_columns: bool
+    pushforwards: int
+    pullbacks: int
     unbounded: tuple[Unbounded, ...]
+
+    @property
+    def colors(self) -> int:
+        """How many products give all entries."""
+        return self.pushforwards + self.pullbacks
 
     @property
     def nnz(self) -> int:
@@ -300,8 +338,9 @@ class Sparsity(NamedTuple):
         return sparse.csr_array((np.ones(self.nnz, bool), (self.rows, self.columns)), shape=self.shape)
 
     def __str__(self) -> str:
-        kind = "pushforwards (columns)" if self.by_columns else "pullbacks (rows)"
-        text = f"{self.shape[0]} x {self.shape[1]}, {self.nnz} entries ({self.density:.3g}), {self.colors} {kind}"
+        kinds = [f"{self.pushforwards} pushforwards (columns)"] if self.pushforwards or not self.pullbacks else []
+        kinds += [f"{self.pullbacks} pullbacks (rows)"] if self.pullbacks else []
+        text = f"{self.shape[0]} x {self.shape[1]}, {self.nnz} entries ({self.density:.3g}), {' and '.join(kinds)}"
         return f"{text}; wider than need be because of\n{reasons(self.unbounded)}" if self.unbounded else text
 
     def plot(self, path: Any) -> None:
@@ -347,7 +386,8 @@ def sparsity(fun: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Calla
         xs = tree_util.tree_leaves(tuple(chosen))
         moving = (False,) * len(traced.captures) + (True,) * len(xs)
         found = planned(program, moving, n, traced.captures, False)
-        c = found.coloring
-        return Sparsity(found.matrix.shape, c.rows, c.columns, c.count, c.by_columns, found.unbounded)
+        back = sum([c.count for c in found.colorings if not c.by_columns])
+        rows, columns = found.matrix.nonzero()
+        return Sparsity(found.matrix.shape, rows, columns, found.count - back, back, found.unbounded)
 
     return sparsity_fun
