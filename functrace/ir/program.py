@@ -254,6 +254,7 @@ class Program:
         <BLANKLINE>
         <BLANKLINE>
         def slope(x: "f32[]~"):
+            x = lax.convert_element_type(x, np.dtype("float32"))
             a = lax.integer_pow(x, 2)
             b = a * 3.0
             return b

@@ -70,6 +70,10 @@ def through(eqn: Equation, moving: tuple[bool, ...], left: tuple[Left, ...], exa
     thin = tuple([x != WHOLE for x in left])
     if found.has_pole and found.leaves_out and programs_of(eqn.primitive):  # one may be behind the other in there
         return None
+    # A custom rule is handed zeros for what does not move, and multiplies them by its slopes.
+    rests = any([x.aval.is_inexact and not m for x, m in zip(eqn.inputs, moving, strict=True)])
+    if found.has_pole and rests and eqn.primitive.name == "custom_jvp":
+        return None
     if found.has_pole and any(thin):
         of_thin = slopes(eqn, thin)
         if of_thin is None or (of_thin.has_pole and not (exact and stays_zero(eqn, left))):
