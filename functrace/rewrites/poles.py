@@ -18,7 +18,9 @@ from functrace.errors import RuleError
 from functrace.ir import Atom, Builder, Equation, Literal, Primitive, Program, Var, is_complex
 from functrace.ir.source import NOWHERE
 from functrace.lower.evaluate import at_once, evaluate
-from functrace.primitives.elementwise import Elementwise
+from functrace.primitives.contraction import Bilinear
+from functrace.primitives.elementwise import Elementwise, mul
+from functrace.primitives.quotients import div
 from functrace.rewrites.collect import programs_of
 from functrace.rewrites.memo import memoised, select
 
@@ -68,11 +70,8 @@ def through(eqn: Equation, moving: tuple[bool, ...], left: tuple[Left, ...], exa
     if found is None:
         return None
     thin = tuple([x != WHOLE for x in left])
-    if found.has_pole and found.leaves_out and programs_of(eqn.primitive):  # one may be behind the other in there
-        return None
-    # A custom rule is handed zeros for what does not move, and multiplies them by its slopes.
-    rests = any([x.aval.is_inexact and not m for x, m in zip(eqn.inputs, moving, strict=True)])
-    if found.has_pole and rests and eqn.primitive.name == "custom_jvp":
+    # One may be behind the other in what it holds; and a custom rule is handed zeros for what does not move.
+    if found.has_pole and (found.scales_zero or (found.leaves_out and programs_of(eqn.primitive))):
         return None
     if found.has_pole and any(thin):
         of_thin = slopes(eqn, thin)
@@ -170,10 +169,11 @@ def points_of(eqn: Equation, left: Sequence[Left]) -> list[list[Any]] | None:
 
 
 class Slopes(NamedTuple):
-    """Of a pushforward: whether it puts zeros in the place of what it leaves out, has poles, is complex-linear in
-    complex tangents, and gives a zero; and which results have a tangent."""
+    """Of a pushforward: whether it puts zeros in the place of what it leaves out, multiplies zeros by something, has
+    poles, is complex-linear in complex tangents, and gives a zero; and which results have a tangent."""
 
     leaves_out: bool
+    scales_zero: bool
     has_pole: bool
     is_analytic: bool
     gives_zero: bool
@@ -218,7 +218,7 @@ def made_of(eqn: Equation, moving: tuple[bool, ...]) -> Slopes | None:
 def contents(program: Program) -> Slopes:
     """What a Program is made of, and those that it holds."""
     zero: set[Atom] = set()
-    leaves_out, has_pole, is_analytic = False, False, True
+    leaves_out, scales_zero, has_pole, is_analytic = False, False, False, True
     for eqn in program.equations:
         prim = eqn.primitive
         within = [contents(p) for p in programs_of(prim)]
@@ -227,9 +227,12 @@ def contents(program: Program) -> Slopes:
             zero.update(eqn.outputs)
         leaves_out |= any([p.leaves_out or p.gives_zero for p in within])
         leaves_out |= reads_zero and (prim.masks or bool(within))
+        scales_zero |= any([p.scales_zero for p in within])
+        scales_zero |= reads_zero and (prim in (mul, div) or isinstance(prim, Bilinear))
         has_pole |= prim.has_pole or any([p.has_pole for p in within])
         is_analytic &= prim.analytic and not takes_part(eqn) and all([p.is_analytic for p in within])
-    return Slopes(leaves_out, has_pole, is_analytic, any([y in zero or is_zero(y) for y in program.outputs]))
+    gives_zero = any([y in zero or is_zero(y) for y in program.outputs])
+    return Slopes(leaves_out, scales_zero, has_pole, is_analytic, gives_zero)
 
 
 def is_zero(x: Atom) -> bool:

@@ -345,6 +345,24 @@ def test_towers_of_known_derivatives():
             np.testing.assert_allclose(tower(ft.grad, f, order)(x), expected, rtol=1e-12)
 
 
+@ft.custom_jvp
+def log_by_jvp(x, y):
+    return x * fnp.log(fnp.where(x == 0, 1.0, y))
+
+
+@ft.custom_vjp
+def log_by_vjp(x, y):
+    return x * fnp.log(fnp.where(x == 0, 1.0, y))
+
+
+def in_y(x, y):
+    return x / fnp.where((x == 0) & (y == 0), 1.0, y)
+
+
+log_by_jvp.defjvp(lambda xs, dxs: (log_by_jvp(*xs), dxs[0] * fnp.log(xs[1]) + dxs[1] * in_y(*xs)))
+log_by_vjp.defvjp(lambda x, y: (log_by_vjp(x, y), (x, y)), lambda xs, ct: (ct * fnp.log(xs[1]), ct * in_y(*xs)))
+
+
 # Where forward mode must give way to reverse mode, or give what it gives.
 
 GUARDED = {
@@ -366,6 +384,10 @@ GUARDED = {
     "while from a constant": lambda x: ft.lax.while_loop(
         lambda s: s[0] < 2, lambda s: (s[0] + 1, fnp.sqrt(s[1]) + x * x), (0, 0.0)
     )[1],
+    "custom_jvp of a constant": lambda x: log_by_jvp(0.0, x + 1),
+    "custom_vjp of a constant": lambda x: log_by_vjp(0.0, x + 1),
+    "custom_vjp in jit": lambda x: ft.jit(log_by_vjp)(0.0, x + 1),
+    "xlogy": lambda x: fnp.sum(ft.scipy.special.xlogy(fnp.zeros(3), x + 1)),
     "in scan": lambda x: ft.lax.fori_loop(0, 2, lambda i, s: fnp.sqrt(fnp.where(s > 0, s, 0.0)) * x, x),
 }
 
