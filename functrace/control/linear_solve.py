@@ -15,7 +15,6 @@ import jax
 import jax.core
 import numpy as np
 from jax import lax
-from scipy.sparse.csgraph import connected_components
 
 from functrace.control.call import Applies, forced, uses_axis
 from functrace.control.groups import cut
@@ -113,6 +112,9 @@ class LinearSolve(Applies):
 
     def pattern(self, at: Site) -> list[list[Matrix | None]]:
         """As the inverse of a matrix is: full within each part that the matrix does not connect with others."""
+        # Not with functrace: it brings scipy.sparse.linalg, which takes a twentieth of a second.
+        from scipy.sparse.csgraph import connected_components
+
         consts, b = cut(at.operands, self.consts)
         if any([x.moves for x in consts]):
             return super().pattern(at)

@@ -123,10 +123,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
     finally:
+        unfinished.unlink(missing_ok=True)  # it is there if anything failed
         if lock is not None:
             os.close(lock)
     if os.name == "posix":  # the new name is on the disk too

@@ -95,8 +95,17 @@ class Elementwise(Primitive):
         return Aval(broadcast_shapes(self.name, xs), dtype, weak)
 
     def simplify(self, builder: Builder, *xs: Atom) -> Any:
-        # One value everywhere is not computed with at each place: beside another operand it is a scalar, and of such
-        # alone the result is one value too.
+        for x in xs:
+            if x.aval.shape:
+                found = self.at_scalars(builder, xs)
+                if found is not None:
+                    return found
+                break
+        return None if self._simplify is None else self._simplify(builder, *xs)
+
+    def at_scalars(self, builder: Builder, xs: Sequence[Atom]) -> Any:
+        """The result where operands are one value everywhere, which is not computed with at each place: beside another
+        operand it is a scalar, and of such alone the result is one value too. None where they are not."""
         seen = 0
         scalars = xs
         for i, x in enumerate(xs):
@@ -105,13 +114,13 @@ class Elementwise(Primitive):
                 seen += 1
                 scalars = scalars if value is x else (*scalars[:i], value, *scalars[i + 1 :])
             elif len(xs) != 2:
-                break
-        if scalars is not xs:
-            if seen == len(xs):
-                return broadcast_in_dim(builder.emit(self, scalars)[0], self.shape(*[x.aval for x in xs]).shape, ())
-            if len(xs) == 2 and xs[0].aval.shape == xs[1].aval.shape:
-                return builder.emit(self, scalars)[0]
-        return None if self._simplify is None else self._simplify(builder, *xs)
+                return None
+        if scalars is xs:
+            return None
+        if seen == len(xs):
+            return broadcast_in_dim(builder.emit(self, scalars)[0], self.shape(*[x.aval for x in xs]).shape, ())
+        same = xs[0].aval.shape == xs[1].aval.shape
+        return builder.emit(self, scalars)[0] if same else None
 
     def derivative(self, i: int, xs: Sequence[Any], y: Any) -> Any:
         """The partial derivative in operand i as an atom; None where it is zero."""

@@ -48,16 +48,21 @@ def meets_pole(program: Program, moving: tuple[bool, ...]) -> bool:
 def flow(program: Program, moving: tuple[bool, ...], left: tuple[Left, ...], exact: bool) -> Flow | None:
     """What becomes of the tangents of the inputs; None if one meets a pole. Numbers are looked at if `exact`."""
     moves = set(select(moving, program.inputs))
-    held: dict[Atom, Left] = dict(zip(program.inputs, left, strict=True))
+    held: dict[Atom, Left] = {x: rest for x, rest in zip(program.inputs, left, strict=True) if rest != WHOLE}
     for eqn in program.equations:
         if moves.isdisjoint(eqn.inputs):
             continue
-        flags, rest = [x in moves for x in eqn.inputs], [held.get(x, WHOLE) for x in eqn.inputs]
-        found = through(eqn, tuple(flags), tuple(rest), exact)
+        flags = tuple([x in moves for x in eqn.inputs])
+        if not held and not eqn.primitive.pushes_inner:  # most equations: nothing is left out, before or by it
+            usual = slopes(eqn, flags)
+            if usual is not None and not usual.leaves_out and not usual.scales_zero:
+                moves.update(select(usual.moved, eqn.outputs))
+                continue
+        found = through(eqn, flags, tuple([held.get(x, WHOLE) for x in eqn.inputs]), exact)
         if found is None:
             return None
         moves.update(select(found.moved, eqn.outputs))
-        held.update(zip(eqn.outputs, found.left, strict=True))
+        held.update([(y, rest) for y, rest in zip(eqn.outputs, found.left, strict=True) if rest != WHOLE])
     ys = program.outputs
     return Flow(tuple([y in moves for y in ys]), tuple([held.get(y, WHOLE) if y in moves else WHOLE for y in ys]))
 
