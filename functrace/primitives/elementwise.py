@@ -103,7 +103,7 @@ class Elementwise(Primitive):
                 break
         return None if self._simplify is None else self._simplify(builder, *xs)
 
-    def at_scalars(self, builder: Builder, xs: Sequence[Atom]) -> Any:
+    def at_scalars(self, builder: Builder, xs: tuple[Atom, ...]) -> Any:
         """The result where operands are one value everywhere, which is not computed with at each place: beside another
         operand it is a scalar, and of such alone the result is one value too. None where they are not."""
         seen = 0
