@@ -143,6 +143,7 @@ class Primitive:
     pushes_inner: ClassVar[bool] = False  # whether its jvp is that of its `inner` Programs, on its last operands
     jvp_has_value: bool = False  # whether the value that its `jvp` gives need not be its own
     at_once: ClassVar[bool] = False  # whether all coefficients of a series come together, by `series_at_once`
+    scales: bool = False  # whether its result is a product or a quotient of its operands: zero times Inf is NaN
     has_pole: bool = False  # whether the result may be infinite at ordinary numbers
     picks: ClassVar[bool] = False  # whether each entry of the result is one of an operand's
     stands_alone: ClassVar[bool] = True  # whether its operands can be any values of their types

@@ -64,6 +64,8 @@ def products(at: Site, rows: Any, left: Any, right: Any) -> list[Matrix | None]:
 class Bilinear(Primitive):
     """Linear in each of two operands, one at a time."""
 
+    scales = True
+
     def transpose_in(self, i: int, ct: Atom, x: Aval, other: Atom) -> Atom | None:
         """The cotangent of operand i, of type `x`, given the other operand."""
         raise NotImplementedError

@@ -534,7 +534,7 @@ mul = _Product(
     "mul", lax.mul, (None, None), linear_in=(0, 1), commutative=True, fold=np.multiply,
     simplify=_simplify_mul, dtypes=NUMBERS, series=lambda xs, ys: series_of_product(mul, xs),
 )  # fmt: skip
-mul.annihilated = True
+mul.annihilated = mul.scales = True
 
 
 @primitive

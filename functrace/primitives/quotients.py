@@ -38,6 +38,8 @@ def _simplify_div(b: Builder, x: Atom, y: Atom) -> Atom | None:
 
 
 class _Quotient(Formula):
+    scales = True
+
     def squares(self, *xs: Any) -> Any:
         x, y = xs
         return None if y.aval.shape or is_complex(x.aval.dtype) else [Through(x, lambda n: div(n, sum_of_squares(y)))]

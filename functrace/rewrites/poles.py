@@ -18,9 +18,7 @@ from functrace.errors import RuleError
 from functrace.ir import Atom, Builder, Equation, Literal, Primitive, Program, Var, is_complex
 from functrace.ir.source import NOWHERE
 from functrace.lower.evaluate import at_once, evaluate
-from functrace.primitives.contraction import Bilinear
-from functrace.primitives.elementwise import Elementwise, mul
-from functrace.primitives.quotients import div
+from functrace.primitives.elementwise import Elementwise
 from functrace.rewrites.collect import programs_of
 from functrace.rewrites.memo import memoised, select
 
@@ -233,7 +231,7 @@ def contents(program: Program) -> Slopes:
         leaves_out |= any([p.leaves_out or p.gives_zero for p in within])
         leaves_out |= reads_zero and (prim.masks or bool(within))
         scales_zero |= any([p.scales_zero for p in within])
-        scales_zero |= reads_zero and (prim in (mul, div) or isinstance(prim, Bilinear))
+        scales_zero |= reads_zero and prim.scales
         has_pole |= prim.has_pole or any([p.has_pole for p in within])
         is_analytic &= prim.analytic and not takes_part(eqn) and all([p.is_analytic for p in within])
     gives_zero = any([y in zero or is_zero(y) for y in program.outputs])
