@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                # all
     python benchmarks/run.py dispatch       # some, printed only
+    python benchmarks/run.py --write sparse # some, put in the place of their older figures
     python benchmarks/run.py checkpointing --plot curve.png    # with a picture, for those that draw one
 """
 
@@ -14,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -44,8 +46,14 @@ def rivals() -> str:
     return "".join(f", {text}" for text in found)
 
 
-def main(chosen: list[str], picture: Path | None) -> None:
-    """Measure, print, and write the results where everything was run."""
+def replaced(text: str, title: str, section: str) -> str:
+    """`text` with the section that has this title made anew, or with the section at its end where it has none."""
+    found = re.compile(rf"\n## {re.escape(title)}\n.*?(?=\n## |\Z)", re.DOTALL)
+    return found.sub(lambda _: section, text) if found.search(text) else text + section
+
+
+def main(chosen: list[str], picture: Path | None, write: bool) -> None:
+    """Measure, print, and write the results where everything was run or `write` asks for it."""
     unknown = sorted(set(chosen) - set(NAMES))
     if unknown:
         sys.exit(f"no benchmark named {', '.join(unknown)}; there are {', '.join(NAMES)}")
@@ -54,6 +62,7 @@ def main(chosen: list[str], picture: Path | None) -> None:
     modules = {name: importlib.import_module(name) for name in chosen or NAMES}
     if picture and not any(hasattr(module, "plot") for module in modules.values()):
         sys.exit(f"--plot: {', '.join(modules)} draws no picture")
+    results = Path(__file__).with_name("RESULTS.md")
     text = HEAD.format(
         date=datetime.date.today(), cores=os.cpu_count(), python=platform.python_version(),
         jax=jax.__version__, backend=jax.default_backend(), rivals=rivals(),
@@ -65,16 +74,19 @@ def main(chosen: list[str], picture: Path | None) -> None:
             module.plot(rows, picture)
         command = f"python benchmarks/run.py {name}" + (f" --plot {picture}" if drawn else "")
         note = f"{module.NOTE}\n\n" if hasattr(module, "NOTE") else ""
-        section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`\n"
+        section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`, {datetime.date.today()}\n"
         print(section, flush=True)
+        if chosen and write:
+            results.write_text(replaced(results.read_text(), module.TITLE, section))
         text += section
     if not chosen:
-        Path(__file__).with_name("RESULTS.md").write_text(text)
+        results.write_text(text)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
     parser.add_argument("names", nargs="*", help=f"which: {', '.join(NAMES)}; all by default")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw memory against time, as PNG")
+    parser.add_argument("--write", action="store_true", help="put the named ones into RESULTS.md")
     options = parser.parse_args()
-    main(options.names, options.plot)
+    main(options.names, options.plot, options.write)
