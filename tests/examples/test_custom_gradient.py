@@ -18,9 +18,9 @@ def test_claims(capsys):
     np.testing.assert_allclose(run.stable, 1 / (1 + np.exp(-np.clip(run.points, -80, 80))), rtol=1e-6, atol=1e-30)
     assert run.accuracies["straight through"] > 0.9
     assert run.accuracies["rounded"] < 0.3
-    (short, _), (free, clipped) = run.norms[10], run.norms[1000]
+    (short, _), (free, clipped) = run.norms[10], run.norms[300]
     assert run.norms[10] == (short, short)  # nothing to clip
-    assert free > 1e20
+    assert free > 1e8
     assert clipped <= custom_gradient.MOST * (1 + 1e-5)
     out = capsys.readouterr().out
     for text in ("with a rule", "nan", "straight through", "unclipped"):
