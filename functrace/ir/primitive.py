@@ -152,6 +152,7 @@ class Primitive:
     named: ClassVar[dict[str, Any]] = {}  # what `Program.parse` reads a name as
     foreign: ClassVar[Foreigners]  # and one that begins with `foreign.`
     work_each: ClassVar[Work] = Work(1)  # what an entry of the results takes
+    fuses: ClassVar[bool] = False  # whether it is so cheap that XLA computes it again in each kernel that reads it
     jax_names: ClassVar[tuple[str, ...]] = ()  # JAX's primitives that this one stands for
     spelling: ClassVar[str] = ""  # in Python: "lax.reshape({0}, {new_shape})"
 

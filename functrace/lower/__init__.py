@@ -2,5 +2,6 @@
 
 from functrace.lower.evaluate import evaluate
 from functrace.lower.execute import clear_caches, execute
+from functrace.lower.fusion import kept
 
-__all__ = ["clear_caches", "evaluate", "execute"]
+__all__ = ["clear_caches", "evaluate", "execute", "kept"]

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from functrace.ir import Literal, Program
+from functrace.ir import Literal, Program, Var
+from functrace.lower.fusion import computed_once, unknown_one
 
 
 def literal_value(x: Literal) -> Any:
@@ -20,8 +21,9 @@ def literal_value(x: Literal) -> Any:
     return x.value
 
 
-def evaluate(program: Program, values: Sequence[Any]) -> list[Any]:
-    """The outputs of `program` at `values`, equation by equation."""
+def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = frozenset()) -> list[Any]:
+    """The outputs of `program` at `values`, equation by equation; no kernel computes those in `once` again."""
+    one = unknown_one(values) if once else None
     env: dict[Any, Any] = dict(zip(program.inputs, values, strict=True))
     literals: dict[Literal, Any] = {}
 
@@ -39,6 +41,8 @@ def evaluate(program: Program, values: Sequence[Any]) -> list[Any]:
             env.update(zip(eqn.outputs, ys, strict=True))
         else:
             env[eqn.outputs[0]] = ys
+        if one is not None:
+            env.update([(v, computed_once(env[v], one)) for v in eqn.outputs if v in once])
     return [read(x) for x in program.outputs]
 
 

@@ -66,6 +66,10 @@ class Elementwise(Primitive):
     arity: int = 1
     _simplify: Callable[..., Any] | None = None  # as `simplify`, asked where operands are not one value everywhere
 
+    @property
+    def fuses(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.work_each.transcendentals
+
     def __call__(self, *operands: Any) -> Any:
         for x in operands:
             if type(x) is not Var and type(x) is not Literal:

@@ -25,6 +25,7 @@ class Reshape(Linear):
     """The same elements, row by row, in another shape. Its transpose reshapes back."""
 
     name = "reshape"
+    fuses = True
     spelling = "lax.reshape({0}, {new_shape})"
     adds_up = False
     keeps_values = True
@@ -87,6 +88,7 @@ class Transpose(Linear):
     """Axes in another order. Its transpose is the inverse permutation."""
 
     name = "transpose"
+    fuses = True
     spelling = "lax.transpose({0}, {permutation})"
     keeps_values = True
     jax_names = ("transpose",)
@@ -144,6 +146,7 @@ class BroadcastInDim(Linear):
     """Operand axis i becomes axis `dimensions[i]` of `new_shape`; its transpose sums what was repeated."""
 
     name = "broadcast_in_dim"
+    fuses = True
     spelling = "lax.broadcast_in_dim({0}, {new_shape}, {dimensions})"
     picks = True
     keeps_values = True

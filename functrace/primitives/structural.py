@@ -138,6 +138,7 @@ class Pad(JointlyLinear):
     """
 
     name = "pad"
+    fuses = True
     spelling = "lax.pad({0}, {1}, {config})"
     adds_up = False
     jax_names = ("pad",)
@@ -230,6 +231,7 @@ class Slice(Linear):
     """Elements from `start` up to `limit` in steps of `strides`; its transpose pads with zeros."""
 
     name = "slice"
+    fuses = True
     spelling = "lax.slice({0}, {start}, {limit}, {strides})"
     adds_up = False
     jax_names = ("slice",)
@@ -292,6 +294,7 @@ class Rev(Linear):
     """Elements in reverse order along axes; its own transpose and its own inverse."""
 
     name = "rev"
+    fuses = True
     spelling = "lax.rev({0}, {dimensions})"
     adds_up = False
     keeps_values = True

@@ -1,0 +1,95 @@
+"""A training step of a transformer that is written as a Python loop over its layers."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from timing import Row, alternate
+
+import functrace as ft
+from functrace import numpy as fnp
+
+TITLE = "Training step of a transformer, its layers a Python loop"
+NOTE = """Width 128, 4 heads, 64 tokens, batch 8, adam by hand, in each contender's numpy and otherwise the same code.
+"first step" is from the Python function to its first result, once: tracing, lowering, compilation and a step."""
+WIDTH, HEADS, TOKENS, BATCH, WORDS = 128, 4, 64, 8, 256
+MATRICES = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH),
+            "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}  # fmt: skip
+VECTORS = {"g1": WIDTH, "b1": WIDTH, "g2": WIDTH, "b2": WIDTH, "c1": 4 * WIDTH, "c2": WIDTH}
+
+
+def make_step(n, value_and_grad):
+    """The step of a fresh function, in one numpy and with one gradient."""
+
+    def norm(x, g, b):
+        x = x - x.mean(-1, keepdims=True)
+        return x / n.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * g + b
+
+    def layer(p, x):
+        h = norm(x, p["g1"], p["b1"])
+        q, k, v = [(h @ p[m]).reshape(BATCH, TOKENS, HEADS, -1).transpose(0, 2, 1, 3) for m in "qkv"]
+        score = q @ k.transpose(0, 1, 3, 2) / (WIDTH / HEADS) ** 0.5
+        score = n.where(n.tril(n.ones((TOKENS, TOKENS), bool)), score, -1e9)
+        weight = n.exp(score - score.max(-1, keepdims=True))
+        mixed = (weight / weight.sum(-1, keepdims=True)) @ v
+        x = x + mixed.transpose(0, 2, 1, 3).reshape(x.shape) @ p["o"]
+        h = norm(x, p["g2"], p["b2"]) @ p["up"] + p["c1"]
+        return x + (0.5 * h * (1 + n.tanh(0.79788456 * (h + 0.044715 * h**3)))) @ p["down"] + p["c2"]
+
+    def loss(params, x, y):
+        x = params["embed"][x]
+        for p in params["layers"]:
+            x = layer(p, x)
+        z = x @ params["out"]
+        z = z - z.max(-1, keepdims=True)
+        return -n.mean(n.take_along_axis(z - n.log(n.exp(z).sum(-1, keepdims=True)), y[..., None], -1))
+
+    def step(params, m, v, t, x, y):
+        value, g = value_and_grad(loss)(params, x, y)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
+        a, b = 1 - 0.9 ** (t + 1), 1 - 0.999 ** (t + 1)
+        params = jax.tree.map(lambda p, m, v: p - 1e-3 * (m / a) / (n.sqrt(v / b) + 1e-8), params, m, v)
+        return value, params, m, v
+
+    return step
+
+
+def arguments(depth):
+    """Parameters, moments, step, tokens and targets."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / 20, jnp.float32)
+    layers = [
+        {**{k: draw(*s) for k, s in MATRICES.items()}, **{k: draw(s) + k.startswith("g") for k, s in VECTORS.items()}}
+        for _ in range(depth)
+    ]
+    params = {"embed": draw(WORDS, WIDTH), "out": draw(WIDTH, WORDS), "layers": layers}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    x, y = rng.integers(0, WORDS, (2, BATCH, TOKENS))
+    return params, zeros, zeros, jnp.float32(0), x, y
+
+
+def measure() -> list[Row]:
+    """Rows for the first step and for a step, by depth."""
+    rows = []
+    for depth in (12, 24):
+        args = arguments(depth)
+        steps = {
+            "functrace": ft.jit(make_step(fnp, ft.value_and_grad)),
+            "jax": jax.jit(make_step(jnp, jax.value_and_grad)),
+        }
+        first, calls, memory, losses = {}, {}, {}, []
+        for name, step in steps.items():
+            start = time.perf_counter()
+            run = step.lower(*args).compile()
+            losses.append(jax.block_until_ready(run(*args))[0])
+            first[name] = time.perf_counter() - start
+            memory[name] = run.memory_analysis().temp_size_in_bytes
+            calls[name] = lambda run=run, args=args: jax.block_until_ready(run(*args))
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        rows.append(Row(f"{depth} layers, first step", first))
+        rows.append(Row(f"{depth} layers, a step", alternate(calls, rounds=7), memory=memory))
+    return rows

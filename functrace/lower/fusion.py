@@ -1,0 +1,82 @@
+"""What XLA for CPU should compute once: values that it would compute again in every kernel that reads them.
+
+XLA fuses a cheap operation into all its readers, and into those what it reads itself, as far back as cheap operations
+go. Through the sums of a residual network they go back to the first layer: the input of layer n is the sum of n terms,
+added up anew in each kernel that reads it. Compilation and step then grow with the square of the depth. Where each
+such sum is kept, they grow with the depth, and the layers' kernels are equal, of which XLA compiles one.
+
+`kept` chooses by the arrays that are read and written. Computed from k arrays by each of c kernels, a value costs c k
+reads. Kept, it costs k reads and a write, and one read by each kernel:
+
+    c k  >  k + 1 + c
+
+XLA for CPU takes `optimization_barrier` away before it fuses, but never computes a division twice. So a value is kept
+by dividing it by a one that XLA cannot tell to be one, which is exact for every number, NaN and Inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jax import lax, numpy as jnp
+
+from functrace.ir import Program, Var
+
+LEAST = 1024  # entries of an array that is worth a kernel
+MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and few enough for linear time
+
+
+def kept(program: Program) -> frozenset[Var]:
+    """The variables that are to be computed once."""
+    ends = kernels(program)
+    reads: dict[Var, dict[Var, int]] = {}  # by variable, the arrays it is computed from, and how much of each is read
+    found: set[Var] = set()
+    for eqn in program.equations:
+        if not eqn.primitive.fuses:
+            continue
+        arrays: dict[Var, int] = {}
+        for x in eqn.inputs:
+            if isinstance(x, Var):
+                arrays.update(reads.get(x, {x: x.aval.size}))
+        for v in eqn.outputs:
+            size = v.aval.size
+            c, k = len(ends.get(v, ())), len([n for n in arrays.values() if 2 * n >= size])
+            if c * k > k + 1 + c and size >= LEAST and v.aval.dtype.kind == "f":
+                found.add(v)
+            else:
+                reads[v] = {x: min(n, size) for x, n in islice(arrays.items(), MOST)}
+    return frozenset(found)
+
+
+def kernels(program: Program) -> dict[Var, tuple[int, ...]]:
+    """By variable, the equations that end the kernels in which it is read; -1 is what returns the results."""
+    found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if isinstance(x, Var)}
+    for i in reversed(range(len(program.equations))):
+        eqn = program.equations[i]
+        ends = [end for v in eqn.outputs for end in found.get(v, ())] if eqn.primitive.fuses else [i]
+        for x in eqn.inputs:
+            if isinstance(x, Var):
+                found[x] = tuple(islice(dict.fromkeys([*found.get(x, ()), *ends]), MOST))
+    return found
+
+
+def unknown_one(values: Sequence[Any]) -> Any:
+    """A scalar that is one, where XLA for CPU cannot know it: no value is below minus infinity. None without a value
+    to ask."""
+    asked = next((x for x in values if np.size(x) and jnp.issubdtype(jnp.result_type(x), np.floating)), None)
+    if asked is None:
+        return None
+    one = jnp.float32(1)
+    return lax.platform_dependent(
+        jnp.ravel(asked)[0],
+        cpu=lambda x: lax.select(x < -np.inf, 2 * one, one),
+        default=lambda x: one,
+    )
+
+
+def computed_once(x: Any, one: Any) -> Any:
+    """`x`, which no kernel computes again."""
+    return lax.div(x, lax.broadcast(lax.convert_element_type(one, x.dtype), x.shape))

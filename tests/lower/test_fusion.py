@@ -1,0 +1,117 @@
+"""Values that XLA for CPU would compute in every kernel again are computed once, and nothing else changes."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import functrace as ft
+from functrace import numpy as fnp
+from functrace.lower import evaluate, kept
+from functrace.lower.fusion import LEAST, computed_once, unknown_one
+
+WIDTH, BATCH = 32, 64
+
+
+def residual(n, params, x):
+    """Normed layers with residual connections; `n` is a numpy."""
+    for w, v in params:
+        h = (x - n.mean(x, -1, keepdims=True)) / n.sqrt(n.var(x, -1, keepdims=True) + 1e-5)
+        x = x + n.tanh(h @ w) @ v
+    return n.mean(x**2)
+
+
+def drawn(depth):
+    """Parameters and a batch."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(depth, 2, WIDTH, WIDTH)).astype(np.float32) / 6
+    return [(w, v) for w, v in weights], rng.normal(size=(BATCH, WIDTH)).astype(np.float32)
+
+
+def gradient(depth):
+    """The Program of the gradient, and values for it."""
+    args = drawn(depth)
+    program = ft.make_program(ft.grad(lambda params, x: residual(fnp, params, x)))(*args)
+    return program, jax.tree.leaves(args)
+
+
+def largest_kernel(program, values, once):
+    """The number of operations in the largest fused computation."""
+    text = jax.jit(lambda *xs: evaluate(program, xs, once)).lower(*values).compile().as_text()
+    fused = re.findall(r"^%(?:fused|wrapped)\S* \(.*?^}", text, re.DOTALL | re.MULTILINE)
+    return max(body.count("\n") for body in fused)
+
+
+def test_few_values_of_each_layer_are_kept():
+    counts = [len(kept(gradient(depth)[0])) for depth in (4, 8, 16)]
+    assert 0 < counts[1] - counts[0] <= 4 * 3
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+
+
+def test_kernels_do_not_grow_with_the_depth():
+    shallow, deep = gradient(6), gradient(18)
+    assert largest_kernel(*deep, kept(deep[0])) <= largest_kernel(*shallow, kept(shallow[0]))
+    assert largest_kernel(*deep, frozenset()) > largest_kernel(*deep, kept(deep[0]))
+
+
+def test_equals_jax():
+    args = drawn(6)
+    ours = ft.jit(ft.value_and_grad(lambda params, x: residual(fnp, params, x)))(*args)
+    theirs = jax.jit(jax.value_and_grad(lambda params, x: residual(jnp, params, x)))(*args)
+    for y, z in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-6)
+
+
+def test_jax_transforms_what_is_jitted():
+    params, x = drawn(3)
+    f = ft.jit(lambda x: residual(fnp, params, x))
+    assert kept(ft.make_program(lambda x: residual(fnp, params, x))(x))
+    theirs = lambda x: residual(jnp, params, x)
+    np.testing.assert_allclose(jax.grad(f)(x), jax.grad(theirs)(x), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(f)(x[None]), jax.vmap(theirs)(x[None]), rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(f, (x,), (x,))[1], jax.jvp(theirs, (x,), (x,))[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_kept"),
+    [
+        # Two kernels read a sum of three: 6 reads are as many as 3, a write and 2. More with three kernels, or of four.
+        (lambda a, b, c, d, w: ((a + b + c) @ w, w @ (a + b + c)), False),
+        (lambda a, b, c, d, w: ((a + b + c) @ w, w @ (a + b + c), fnp.sum(a + b + c)), True),
+        (lambda a, b, c, d, w: ((a + b + c + d) @ w, w @ (a + b + c + d)), True),
+        # One kernel reads it, however often.
+        (lambda a, b, c, d, w: ((a + b + c + d) * (a + b + c + d) - (a + b + c + d)) @ w, False),
+        # Arrays that are small beside the result cost nothing to read again.
+        (lambda a, b, c, d, w: ((a + b[0] + c[0] + d[0]) @ w, w @ (a + b[0] + c[0] + d[0])), False),
+        (lambda a, b, c, d, w: ((a + b + c + d).astype(int) @ w, w @ (a + b + c + d).astype(int)), True),
+    ],
+)
+def test_what_is_kept(expression, is_kept):
+    xs = [jnp.ones((WIDTH, WIDTH))] * 5
+    assert bool(kept(ft.make_program(expression)(*xs))) == is_kept
+    small = [jnp.ones((4, 4))] * 5
+    assert small[0].size < LEAST
+    assert not kept(ft.make_program(expression)(*small))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_what_is_kept_keeps_its_bits(dtype):
+    with jax.enable_x64(True):
+        info = jnp.finfo(dtype)
+        x = jnp.asarray([0.0, -0.0, 1 / 3, -7.0, info.max, info.tiny, jnp.inf, -jnp.inf, jnp.nan], dtype)
+        y = jax.jit(lambda x: computed_once(x, unknown_one([x])))(x)
+    assert y.dtype == x.dtype
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_the_one_is_one_whatever_it_is_asked_of():
+    for values in ([-np.inf], [np.nan], [np.zeros(0, np.float32), 3, np.float16(2)]):
+        assert jax.jit(lambda values: unknown_one(values))([np.asarray(x) for x in values]) == 1
+    assert unknown_one([np.arange(3), np.zeros((0, 2))]) is None
+
+
+def test_integers_alone_are_left():
+    program = ft.make_program(lambda a, b: (a + b) @ (a - b))(*[np.ones((WIDTH, WIDTH), np.int32)] * 2)
+    assert not kept(program)
