@@ -12,7 +12,7 @@ from jax import lax, numpy as jnp
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Literal, Sample
 from functrace.ir.aval import is_complex, is_inexact
-from functrace.primitives.comparison import eq, gt, logical_and, lt
+from functrace.primitives.comparison import eq, ge, gt, le, logical_and, lt
 from functrace.primitives.elementwise import (
     C64,
     F32,
@@ -116,9 +116,11 @@ class _Extremum(Formula):
     picks = True
 
     def term(self, i: int, dx: Atom, xs: Any, y: Any) -> Any:
-        # Selected, so that the other operand has no part in it; JAX multiplies by 0.
-        share = where(eq(xs[1 - i], y), 0.5, literal(1, y.aval))
-        return mul(where(eq(xs[i], y), dx, 0), share)
+        # Selected, so that the other operand has no part in it; JAX multiplies by 0. The operands are compared with
+        # each other, not with y as in JAX: XLA may compute an operand again with another rounding, which equals no y.
+        x, other = xs[i], xs[1 - i]
+        attains = ge if self.name == "max" else le
+        return mul(where(attains(x, other), dx, 0), where(eq(x, other), 0.5, literal(1, y.aval)))
 
 
 TIES = [_pair((1.0, 1.0), (1.0, 2.0), (0.0, -0.0), (np.nan, 1.0), (np.inf, np.inf))]
