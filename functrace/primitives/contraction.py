@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +18,19 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Masked, Primitive, Sample, Undefined, Work, is_complex, primitive
+from functrace.ir import (
+    Atom,
+    Aval,
+    Builder,
+    Equation,
+    Masked,
+    Primitive,
+    Sample,
+    Undefined,
+    Work,
+    is_complex,
+    primitive,
+)
 from functrace.ir.dependence import Matrix, Operand, Site, linked
 from functrace.primitives.complex import real
 from functrace.primitives.elementwise import (
@@ -32,8 +46,16 @@ from functrace.primitives.elementwise import (
 )
 from functrace.primitives.families import literal
 from functrace.primitives.selection import any_along
-from functrace.primitives.space import broadcast_in_dim, move_axis, reduce_sum, reshape, transpose
-from functrace.primitives.structural import concatenate
+from functrace.primitives.space import (
+    BroadcastInDim,
+    broadcast_in_dim,
+    broadcast_to,
+    move_axis,
+    reduce_sum,
+    reshape,
+    transpose,
+)
+from functrace.primitives.structural import Concatenate, concatenate, slice_along
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -184,6 +206,11 @@ def result_dtype(primitive: Primitive, x: Aval, y: Aval) -> Any:
         ) from error
 
 
+def paired(i: int, x: Atom, other: Atom) -> tuple[Atom, Atom]:
+    """Both operands in order, of which `x` is number i."""
+    return (other, x) if i else (x, other)
+
+
 def free_axes(x: Aval, contracted: Dims, batch: Dims) -> Dims:
     """The axes of `x` that are neither contracted nor batch axes, in order."""
     return tuple([i for i in range(x.ndim) if i not in contracted and i not in batch])
@@ -218,6 +245,21 @@ class Factors(NamedTuple):
 
         rows, left = of(self.rows, self.left)
         return Factors(rows, left, of(self.columns, self.right)[1], self.precision)
+
+    def repeated(self, shape: Dims, dimensions: Dims) -> Factors | None:
+        """Those of the array repeated to this shape, in which its axis i is axis `dimensions[i]`."""
+        if list(dimensions) != sorted(dimensions):
+            return None
+        rows = tuple([dimensions[a] for a in self.rows])
+        columns = tuple([d for d in range(len(shape)) if d not in rows])
+
+        def wide(x: Atom, own: Dims, axes: Dims) -> Atom:
+            sizes = [shape[d] for d in axes]
+            return broadcast_in_dim(x, (x.aval.shape[0], *sizes), (0, *[1 + axes.index(dimensions[a]) for a in own]))
+
+        return self._replace(
+            rows=rows, left=wide(self.left, self.rows, rows), right=wide(self.right, self.columns, columns)
+        )
 
     def scaled(self, by: Callable[[Atom], Atom]) -> Factors:
         """Those of a multiple, of which `by` makes that of any array."""
@@ -316,6 +358,43 @@ class DotGeneral(Bilinear):
             precision=jax_precision(self.precision),
             preferred_element_type=self.preferred_element_type,
         )
+
+    def simplify(self, builder: Builder, *xs: Atom) -> Atom | None:
+        for i, x in enumerate(xs):
+            made = builder.definition(x)
+            if made is None:
+                continue
+            if repeated := self.repeated(i, made):
+                return self.of_repeated(xs, i, made, repeated)
+            if isinstance(made.primitive, Concatenate) and made.primitive.dimension in self.dimension_numbers[0][i]:
+                parts = [builder.definition(part) for part in made.inputs]
+                # The sum of products in a narrow dtype would be rounded once more than the product is.
+                if x.aval.dtype.itemsize > 2 and any([part and self.repeated(i, part) for part in parts]):
+                    return self.of_joined(xs, i, made)
+        return None
+
+    def repeated(self, i: int, made: Equation) -> list[int]:
+        """Axes of operand i that the result keeps and along which its entries are the same, by what made it."""
+        if not isinstance(made.primitive, BroadcastInDim):
+            return []
+        x = made.outputs[0].aval
+        contracted, batch = self.dimension_numbers
+        axes, _ = made.primitive.axes(made.inputs[0].aval)
+        return [d for d in free_axes(x, contracted[i], batch[i]) if d in axes and x.shape[d] > 1]
+
+    def of_repeated(self, xs: Sequence[Atom], i: int, made: Equation, repeated: Sequence[int]) -> Atom:
+        """The product where operand i is `made` by a repetition: of what is the same one row is multiplied."""
+        shape = tuple([1 if d in repeated else n for d, n in enumerate(xs[i].aval.shape)])
+        once = broadcast_in_dim(made.inputs[0], shape, made.primitive.params["dimensions"])
+        return broadcast_to(self(*paired(i, once, xs[1 - i])), self.shape(*[x.aval for x in xs]).shape)
+
+    def of_joined(self, xs: Sequence[Atom], i: int, made: Equation) -> Atom:
+        """The product where operand i is `made` by joining along a contracted axis: the sum of its parts' products."""
+        along = made.primitive.params["dimension"]
+        axis = dict(zip(*self.dimension_numbers[0][:: -1 if i else 1], strict=True))[along]
+        ends = np.cumsum([0, *[part.aval.shape[along] for part in made.inputs]]).tolist()
+        others = [slice_along(xs[1 - i], axis, *span) for span in pairwise(ends)]
+        return reduce(add, [self(*paired(i, part, other)) for part, other in zip(made.inputs, others, strict=True)])
 
     def in_common(self, i: int, x: Aval, other: Aval) -> list[tuple[int, int]]:
         contracted, batch = self.dimension_numbers

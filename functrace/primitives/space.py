@@ -185,15 +185,15 @@ class BroadcastInDim(Linear):
         return None
 
     def transpose(self, ct: Any, x: Any) -> Any:
-        repeated, order = self._axes(x.aval)
+        repeated, order = self.axes(x.aval)
         return [reshape(transpose(reduce_sum(ct, repeated), order), x.aval.shape)]
 
     def presence(self, cts: Sequence[Any], *xs: Any) -> Sequence[Any]:
         shape = xs[0].aval.shape
-        repeated, order = self._axes(xs[0].aval)
+        repeated, order = self.axes(xs[0].aval)
         return [cts[0].there.over(repeated).permuted(order).then(shape, lambda m: reshape(m, shape))]
 
-    def _axes(self, x: Aval) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def axes(self, x: Aval) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The axes along which `x` is repeated, and the order of its own among the others."""
         own = [d for n, d in zip(x.shape, self.dimensions, strict=True) if n == self.new_shape[d]]
         repeated = tuple([d for d in range(len(self.new_shape)) if d not in own])
@@ -213,6 +213,9 @@ class BroadcastInDim(Linear):
             return None
         times = self.shape(x.aval).size // x.aval.size
         return [Through(x, lambda n: Primitive.named["mul"](n, literal(times, n.aval)))]
+
+    def factors(self, *xs: Any) -> Any:
+        return Through(xs[0], lambda found: found.repeated(self.new_shape, self.dimensions))
 
     @classmethod
     def from_jax(cls, params: dict[str, Any], avals: Sequence[Aval]) -> BroadcastInDim:

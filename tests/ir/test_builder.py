@@ -146,6 +146,37 @@ def named(name):
     return Primitive.named[name]
 
 
+# Of x, with shape (5, 4), and the number of entries that each product of matrices in it has.
+REPEATED = {
+    "rows": (lambda n, x: n.broadcast_to(n.sin(x[:1]), (5, 4)) @ x.T, [5]),
+    "on the right": (lambda n, x: x @ n.broadcast_to(n.sin(x[0])[:, None], (4, 6)), [5]),
+    "of both": (lambda n, x: n.broadcast_to(x[:1], (3, 4)) @ n.broadcast_to(x[0, :, None], (4, 6)), [1]),
+    "a batch": (lambda n, x: n.broadcast_to(x[:, None], (5, 3, 4)) @ n.ones((5, 4, 2)), [5]),
+    "an axis in the middle": (lambda n, x: n.einsum("iab,aj->iabj", n.broadcast_to(x[:, :, None], (5, 4, 3)), x.T),
+                              [5 * 4 * 5]),
+    "not of what is summed": (lambda n, x: x @ n.broadcast_to(x[:1].T, (4, 1)), [5]),
+    "joined with a mean": (
+        lambda n, x: n.concatenate([x, n.broadcast_to(x.mean(0, keepdims=True), x.shape)], 1) @ n.ones((8, 3)), [5, 1],
+    ),
+    "joined on the right": (
+        lambda n, x: x.T @ n.concatenate([x[:2], n.broadcast_to(x[0, :3, None], (3, 4))]), [16, 4],
+    ),
+    "joined of nothing repeated": (lambda n, x: n.concatenate([x, n.sin(x)], 1) @ n.concatenate([x.T, x.T]), [25]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", REPEATED)
+def test_rows_that_are_the_same_are_multiplied_once(row):
+    f, sizes = REPEATED[row]
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    program = ft.make_program(lambda x: f(fnp, x))(x)
+    assert [e.outputs[0].aval.size for e in program.equations if e.primitive.name == "dot_general"] == sizes
+    found = ft.value_and_grad(lambda x: fnp.sin(f(fnp, x)).sum())(x)
+    expected = jax.value_and_grad(lambda x: jax.numpy.sin(f(jax.numpy, x)).sum())(x)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
 def test_literals_fold():
     with Builder() as b:
         x = b.input(VECTOR, "x")
