@@ -14,7 +14,7 @@ from functrace.control.masked import given, with_masks
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Undefined, Var, primitive
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
-from functrace.lower.evaluate import evaluate
+from functrace.lower.staging import staged
 from functrace.primitives.elementwise import mul
 from functrace.primitives.unary import cos
 from functrace.rewrites import batch, collect, jvp, linearize, memoised, series, squares, transpose
@@ -221,7 +221,7 @@ def compiled(program: Program, label: str) -> Any:
     """A jitted function, one a Program, so that XLA is handed the Program once for all calls."""
 
     def run(*xs: Any) -> list[Any]:
-        return evaluate(program, xs)
+        return staged(program, xs)
 
     run.__name__ = run.__qualname__ = label
     return jax.jit(run)

@@ -2,6 +2,6 @@
 
 from functrace.lower.evaluate import evaluate
 from functrace.lower.execute import clear_caches, execute
-from functrace.lower.fusion import kept
+from functrace.lower.staging import staged
 
-__all__ = ["clear_caches", "evaluate", "execute", "kept"]
+__all__ = ["clear_caches", "evaluate", "execute", "staged"]

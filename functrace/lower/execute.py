@@ -13,7 +13,7 @@ import jax.core
 from functrace.config import config
 from functrace.ir import Program
 from functrace.lower.evaluate import evaluate
-from functrace.lower.fusion import kept
+from functrace.lower.staging import staged
 
 CAPACITY = 4096  # Programs kept; the least recently used one goes first
 
@@ -111,7 +111,7 @@ def compiled(program: Program) -> Any:
     """The Program as a function that XLA compiles when it is called."""
 
     def functrace_program(*xs: Any) -> list[Any]:
-        return evaluate(program, xs, kept(program))
+        return staged(program, xs)
 
     return jax.jit(functrace_program)
 

@@ -39,7 +39,7 @@ def kept(program: Program) -> frozenset[Var]:
             continue
         arrays: dict[Var, int] = {}
         for x in eqn.inputs:
-            if isinstance(x, Var):
+            if type(x) is Var:
                 arrays.update(reads.get(x, {x: x.aval.size}))
         for v in eqn.outputs:
             size = v.aval.size
@@ -53,12 +53,12 @@ def kept(program: Program) -> frozenset[Var]:
 
 def kernels(program: Program) -> dict[Var, tuple[int, ...]]:
     """By variable, the equations that end the kernels in which it is read; -1 is what returns the results."""
-    found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if isinstance(x, Var)}
+    found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
         ends = [end for v in eqn.outputs for end in found.get(v, ())] if eqn.primitive.fuses else [i]
         for x in eqn.inputs:
-            if isinstance(x, Var):
+            if type(x) is Var:
                 found[x] = tuple(islice(dict.fromkeys([*found.get(x, ()), *ends]), MOST))
     return found
 

@@ -19,7 +19,7 @@ from functrace.control.rolling import rolled
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
-from functrace.lower import evaluate, kept
+from functrace.lower import staged
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
 from functrace.tracing.trace import Traced, parameter_names
@@ -85,7 +85,7 @@ def jit(
         traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
         leaves = tree_util.tree_leaves((tuple(xs), keyed))
         program = rolled(traced.program) if roll else traced.program
-        outputs = evaluate(program, [*traced.captures, *leaves], kept(program))
+        outputs = staged(program, [*traced.captures, *leaves])
         return tree_util.tree_unflatten(traced.out_tree, outputs)
 
     on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)

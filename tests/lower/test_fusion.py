@@ -9,8 +9,8 @@ from jax import numpy as jnp
 
 import functrace as ft
 from functrace import numpy as fnp
-from functrace.lower import evaluate, kept
-from functrace.lower.fusion import LEAST, computed_once, unknown_one
+from functrace.lower import evaluate
+from functrace.lower.fusion import LEAST, computed_once, kept, unknown_one
 
 WIDTH, BATCH = 32, 64
 
