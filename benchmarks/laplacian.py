@@ -141,5 +141,5 @@ def measure() -> list[Row]:
                 np.testing.assert_allclose(y, z, rtol=1e-3, atol=1e-3 * float(np.abs(z).max()))
             memory[name] = run.lower(x).compile().memory_analysis().temp_size_in_bytes
         calls = {name: (lambda run=run, x=x: jax.block_until_ready(run(x))) for name, run in runs.items()}
-        rows.append(Row(task, alternate(calls, rounds=9), "", memory))
+        rows.append(Row(task, alternate(calls, rounds=31), "", memory))
     return rows

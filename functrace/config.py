@@ -7,7 +7,9 @@ False
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from functrace.errors import DtypeError
@@ -18,16 +20,38 @@ class Config:
 
     debug_nonfinite: whether the results of jitted functions and of un-jitted transforms are checked for NaN and Inf;
       see `functrace.debug.debug_nonfinite`.
+    cache_dir: a folder in which jitted functions keep what they have compiled, so that the next process loads it
+      instead of compiling; None, as at first, for no such folder. An executable is code: the folder must be the user's,
+      and closed to others. It is made if it is not there.
+    cache_bytes: how much the folder may hold; what was not used for longest is removed.
     """
 
-    __slots__ = ("check_call", "check_program", "is_checking")
+    __slots__ = ("_cache_dir", "cache_bytes", "check_call", "check_folder", "check_program", "is_checking")
     # Whoever can explain a result that is not finite says here how: nothing below knows who that is.
     check_call: Callable[[Any, Callable[..., Any], Sequence[Any], dict[str, Any]], None]
     check_program: Callable[[Any, Any, Sequence[Any]], None]
+    check_folder: Callable[[Path], None]  # raises where executables are not safe
     is_checking: bool
+    cache_bytes: int
 
     def __init__(self) -> None:
         self.is_checking = False
+        self.cache_bytes = 2**30
+        self._cache_dir: Path | None = None
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """Where jitted functions keep what they have compiled."""
+        return self._cache_dir
+
+    @cache_dir.setter
+    def cache_dir(self, path: str | os.PathLike[str] | None) -> None:
+        if path is not None:
+            if not isinstance(path, str | os.PathLike):
+                raise DtypeError(f"config.cache_dir is the path of a folder or None, got {path!r}.")
+            path = Path(path).expanduser().absolute()
+            self.check_folder(path)
+        self._cache_dir = path
 
     @property
     def debug_nonfinite(self) -> bool:
@@ -41,7 +65,8 @@ class Config:
         self.is_checking = on
 
     def __repr__(self) -> str:
-        return f"Config(debug_nonfinite={self.debug_nonfinite})"
+        names = ("debug_nonfinite", "cache_dir", "cache_bytes")
+        return f"Config({', '.join([f'{name}={getattr(self, name)}' for name in names])})"
 
 
 config = Config()

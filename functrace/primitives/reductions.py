@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, is_complex, primitive
-from functrace.primitives.comparison import eq, gt, lt
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
+from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
@@ -120,19 +120,16 @@ class ReduceExtremum(Reduction):
     """The greatest or least element."""
 
     locally_linear = True
-    surpassed: ClassVar[Callable[[Atom, Atom], Atom]]
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if not self.axes else alike(builder, self, x) if x.aval.size else None
 
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])
-        extremum = broadcast_in_dim(y, x.aval.shape, kept)
-        share = convert_element_type(eq(x, extremum), dx.aval.dtype)
+        attained = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
         # What is surpassed has no part in it. Where there is a NaN no element attains it: 0 / 0 is the derivative.
-        known = dx if is_complex(x.aval.dtype) else where(self.surpassed(x, extremum), 0, dx)
-        part = mul(known, share)
-        return div(reduce_sum(part, self.axes), reduce_sum(share, self.axes))
+        part = where(attained, dx, 0)
+        return div(reduce_sum(part, self.axes), reduce_sum(convert_element_type(attained, dx.aval.dtype), self.axes))
 
 
 @primitive
@@ -143,7 +140,6 @@ class ReduceMax(ReduceExtremum):
     spelling = "lax.reduce_max({0}, {axes})"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
-    surpassed = staticmethod(lt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMax, (F32, I32, BF16), (TIES, NANS))
@@ -157,7 +153,6 @@ class ReduceMin(ReduceExtremum):
     spelling = "lax.reduce_min({0}, {axes})"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
-    surpassed = staticmethod(gt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMin, (F32, I32, BF16), (TIES, NANS))

@@ -6,7 +6,7 @@ jit : (a -> b) -> (a -> b)                      jit f = f, faster
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from functrace.control.rolling import rolled
 from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
-from functrace.lower import staged
+from functrace.lower import executable, staged
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
 from functrace.tracing.trace import Traced, parameter_names
@@ -27,6 +27,10 @@ from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.custom import FRAMES
 
+# Settings under which one function has executables of their own.
+SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl",
+)  # fmt: skip
 SHARED = 1024  # Programs that one jitted function keeps for its calls inside traces
 
 
@@ -74,11 +78,8 @@ def jit(
             inline=inline, roll=roll, **options,
         )  # fmt: skip
     check_callable("jit", fun)
-    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames or ())
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums or ())
     parameters = parameter_names(fun)
-    names = (*names, *(parameters[i] for i in numbers if -len(parameters) <= i < len(parameters)))
-    numbers = (*numbers, *(parameters.index(n) for n in names if n in parameters))
+    numbers, names = positions_and_names(parameters, static_argnums, static_argnames)
 
     def on_jax_tracers(*args: Any, **kwargs: Any) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
@@ -133,12 +134,40 @@ def jit(
             outputs = Call(traced.program, fun_name(fun))(*atoms)
         return tree_util.tree_unflatten(traced.out_tree, [Tracer(y, builder) for y in outputs])
 
+    loaded: dict[Any, tuple[Any, Any]] = {}
+    of_disk = set(options) <= {"compiler_options"}
+    donate = positions_and_names(parameters, donate_argnums, donate_argnames)
+
+    def from_disk(args: Any, kwargs: Any) -> Any:
+        of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
+        leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
+        if not of_disk or not all(map(is_of_default_device, leaves)):
+            return compiled(*args, **kwargs)
+        fixed = static_values(args, kwargs, numbers, names)
+        key = (tree, tuple(map(aval_of, leaves)), fixed, *[getattr(jax.config, name) for name in SETTINGS])
+        found = loaded.get(key)
+        if found is None:
+            traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
+            captures = [jax.numpy.asarray(c) for c in traced.captures]
+            donated = donated_leaves(args, keyed, numbers, donate)
+            program = rolled(traced.program) if roll else traced.program
+            run = executable(
+                program, [*captures, *leaves], tuple([len(captures) + i for i in donated]),
+                {**options, "keep_unused": keep_unused},
+            )  # fmt: skip
+            if len(loaded) >= SHARED:
+                loaded.clear()
+            found = loaded[key] = partial(run, *captures), traced.out_tree
+        return tree_util.tree_unflatten(found[1], found[0](*leaves))
+
     ambient, settings = AMBIENT, config
 
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if (builder := ambient.builder) is None:
             try:
-                return checked(args, kwargs) if settings.is_checking else compiled(*args, **kwargs)
+                if settings.is_checking:
+                    return checked(args, kwargs)
+                return compiled(*args, **kwargs) if settings.cache_dir is None else from_disk(args, kwargs)
             except ValueError as error:
                 if "hashable" in str(error).lower():
                     raise unhashable(args, kwargs, numbers, names) from error
@@ -146,9 +175,41 @@ def jit(
         return in_trace(builder, args, kwargs)
 
     update_wrapper(jitted, fun)
-    for stage in ("lower", "trace", "eval_shape", "clear_cache"):
+    for stage in ("lower", "trace", "eval_shape"):
         setattr(jitted, stage, getattr(compiled, stage))
+
+    def clear_cache() -> None:
+        compiled.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+        loaded.clear()
+
+    jitted.clear_cache = clear_cache  # pyright: ignore[reportFunctionMemberAccess]
     return jitted
+
+
+def positions_and_names(parameters: Sequence[str], argnums: Any, argnames: Any) -> Any:
+    """Arguments given by position or name: the positions of those that have one, and all names."""
+    names = (argnames,) if isinstance(argnames, str) else tuple(argnames or ())
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums or ())
+    names = (*names, *(parameters[i] for i in numbers if -len(parameters) <= i < len(parameters)))
+    return (*numbers, *(parameters.index(n) for n in names if n in parameters)), names
+
+
+def donated_leaves(args: Sequence[Any], keyed: dict[str, Any], static: Sequence[int], donate: Any) -> list[int]:
+    """Numbers of the leaves of `args` without the static ones, and of `keyed`, whose buffers may be reused."""
+    numbers, names = donate
+    count = len(args)
+    fixed, given = ({i % count for i in group if -count <= i < count} for group in (static, numbers))
+    parts = [(i in given, x) for i, x in enumerate(args) if i not in fixed]
+    parts += [(k in names, keyed[k]) for k in sorted(keyed)]
+    flags = [flag for flag, x in parts for _ in tree_util.tree_leaves(x)]
+    return [i for i, flag in enumerate(flags) if flag]
+
+
+def is_of_default_device(x: Any) -> bool:
+    """Whether a value is, or will be, where JAX computes unless told otherwise."""
+    if isinstance(x, jax.core.Tracer) or jax.config.jax_default_device is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return not isinstance(x, jax.Array) or x.devices() == {jax.devices()[0]}
 
 
 def dynamic_names(parameters: Sequence[str], count: int, numbers: Sequence[int]) -> list[str]:
