@@ -10,12 +10,14 @@ administrator) and nobody else may write there.
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import hashlib
 import os
 import pickle
 import platform
 import stat
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -96,6 +98,7 @@ def discarded(path: Path, why: str) -> None:
 
 def keep(key: str, compiled: Any) -> None:
     """Write an executable, and make room for it."""
+    pickle_layouts_by_name()
     try:
         body, _, _ = serialize_executable.serialize(compiled)
     except (ValueError, NotImplementedError) as error:  # a backend that cannot
@@ -107,6 +110,15 @@ def keep(key: str, compiled: Any) -> None:
     except OSError as error:
         warnings.warn(f"functrace: a compiled Program is not kept on disk: {error}", stacklevel=2)
     make_room()
+
+
+@cache
+def pickle_layouts_by_name() -> None:
+    """jax 0.12's one layout that says "any" reads back as another object, and no type with that equals a fresh one."""
+    layout = getattr(jax.typeof(np.float32(0)), "layout", None)
+    if layout is not None and pickle.loads(pickle.dumps(layout)) != layout:
+        (name, *_) = [k for k, v in vars(sys.modules[type(layout).__module__]).items() if v is layout]
+        copyreg.pickle(type(layout), lambda _: name)
 
 
 def make_room() -> None:
