@@ -19,6 +19,7 @@ SECOND = ("grad of grad", "vmap of grad", "grad of vmap")
 THIRD = ("hessian", "reverse over reverse", "third derivative", "vmap of hessian", "jvp of vmap of grad")
 # Most of a test's time is XLA's, and what it makes runs once.
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+AS_USERS_DO = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 TOLERANCE = {"bfloat16": 4e-2, "float16": 4e-3, "float32": 2e-5, "complex64": 2e-5}  # of the largest entry
 
 
@@ -96,11 +97,12 @@ class Row(NamedTuple):
     dtypes: tuple[str, ...] | None
     looser: float
     eager: bool
+    options: dict[str, Any]
 
 
 def row(
     names: str, *args: Any, call: Any = None, refused: tuple[str, ...] = (), dtypes: tuple[str, ...] | None = None,
-    looser: float = 1.0, eager: bool = False, **kwargs: Any,
+    looser: float = 1.0, eager: bool = False, options: Any = QUICKLY, **kwargs: Any,
 ) -> Row:  # fmt: skip
     """A Row.
 
@@ -111,9 +113,11 @@ def row(
       refused: checks that JAX refuses; functrace need not.
       dtypes: the types that JAX takes, where those are not all.
       looser: factor of the tolerance.
-      eager: compute outside of jax.jit, which some functions refuse to be under, and some are at a kink under QUICKLY.
+      eager: compute outside of jax.jit, which some functions refuse to be under.
+      options: those of jax.jit. Under QUICKLY JAX's rule for max and min, which asks whether an operand equals the
+        result, finds none that does where XLA has computed an operand twice, in two roundings.
     """
-    return Row(tuple(names.split()), args, kwargs, call, refused, dtypes, looser, eager)
+    return Row(tuple(names.split()), args, kwargs, call, refused, dtypes, looser, eager, options)
 
 
 class Library(NamedTuple):
@@ -257,8 +261,8 @@ def differences(theirs: Library, ours: Library, cases: list[tuple[str, Case]], c
         structure.append(tree)
         return leaves
 
-    eager = any(case.row.eager for _, case in cases)
-    leaves = flat(operands) if eager else jax.jit(flat, compiler_options=QUICKLY)(operands)
+    of = cases[0][1].row  # the cases are of one row
+    leaves = flat(operands) if of.eager else jax.jit(flat, compiler_options=of.options)(operands)
     results = jax.tree.unflatten(structure[-1], leaves)
     for (label, check), (expected, got) in results.items():
         case = next(c for name, c in cases if name == label)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from tests.against_jax import definite, distinct, normal, positive, regular, row, uniform
+from tests.against_jax import AS_USERS_DO, definite, distinct, normal, positive, regular, row, uniform
 
 M = normal(2, 3)
 KEY = jax.random.key(3)
@@ -148,7 +148,7 @@ RANDOM = [
         looser=8.0),
     row("normal", KEY, (3,), call=lambda f, k, s: f(k, s)),
     row("permutation", KEY, normal(4)),
-    row("truncated_normal", KEY, uniform(-2.0, -1.0, 3), uniform(1.0, 2.0, 3), eager=True),
+    row("truncated_normal", KEY, uniform(-2.0, -1.0, 3), uniform(1.0, 2.0, 3), options=AS_USERS_DO),
     row("uniform", KEY, (3,), np.float32, uniform(-2.0, -1.0, 3), uniform(1.0, 2.0, 3)),
     row("choice", KEY, normal(5), (3,)),
 ]  # fmt: skip
