@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench bench-quick lint clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "functrace needs Python 3.11 to 3.13: make PYTHON=python3.12"'
@@ -22,6 +22,9 @@ test-all: .venv/installed lint
 bench: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(PY) benchmarks/run.py --plot benchmarks/checkpointing.png
+
+bench-quick: .venv/installed
+	$(PY) benchmarks/run.py unjitted_grad dispatch scalar_chain laplacian nonfinite gradient_flow sparse
 
 lint: .venv/installed
 	.venv/bin/ruff check functrace tests examples benchmarks
