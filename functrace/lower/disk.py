@@ -52,9 +52,13 @@ def executable(program: Program, values: Sequence[Any], donated: tuple[int, ...]
       values: arrays or numbers, of the types of its inputs.
       donated: numbers of the inputs whose buffers the results may reuse.
       options: further ones of `jax.jit`.
+    Returns:
+      The function, which returns a list; None for a Program that no file can be named for.
     """
     key = key_of(program, donated, options)
-    found = None if key is None else load(key, len(program.inputs), len(program.outputs))
+    if key is None:
+        return None
+    found = load(key, len(program.inputs), len(program.outputs))
     if found is not None:
         return found
 
@@ -62,8 +66,7 @@ def executable(program: Program, values: Sequence[Any], donated: tuple[int, ...]
         return staged(program, xs)
 
     compiled = jax.jit(run, donate_argnums=donated, **options).lower(*values).compile()
-    if key is not None:
-        keep(key, compiled)
+    keep(key, compiled)
     return compiled
 
 

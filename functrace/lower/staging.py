@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import numpy as np
 from jax.extend import core
 from jax.extend.core.primitives import jit_p
 
@@ -66,7 +67,7 @@ class Writing:
         # The number of a kind, what it is applied to, and what it makes.
         self.calls: list[tuple[int, Sequence[Var], Sequence[Var]]] = []
         asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None) if once else None
-        one = Var(Aval((), "float32"))
+        one = Var(Aval((), np.dtype(np.float32)))
         if asked is not None:
             self.call("one", lambda x: [unknown_one([x])], [asked], [one])
         for eqn in program.equations:

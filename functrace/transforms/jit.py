@@ -145,20 +145,22 @@ def jit(
             return compiled(*args, **kwargs)
         fixed = static_values(args, kwargs, numbers, names)
         key = (tree, tuple(map(aval_of, leaves)), fixed, *[getattr(jax.config, name) for name in SETTINGS])
-        found = loaded.get(key)
-        if found is None:
+        if key not in loaded:
             traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
-            captures = [jax.numpy.asarray(c) for c in traced.captures]
-            donated = donated_leaves(args, keyed, numbers, donate)
-            program = rolled(traced.program) if roll else traced.program
-            run = executable(
-                program, [*captures, *leaves], tuple([len(captures) + i for i in donated]),
-                {**options, "keep_unused": keep_unused},
-            )  # fmt: skip
+            run = None
+            if all(map(is_of_default_device, traced.captures)):
+                captures = [jax.numpy.asarray(c) for c in traced.captures]
+                donated = [len(captures) + i for i in donated_leaves(args, keyed, numbers, donate)]
+                run = executable(
+                    rolled(traced.program) if roll else traced.program, [*captures, *leaves], tuple(donated),
+                    {**options, "keep_unused": keep_unused},
+                )  # fmt: skip
+                run = run and partial(run, *captures)
             if len(loaded) >= SHARED:
                 loaded.clear()
-            found = loaded[key] = partial(run, *captures), traced.out_tree
-        return tree_util.tree_unflatten(found[1], found[0](*leaves))
+            loaded[key] = run, traced.out_tree
+        run, out_tree = loaded[key]
+        return tree_util.tree_unflatten(out_tree, run(*leaves)) if run else compiled(*args, **kwargs)
 
     ambient, settings = AMBIENT, config
 

@@ -132,3 +132,16 @@ def test_captured_arrays():
     w = np.linspace(0, 1, 4)
     f = repeated(lambda n, x: n.sin(x) * w)
     np.testing.assert_allclose(ft.jit(lambda x: f(fnp, x))(X), jax.jit(lambda x: f(jnp, x))(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_under_a_mesh(kind):
+    """Types that say where an array is are JAX's to trace."""
+    step = repeated(lambda n, x: n.tanh(x @ n.ones((4, 4), x.dtype)) * 0.5)
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, jax.NamedSharding(mesh, jax.P("i")))
+        found = ft.jit(lambda x: step(fnp, x))(x)
+        expected = jax.jit(lambda x: step(jnp, x))(x)
+    assert jax.typeof(found) == jax.typeof(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
