@@ -97,9 +97,12 @@ class Writing:
         self.call((eqn.primitive, fixed), lowered, operands, eqn.outputs)
 
     def jaxpr(self) -> tuple[Any, Sequence[Any]] | None:
-        """A jaxpr of constants and the inputs, and the constants; None where the order of equations may count."""
-        forms, constants, consts = traced(self.functions)
-        if any([q.effects for form in forms for q, _, _ in form.equations]):
+        """A jaxpr of constants and the inputs, and the constants; None where it is not JAX's whole account.
+
+        It is not where the order of equations may count, and where JAX is to take an equation apart yet ("high" ones).
+        """
+        forms, constants, consts, is_high = traced(self.functions)
+        if is_high or any([q.effects for form in forms for q, _, _ in form.equations]):
             return None
         make = core.Var
         inputs = [make(type_of(v.aval)) for v in self.program.inputs]
@@ -120,8 +123,8 @@ class Writing:
         return core.Jaxpr([], [*constants, *inputs], outputs, equations, debug_info=of), consts
 
 
-def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> tuple[list[Form], Any, Any]:
-    """The forms of functions, by one trace of them all; the constants that are in them, and their values."""
+def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> tuple[list[Form], Any, Any, bool]:
+    """The forms of functions, by one trace of them all; the constants in them; their values; whether some are high."""
 
     def all_of_them(groups: Any) -> Any:
         return [f(*xs) for (f, _), xs in zip(functions, groups, strict=True)]
@@ -137,7 +140,7 @@ def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> tu
         form_of([next(inputs) for _ in avals], [next(outputs) for _ in result], jaxpr.eqns, maker)
         for (_, avals), result in zip(functions, results, strict=True)
     ]
-    return forms, jaxpr.constvars, closed.consts
+    return forms, jaxpr.constvars, closed.consts, getattr(jaxpr, "is_high", False)
 
 
 def form_of(inputs: Sequence[Any], outputs: Sequence[Any], equations: Sequence[Any], maker: dict[Any, int]) -> Form:

@@ -89,7 +89,7 @@ def test_the_switch():
             ft.jit(of_logarithms)(ZERO)
     finally:
         ft.config.debug_nonfinite = False
-    assert repr(ft.config) == "Config(debug_nonfinite=False)"
+    assert repr(ft.config) == "Config(debug_nonfinite=False, cache_dir=None, cache_bytes=1073741824)"
     with pytest.raises(errors.DtypeError, match=r"config.debug_nonfinite is True or False, got 'yes'"):
         ft.config.debug_nonfinite = "yes"
 
