@@ -64,7 +64,7 @@ def test_names_of_functrace(guide):
     assert len(found) > 30
     for dotted in found:
         module, _, name = dotted.partition(".")
-        resolve_name(f"{OURS[module]}.{name}")
+        resolve_name(f"{OURS[module]}:{name}")
 
 
 def test_transforms():

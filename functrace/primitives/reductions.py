@@ -16,7 +16,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
-from functrace.primitives.comparison import eq
+from functrace.primitives.comparison import eq, logical_or, ne
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
@@ -127,9 +127,12 @@ class ReduceExtremum(Reduction):
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])
         attained = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
-        # What is surpassed has no part in it. Where there is a NaN no element attains it: 0 / 0 is the derivative.
-        part = where(attained, dx, 0)
-        return div(reduce_sum(part, self.axes), reduce_sum(convert_element_type(attained, dx.aval.dtype), self.axes))
+        share = convert_element_type(attained, dx.aval.dtype)
+        # What is surpassed has no part in it. Where there is a NaN no element attains it: 0 / 0 is the derivative. That
+        # is told by the mask and y, so that no derivative keeps x.
+        unknown = broadcast_in_dim(ne(y, y), x.aval.shape, kept)
+        part = mul(where(logical_or(attained, unknown), dx, 0), share)
+        return div(reduce_sum(part, self.axes), reduce_sum(share, self.axes))
 
 
 @primitive
