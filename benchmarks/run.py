@@ -1,4 +1,4 @@
-"""Run the benchmarks and write `benchmarks/RESULTS.md`.
+"""Run the benchmarks and write `benchmarks/RESULTS.md`, or `RESULTS_GPU.md` on a GPU.
 
     python benchmarks/run.py                # all
     python benchmarks/run.py dispatch       # some, printed only
@@ -28,7 +28,7 @@ NAMES = [
 ]  # fmt: skip
 HEAD = """# Benchmarks
 
-Made by `make bench` on {date}: {cores} cores, Python {python}, jax {jax} on {backend}{rivals}. Contenders
+Made by `{command}` on {date}: {cores} cores, Python {python}, jax {jax} on {device}{rivals}. Contenders
 take turns in one process; each figure is the median of its turns, and beside a rival stands how many times functrace's
 median its own is (above 1, functrace is quicker). All contenders are checked to agree before they are timed. The
 machine is shared: trust the ratios, not the times.
@@ -62,10 +62,12 @@ def main(chosen: list[str], picture: Path | None, write: bool) -> None:
     modules = {name: importlib.import_module(name) for name in chosen or NAMES}
     if picture and not any(hasattr(module, "plot") for module in modules.values()):
         sys.exit(f"--plot: {', '.join(modules)} draws no picture")
-    results = Path(__file__).with_name("RESULTS.md")
+    backend, device = jax.default_backend(), jax.devices()[0].device_kind
+    results = Path(__file__).with_name("RESULTS.md" if backend == "cpu" else f"RESULTS_{backend.upper()}.md")
     text = HEAD.format(
+        command="make bench" if backend == "cpu" else "python benchmarks/run.py",
         date=datetime.date.today(), cores=os.cpu_count(), python=platform.python_version(),
-        jax=jax.__version__, backend=jax.default_backend(), rivals=rivals(),
+        jax=jax.__version__, device=device, rivals=rivals(),
     )  # fmt: skip
     for name, module in modules.items():
         rows = module.measure()
@@ -77,7 +79,8 @@ def main(chosen: list[str], picture: Path | None, write: bool) -> None:
         section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`, {datetime.date.today()}\n"
         print(section, flush=True)
         if chosen and write:
-            results.write_text(replaced(results.read_text(), module.TITLE, section))
+            older = results.read_text() if results.exists() else text
+            results.write_text(replaced(older, module.TITLE, section))
         text += section
     if not chosen:
         results.write_text(text)
