@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 
+import pytest
+
 # Tests compare with JAX on the CPU, where its arithmetic is IEEE's; another platform is asked for by name.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,3 +21,11 @@ QUICK_TO_COMPILE = (
 # `make test-all` sets XLA_FLAGS to nothing, so that all tests also run with XLA as users have it.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what is about XLA for CPU where that is not asked for."""
+    if not os.environ["JAX_PLATFORMS"].startswith("cpu"):
+        for item in items:
+            if item.get_closest_marker("cpu"):
+                item.add_marker(pytest.mark.skip(reason="about XLA for CPU"))

@@ -148,6 +148,7 @@ def test_the_smallest_budget_is_the_smallest(smallest):
         ft.make_program(ft.grad(loss))(*args)
 
 
+@pytest.mark.cpu
 def test_budgets_bound_the_memory(smallest):
     """A sweep of eight: no more than the budget and a tenth, over what the largest equation works on."""
     loss, args = transformer(6, lambda f: f)

@@ -50,6 +50,7 @@ def test_few_values_of_each_layer_are_kept():
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
 
 
+@pytest.mark.cpu
 def test_kernels_do_not_grow_with_the_depth():
     shallow, deep = gradient(6), gradient(18)
     assert largest_kernel(*deep, kept(deep[0])) <= largest_kernel(*shallow, kept(shallow[0]))
