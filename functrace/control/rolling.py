@@ -367,15 +367,23 @@ def within(program: Program) -> Program:
 
 
 def shortened(program: Program) -> Program | None:
-    """With the run that saves most as a loop, None where none does."""
-    for stretch in stretches(program.equations):
-        loop = found_in(program, stretch)
-        if loop is None or not worthwhile(program, loop):
-            continue
+    """With the first of its runs as a loop, so that later ones find stacked what it makes; None where there is none."""
+    for loop in sorted(chosen(program), key=lambda loop: loop.start):
         found = written(program, loop)
         if found is not None:
             return found
     return None
+
+
+def chosen(program: Program) -> list[Loop]:
+    """Runs that are worth a loop and have no equation in common, those that save most first."""
+    loops: list[Loop] = []
+    for stretch in stretches(program.equations):
+        loop = found_in(program, stretch)
+        if loop is not None and worthwhile(program, loop):
+            if all([loop.stop <= other.start or other.stop <= loop.start for other in loops]):
+                loops.append(loop)
+    return loops
 
 
 def worthwhile(program: Program, loop: Loop) -> bool:
