@@ -18,24 +18,37 @@ In a run each operand is one of five things, the same one in every repetition:
 
 What later equations read of one repetition or of several comes out stacked. A run that reads what another one made
 finds it stacked already, in the same order or in the opposite one, as the backward pass does; nothing is copied then.
+
+Whether a loop pays is a matter of the arrays that it copies. XLA compiles a kernel once however often it comes, so that
+layers with parameters of their own cost little more than to write them down; to stack those parameters costs a piece of
+code for each. Repetitions that share their parameters, as the steps of a solver, of a recurrent network, of a training
+loop inside a loss, copy nothing. So `rolled(program)` makes the loops that save `ENOUGH` equations, and `EACH` of them
+for an array put into a stack or taken out of one, and that cut no kernel in two: where all that is repeated is
+elementwise, XLA runs many repetitions as one kernel. `rolled(program, always=True)` makes all.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from functrace.control.recomputed import recomputed
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Builder, Equation, Literal, Program
+from functrace.primitives.elementwise import Elementwise
 from functrace.primitives.space import Reshape, reshape, zeros
 from functrace.primitives.structural import Slice, concatenate, rev, slice_along
 from functrace.rewrites import memoised
 from functrace.rewrites.memo import copy_input
 
-LEAST = 16  # equations saved
+LEAST = 16  # equations that a loop saves
+ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
+EACH = 16  # equations that it saves for each array that is copied
+SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
 WINDOWS = (1, 4, 16)  # equations in a row by which places that look alike are found
 PERIODS = 8  # periods that are tried
@@ -76,38 +89,32 @@ def numbered(equations: Sequence[Equation]) -> list[int]:
     ]
 
 
-def periods(numbers: Sequence[int]) -> list[int]:
+def periods(numbers: np.ndarray) -> list[int]:
     """Distances at which the string of numbers may repeat, those that most places speak for first."""
-    votes: Counter[int] = Counter()
+    distances = []
     for width in WINDOWS:
-        last: dict[Any, int] = {}
-        for i in range(len(numbers) - width + 1):
-            window = tuple(numbers[i : i + width])
-            if window in last:
-                votes[i - last[window]] += 1
-            last[window] = i
-    return [period for period, _ in votes.most_common(PERIODS)]
+        rows = np.lib.stride_tricks.sliding_window_view(numbers, width) if len(numbers) >= width else numbers[:0, None]
+        hashes = (rows * np.random.default_rng(0).integers(1 << 62, size=width)).sum(-1)
+        order = np.argsort(hashes, kind="stable")  # places with one window, the next one after each
+        alike = hashes[order[1:]] == hashes[order[:-1]]
+        distances.append((order[1:] - order[:-1])[alike])
+    found, votes = np.unique(np.concatenate(distances), return_counts=True)
+    return found[np.argsort(-votes, kind="stable")][:PERIODS].tolist()
 
 
 def stretches(equations: Sequence[Equation]) -> list[Stretch]:
     """The places where equations repeat often enough to be worth a loop, those that save most first."""
-    found: list[Stretch] = []
-    numbers = numbered(equations)
+    found: list[tuple[int, Stretch]] = []
+    numbers = np.array(numbered(equations), np.int64)
     before = [0, *accumulate(sizes(equations))]
-
-    def saved(stretch: Stretch) -> int:
-        start, stop, period = stretch
-        return before[start + (stop - start) // period * period] - before[start + period]
-
     for period in periods(numbers):
-        start = 0
-        for i in range(len(numbers) - period + 1):
-            if i == len(numbers) - period or numbers[i] != numbers[i + period]:
-                if i - start >= (FEWEST - 1) * period:
-                    found.append(Stretch(start, i + period, period))
-                start = i + 1
-    worth = [(saved(s), s) for s in found]
-    return [s for n, s in sorted(worth, key=lambda pair: (-pair[0], pair[1].period)) if n >= LEAST]
+        differs = np.flatnonzero(numbers[:-period] != numbers[period:])
+        ends = np.concatenate([[-1], differs, [len(numbers) - period]])
+        for k in np.flatnonzero(np.diff(ends) > (FEWEST - 1) * period).tolist():
+            start, stop = int(ends[k]) + 1, int(ends[k + 1]) + period
+            saved = before[start + (stop - start) // period * period] - before[start + period]
+            found.append((saved, Stretch(start, stop, period)))
+    return [s for n, s in sorted(found, key=lambda pair: (-pair[0], pair[1].period)) if n >= LEAST]
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,8 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
             constants[i] = xs[0]
         elif k is None:
             each[i] = xs
+    if any([x.aval is not repetitions[first][q].outputs[j].aval for q, j, x in carried.values()]):
+        return None
     begin, end = base + first * period, base + stop * period
     outside = [x for eqn in (*program.equations[:begin], *program.equations[end:]) for x in eqn.inputs]
     read: dict[tuple[int, int], set[int]] = {}
@@ -219,12 +228,12 @@ def entry(stack: Atom, i: int) -> Atom:
     return reshape(slice_along(stack, 0, i, i + 1), stack.aval.shape[1:])
 
 
-def entry_of(b: Builder, x: Atom) -> tuple[Atom, int] | None:
+def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> tuple[Atom, int] | None:
     """The stack that `x` is an entry of, and which one, as `entry` writes it."""
-    shaped = b.definition(x)
+    shaped = definition(x)
     if shaped is None or type(shaped.primitive) is not Reshape:
         return None
-    taken = b.definition(shaped.inputs[0])
+    taken = definition(shaped.inputs[0])
     if taken is None or type(taken.primitive) is not Slice:
         return None
     prim, (stack,) = taken.primitive, taken.inputs
@@ -232,44 +241,41 @@ def entry_of(b: Builder, x: Atom) -> tuple[Atom, int] | None:
     return (stack, prim.start[0]) if is_entry else None
 
 
-def order(b: Builder, xs: Sequence[Atom]) -> int:
-    """1 for entries of one stack in their order, -1 in the opposite one, 0 else."""
-    found = [entry_of(b, x) for x in xs[:2]]
-    if len(found) < 2 or found[0] is None or found[1] is None or found[0][0] is not found[1][0]:
-        return 0
-    step = found[1][1] - found[0][1]
-    return step if abs(step) == 1 else 0
+def parts(xs: Sequence[Atom], place: Callable[[Atom], tuple[Any, int] | None]) -> list[tuple[Any, int, int] | Atom]:
+    """What a stack of `xs` is put together from: pieces of other stacks, with first and last entry, and single values.
 
-
-def stacked(b: Builder, xs: Sequence[Atom]) -> Atom:
-    """The stack of `xs`: where they are entries of one already, that one or a part of it."""
-    parts: list[Atom] = []
-    runs: list[tuple[Atom, int, int] | Atom] = []  # a stack with the first entry and the last one, or one value
+    `place` tells of a value in which stack it is, and where.
+    """
+    found: list[tuple[Any, int, int] | Atom] = []
     for x in xs:
-        found = entry_of(b, x)
-        if found is None:
-            runs.append(x)
-            continue
-        stack, i = found
-        before = runs[-1] if runs else None
-        if type(before) is tuple and before[0] is stack and (
-            i == before[2] + 1 >= before[1] + 1 or i == before[2] - 1 <= before[1] - 1
+        at = place(x)
+        before = found[-1] if found else None
+        if at is None:
+            found.append(x)
+        elif type(before) is tuple and before[0] == at[0] and (
+            at[1] == before[2] + 1 >= before[1] + 1 or at[1] == before[2] - 1 <= before[1] - 1
         ):
-            runs[-1] = stack, before[1], i
+            found[-1] = (before[0], before[1], at[1])
         else:
-            runs.append((stack, i, i))
-    for run in runs:
-        if type(run) is tuple:
-            stack, i, k = run
-            part = slice_along(stack, 0, min(i, k), max(i, k) + 1)
-            parts.append(rev(part, (0,)) if k < i else part)
-        elif isinstance(run, Atom):
-            parts.append(reshape(run, (1, *run.aval.shape)))
-    return parts[0] if len(parts) == 1 else concatenate(parts, 0)
+            found.append((at[0], at[1], at[1]))
+    return found
 
 
-def written(program: Program, loop: Loop) -> Program | None:
-    """The Program with a loop in the place of its equations; None where what it carries changes its type."""
+def stacked(xs: Sequence[tuple[Any, int, int] | Atom]) -> Atom:
+    """The stack that is put together from these parts."""
+    pieces: list[Atom] = []
+    for x in xs:
+        if type(x) is tuple:
+            stack, i, k = x
+            piece = slice_along(stack, 0, min(i, k), max(i, k) + 1)
+            pieces.append(rev(piece, (0,)) if k < i else piece)
+        elif isinstance(x, Atom):
+            pieces.append(reshape(x, (1, *x.aval.shape)))
+    return pieces[0] if len(pieces) == 1 else concatenate(pieces, 0)
+
+
+def written(program: Program, loop: Loop) -> Program:
+    """The Program with a loop in the place of its equations."""
     with Builder() as b:
         env: dict[Any, Atom] = {v: copy_input(b, v) for v in program.inputs}
         copy(b, program.equations[: loop.start], env)
@@ -284,8 +290,10 @@ def written(program: Program, loop: Loop) -> Program | None:
                 slots.append((q, j, made[q].outputs[j]))
                 inits.append(zeros(made[q].outputs[j].aval))
         values = [[env.get(x, x) for x in xs] for xs in each]
-        backward = sum([order(b, xs) for xs in values]) < 0
-        stacks = [stacked(b, xs[::-1] if backward else xs) for xs in values]
+        place = lambda x: entry_of(b.definition, x)
+        falling = [part[2] < part[1] for xs in values for part in parts(xs, place) if type(part) is tuple]
+        backward = 2 * sum(falling) > len(falling)
+        stacks = [stacked(parts(xs[::-1] if backward else xs, place)) for xs in values]
         fixed = [env.get(x, x) for x in constants]
 
         with Builder() as inner:
@@ -306,9 +314,8 @@ def written(program: Program, loop: Loop) -> Program | None:
                 values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
             outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
             body = inner.build(outputs)
-        if any([y.aval is not x.aval for x, y in zip(inits, outputs, strict=False)]):
-            return None
         b.source = made[0].source
+        body, fixed, stacks = recomputed(b, body, fixed, inits, stacks, loop.count)
         results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
         last = loop.stop - loop.period
         for (q, j, _), y in zip(slots, results, strict=False):
@@ -329,65 +336,148 @@ def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> Non
 
 
 def hoisted(program: Program) -> Program:
-    """The Program with what depends on no input, and numbers that depend on numbers, in front: made for all layers."""
+    """The Program with what is made for all repetitions in front.
+
+    That is what depends on no input, numbers that depend on numbers, and parts of inputs, as the rows of a sequence.
+    """
     free: set[Any] = set()
     numbers: set[Any] = {v for v in program.inputs if not v.aval.shape}
+    views: set[Any] = set(program.inputs)
     early: list[Equation] = []
     late: list[Equation] = []
     for eqn in program.equations:
         needs = [x for x in eqn.inputs if type(x) is not Literal]
         if all([x in free for x in needs]):
             free.update(eqn.outputs)
-            early.append(eqn)
         elif all([not v.aval.shape for v in eqn.outputs]) and all([x in free or x in numbers for x in needs]):
             numbers.update(eqn.outputs)
-            early.append(eqn)
+        elif type(eqn.primitive) in (Slice, Reshape) and needs[0] in views:
+            views.update(eqn.outputs)
         else:
             late.append(eqn)
+            continue
+        early.append(eqn)
     return Program(program.inputs, (*early, *late), program.outputs)
 
 
 @memoised
-def rolled(program: Program) -> Program:
-    """The Program with its repeated runs as loops."""
+def rolled(program: Program, always: bool = False) -> Program:
+    """The Program with its repeated runs as loops, those that pay or `always` all."""
     if program.has_effects:
         return program
-    current = hoisted(within(program))
-    while (shorter := shortened(current)) is not None:
-        current = shorter
+    current = within(program, always)
+    if not always and len(current.equations) < ENOUGH:
+        return current
+    front = hoisted(current)
+    while loops := [loop for v in verdicts(front, always) if (loop := v.loop) and not v.why_not]:
+        # The first of them: later ones find stacked what it makes.
+        current = front = written(front, min(loops, key=lambda loop: loop.start))
     return current
 
 
-def within(program: Program) -> Program:
+def within(program: Program, always: bool) -> Program:
     """The Program with those that it calls rolled."""
+    if not any([eqn.primitive.runs() for eqn in program.equations]):
+        return program
     equations = tuple([
-        Equation(eqn.primitive.with_programs(rolled), eqn.inputs, eqn.outputs, eqn.source) for eqn in program.equations
+        Equation(eqn.primitive.with_programs(lambda p: rolled(p, always)), eqn.inputs, eqn.outputs, eqn.source)
+        for eqn in program.equations
     ])  # fmt: skip
     return Program(program.inputs, equations, program.outputs)
 
 
-def shortened(program: Program) -> Program | None:
-    """With the first of its runs as a loop, so that later ones find stacked what it makes; None where there is none."""
-    for loop in sorted(chosen(program), key=lambda loop: loop.start):
-        found = written(program, loop)
-        if found is not None:
-            return found
-    return None
+class Verdict(NamedTuple):
+    """Of a run: the equations that a loop saves, the arrays that it copies, and why there is none; "" where it pays."""
+
+    stretch: Stretch
+    loop: Loop | None
+    saved: int
+    copied: int
+    why_not: str
 
 
-def chosen(program: Program) -> list[Loop]:
-    """Runs that are worth a loop and have no equation in common, those that save most first."""
-    loops: list[Loop] = []
-    for stretch in stretches(program.equations):
+def verdicts(program: Program, always: bool = False) -> list[Verdict]:
+    """Of the runs that have no equation in common, those that save most first."""
+    equations = program.equations
+    found: list[Verdict] = []
+    for stretch in stretches(equations):
+        if any([stretch.start < v.stretch.stop and v.stretch.start < stretch.stop for v in found]):
+            continue
+        own, body = own_inputs(program, stretch)
+        if own * EACH > body and not always:
+            why = f"each repetition of {body} equations reads {own} inputs of its own, which a loop copies"
+            found.append(Verdict(stretch, None, 0, own, why))
+            continue
         loop = found_in(program, stretch)
-        if loop is not None and worthwhile(program, loop):
-            if all([loop.stop <= other.start or other.stop <= loop.start for other in loops]):
-                loops.append(loop)
-    return loops
+        if loop is None:
+            continue
+        body = equations[loop.start : loop.start + loop.period]
+        saved = sum(sizes(body)) * (loop.count - 1)
+        if computes(body) and saved >= LEAST:
+            stretch = Stretch(loop.start, loop.stop, loop.period)
+            found.append(Verdict(stretch, loop, saved, 0, "" if always else reason(body, saved)))
+    definitions = {v: eqn for eqn in equations for v in eqn.outputs}
+    while made := [i for i, v in enumerate(found) if not v.why_not]:
+        # What one loop makes is no copy where another one reads it.
+        counts = copies(program, [loop for v in found if (loop := v.loop) and not v.why_not], definitions)
+        for i, count in zip(made, counts, strict=True):
+            found[i] = found[i]._replace(copied=count)
+        i = min(made, key=lambda i: found[i].saved / max(1, found[i].copied))
+        if always or found[i].saved >= EACH * found[i].copied:
+            break
+        why = f"a loop copies {found[i].copied} arrays to save {found[i].saved} equations"
+        found[i] = found[i]._replace(why_not=why)
+    return found
 
 
-def worthwhile(program: Program, loop: Loop) -> bool:
-    """Whether the loop saves enough, and computes; what only moves values, as stacking does, stays."""
-    body = program.equations[loop.start : loop.start + loop.period]
-    computes = any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
-    return computes and sum(sizes(body)) * (loop.count - 1) >= LEAST
+def own_inputs(program: Program, stretch: Stretch) -> tuple[int, int]:
+    """How many arrays among the inputs one repetition reads and the next one does not, and the size of a repetition."""
+    start, stop, period = stretch
+    middle = start + (stop - start) // period // 2 * period - period
+    one, other = (program.equations[i : i + period] for i in (middle, middle + period))
+    inputs = set(program.inputs)
+    read, next_read = ({x for eqn in part for x in eqn.inputs if x in inputs} for part in (one, other))
+    return len([x for x in read - next_read if x.aval.shape]), sum(sizes(one))
+
+
+def computes(body: Sequence[Equation]) -> bool:
+    """Whether the body computes; what only moves values, as stacking does, stays."""
+    return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
+
+
+def reason(body: Sequence[Equation], saved: int) -> str:
+    """Why a loop does not pay, whatever it copies."""
+    if saved < ENOUGH:
+        return f"a loop saves fewer than {ENOUGH} equations"
+    elementwise = all([eqn.primitive.fuses or isinstance(eqn.primitive, Elementwise) for eqn in body])
+    if elementwise and any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
+        return "all is elementwise: XLA runs many repetitions as one kernel"
+    return ""
+
+
+def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equation]) -> list[int]:
+    """How many arrays each of these loops puts into stacks and takes out of them."""
+    equations = program.equations
+    results: dict[Any, tuple[Any, int]] = {
+        equations[loop.start + n * loop.period + q].outputs[j]: ((loop.start, q, j), n)
+        for loop in loops
+        for q, j in loop.every
+        for n in range(loop.count)
+    }
+
+    def place(x: Atom) -> tuple[Any, int] | None:
+        return results.get(x) or entry_of(definitions.get, x)
+
+    inside = {i for loop in loops for i in range(loop.start, loop.stop)}
+    alone = {x for i, eqn in enumerate(equations) if i not in inside for x in eqn.inputs}  # read one by one
+    alone.update(program.outputs)
+    counts = [0] * len(loops)
+    for k, loop in enumerate(loops):
+        alone.update(loop.constants.values(), [x for _, _, x in loop.carried.values()])
+        for xs in dict.fromkeys(loop.each.values()):
+            pieces = parts(xs, place)
+            alone.update([x for x in pieces if type(x) is not tuple])
+            counts[k] += len(pieces) if len(pieces) > 1 or type(pieces[0]) is not tuple else 0
+    for x, ((start, _, _), _) in results.items():
+        counts[[loop.start for loop in loops].index(start)] += x in alone
+    return counts

@@ -43,7 +43,7 @@ def jit(
     donate_argnames: str | Iterable[str] | None = None,
     keep_unused: bool = False,
     inline: bool = False,
-    roll: bool = False,
+    roll: bool | str = "auto",
     **options: Any,
 ) -> Any:
     """Compile `fun` with XLA, once for each combination of argument types and static values.
@@ -56,9 +56,11 @@ def jit(
       donate_argnames: names of such arguments.
       keep_unused: keep arguments that the function does not use.
       inline: write nested calls in place of a shared `call`.
-      roll: compile repeated equations, as those of the layers of a deep model, of its backward pass and of its
-        optimizer's updates, as loops: their body is compiled once. Values are those without it up to rounding.
-        Parameters of the layers are stacked, which copies them in each call. Inside a trace it does nothing.
+      roll: whether repeated equations, as those of the steps of a solver that is a Python loop, and of their backward
+        pass, are compiled as loops: the body once. Values are those without it up to rounding. "auto", the default,
+        makes the loops that pay: those that save hundreds of equations, and that copy no array for the few that it
+        saves, as stacking the parameters of a model's layers does. True makes all, False none.
+        `debug.explain_roll` tells what is found. Inside a trace it does nothing.
       **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
         compiler_options.
     Returns:
@@ -78,6 +80,9 @@ def jit(
             inline=inline, roll=roll, **options,
         )  # fmt: skip
     check_callable("jit", fun)
+    if roll not in (True, False, "auto"):
+        raise ArgumentError(f"jit: roll must be True, False or 'auto', got {roll!r}.{at(caller_source())}")
+    loops = (lambda program: rolled(program, roll is True)) if roll else lambda program: program
     parameters = parameter_names(fun)
     numbers, names = positions_and_names(parameters, static_argnums, static_argnames)
 
@@ -85,8 +90,7 @@ def jit(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
         leaves = tree_util.tree_leaves((tuple(xs), keyed))
-        program = rolled(traced.program) if roll else traced.program
-        outputs = staged(program, [*traced.captures, *leaves])
+        outputs = staged(loops(traced.program), [*traced.captures, *leaves])
         return tree_util.tree_unflatten(traced.out_tree, outputs)
 
     on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)
@@ -152,7 +156,7 @@ def jit(
                 captures = [jax.numpy.asarray(c) for c in traced.captures]
                 donated = [len(captures) + i for i in donated_leaves(args, keyed, numbers, donate)]
                 run = executable(
-                    rolled(traced.program) if roll else traced.program, [*captures, *leaves], tuple(donated),
+                    loops(traced.program), [*captures, *leaves], tuple(donated),
                     {**options, "keep_unused": keep_unused},
                 )  # fmt: skip
                 run = run and partial(run, *captures)
