@@ -182,13 +182,20 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     kinds = [[kind(n, x) for x in xs] for n, xs in enumerate(operands)]
     usual = kinds[count // 2]
     first, stop = count // 2, count // 2 + 1
-    while first > 0 and kinds[first - 1] == usual:
+    # What is made before, and is the same in two repetitions in a row, is a constant: the run ends where it changes.
+    pairs = zip(operands[first], operands[min(stop, count - 1)], strict=True)
+    fixed = [i for i, (x, y) in enumerate(pairs) if usual[i] is None and x is y]
+
+    def is_fixed(n: int) -> bool:
+        return all([operands[n][i] is operands[count // 2][i] for i in fixed])
+
+    while first > 0 and kinds[first - 1] == usual and is_fixed(first - 1):
         first -= 1
-    while stop < count and kinds[stop] == usual:
+    while stop < count and kinds[stop] == usual and is_fixed(stop):
         stop += 1
     # What the others have from the repetition before, the first one has from elsewhere.
     fits = [k == u or (k is None and u is not None and u[0] == 1) for k, u in zip(kinds[first - 1], usual, strict=True)]
-    if first > 0 and all(fits):
+    if first > 0 and all(fits) and is_fixed(first - 1):
         first -= 1
     # What was made in the stretch, and longer ago than that, must have been made before the run.
     pairs = [pair for n in range(first, stop) for pair in zip(operands[n], kinds[n], strict=True)]
@@ -397,47 +404,64 @@ class Verdict(NamedTuple):
 
 
 def verdicts(program: Program, always: bool = False) -> list[Verdict]:
-    """Of the runs that have no equation in common, those that save most first."""
-    equations = program.equations
+    """Of the runs that have no equation in common with one that pays, those that save most first."""
     found: list[Verdict] = []
-    for stretch in stretches(equations):
-        if any([stretch.start < v.stretch.stop and v.stretch.start < stretch.stop for v in found]):
-            continue
-        own, body = own_inputs(program, stretch)
-        if own * EACH > body and not always:
-            why = f"each repetition of {body} equations reads {own} inputs of its own, which a loop copies"
-            found.append(Verdict(stretch, None, 0, own, why))
-            continue
-        loop = found_in(program, stretch)
-        if loop is None:
-            continue
-        body = equations[loop.start : loop.start + loop.period]
-        saved = sum(sizes(body)) * (loop.count - 1)
-        if computes(body) and saved >= LEAST:
-            stretch = Stretch(loop.start, loop.stop, loop.period)
-            found.append(Verdict(stretch, loop, saved, 0, "" if always else reason(body, saved)))
-    definitions = {v: eqn for eqn in equations for v in eqn.outputs}
-    while made := [i for i, v in enumerate(found) if not v.why_not]:
+    pending = stretches(program.equations)
+    definitions = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    while True:
+        overlapping: list[Stretch] = []
+        for stretch in pending:
+            if any([overlap(stretch, v.stretch) for v in found if not v.why_not]):
+                overlapping.append(stretch)
+            elif (verdict := judged(program, stretch, always)) is not None:
+                found.append(verdict)
+        pending = overlapping
+        made = [i for i, v in enumerate(found) if not v.why_not]
         # What one loop makes is no copy where another one reads it.
         counts = copies(program, [loop for v in found if (loop := v.loop) and not v.why_not], definitions)
         for i, count in zip(made, counts, strict=True):
             found[i] = found[i]._replace(copied=count)
-        i = min(made, key=lambda i: found[i].saved / max(1, found[i].copied))
-        if always or found[i].saved >= EACH * found[i].copied:
-            break
-        why = f"a loop copies {found[i].copied} arrays to save {found[i].saved} equations"
-        found[i] = found[i]._replace(why_not=why)
-    return found
+        worst = min(made, key=lambda i: found[i].saved / max(1, found[i].copied), default=None)
+        if worst is None or always or found[worst].saved >= EACH * found[worst].copied:
+            return found
+        why = f"a loop copies {found[worst].copied} arrays to save {found[worst].saved} equations"
+        found[worst] = found[worst]._replace(why_not=why)
+
+
+def overlap(a: Stretch, b: Stretch) -> bool:
+    """Whether they have an equation in common."""
+    return a.start < b.stop and b.start < a.stop
+
+
+def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
+    """What a stretch is worth, whatever is copied between loops; None where it is no loop."""
+    own, size = own_inputs(program, stretch)
+    if own * EACH > size and not always:
+        why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
+        return Verdict(stretch, None, 0, own, why)
+    loop = found_in(program, stretch)
+    if loop is None:
+        return None
+    body = program.equations[loop.start : loop.start + loop.period]
+    saved = sum(sizes(body)) * (loop.count - 1)
+    if not computes(body) or saved < LEAST:
+        return None
+    return Verdict(
+        Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, "" if always else reason(body, saved)
+    )
 
 
 def own_inputs(program: Program, stretch: Stretch) -> tuple[int, int]:
     """How many arrays among the inputs one repetition reads and the next one does not, and the size of a repetition."""
     start, stop, period = stretch
-    middle = start + (stop - start) // period // 2 * period - period
-    one, other = (program.equations[i : i + period] for i in (middle, middle + period))
+    count = (stop - start) // period
     inputs = set(program.inputs)
-    read, next_read = ({x for eqn in part for x in eqn.inputs if x in inputs} for part in (one, other))
-    return len([x for x in read - next_read if x.aval.shape]), sum(sizes(one))
+    counts = []
+    for n in {count // 4, count // 2 - 1, count // 2}:
+        one, other = (program.equations[i : i + period] for i in (start + n * period, start + (n + 1) * period))
+        read, next_read = ({x for eqn in part for x in eqn.inputs if x in inputs} for part in (one, other))
+        counts.append(len([x for x in read - next_read if x.aval.shape]))
+    return min(counts), sum(sizes(program.equations[start : start + period]))
 
 
 def computes(body: Sequence[Equation]) -> bool:
@@ -459,8 +483,8 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
     """How many arrays each of these loops puts into stacks and takes out of them."""
     equations = program.equations
     results: dict[Any, tuple[Any, int]] = {
-        equations[loop.start + n * loop.period + q].outputs[j]: ((loop.start, q, j), n)
-        for loop in loops
+        equations[loop.start + n * loop.period + q].outputs[j]: ((k, q, j), n)
+        for k, loop in enumerate(loops)
         for q, j in loop.every
         for n in range(loop.count)
     }
@@ -469,7 +493,7 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
         return results.get(x) or entry_of(definitions.get, x)
 
     inside = {i for loop in loops for i in range(loop.start, loop.stop)}
-    alone = {x for i, eqn in enumerate(equations) if i not in inside for x in eqn.inputs}  # read one by one
+    alone: set[Any] = {x for i, eqn in enumerate(equations) if i not in inside for x in eqn.inputs}  # read one by one
     alone.update(program.outputs)
     counts = [0] * len(loops)
     for k, loop in enumerate(loops):
@@ -478,6 +502,6 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
             pieces = parts(xs, place)
             alone.update([x for x in pieces if type(x) is not tuple])
             counts[k] += len(pieces) if len(pieces) > 1 or type(pieces[0]) is not tuple else 0
-    for x, ((start, _, _), _) in results.items():
-        counts[[loop.start for loop in loops].index(start)] += x in alone
+    for x, ((k, _, _), _) in results.items():
+        counts[k] += x in alone
     return counts

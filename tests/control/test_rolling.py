@@ -211,6 +211,161 @@ def test_random_bodies(steps, depth, order, states):
     close(ft.jit(fun, roll=True)(*args), ft.jit(fun)(*args))
 
 
+WIDTH = 8
+
+
+def recurrent(p, xs):  # reads the rows of an input
+    h, total = fnp.zeros((4, WIDTH)), 0.0
+    for x in xs:
+        h = fnp.tanh(x @ p["u"] + h @ p["w"])
+        total = total + ((h @ p["u"].T - x) ** 2).mean()
+    return total
+
+
+def trained_inside(p, xs):  # a gradient of gradient steps
+    loss = lambda q: ((fnp.tanh(fnp.tanh(xs[0] @ q["u"]) @ q["w"]) - 0.5) ** 2).mean()
+    q = p
+    for _ in range(len(xs)):
+        q = ft.tree.map(lambda a, b: a - 0.1 * b, q, ft.grad(loss)(q))
+    return loss(q)
+
+
+def solved(p, xs):  # conjugate gradients
+    a = p["w"] @ p["w"].T + 10.0 * fnp.eye(WIDTH)
+    x, r = fnp.zeros(WIDTH), p["w"][0]
+    d, rr = r, r @ r
+    for _ in xs:
+        step = rr / (d @ a @ d + 1e-3)
+        x, r = x + step * d, r - step * (a @ d)
+        new = r @ r
+        d, rr = r + new / (rr + 1e-3) * d, new
+    return (x**2).sum()
+
+
+def integrated(p, xs):  # Runge-Kutta, a method of order 4
+    rate = lambda z: fnp.tanh(z @ p["w"])
+    z = xs[0] @ p["u"]
+    for _ in xs:
+        a = rate(z)
+        b = rate(z + 0.05 * a)
+        c = rate(z + 0.05 * b)
+        z = z + 0.1 / 6 * (a + 2 * b + 2 * c + rate(z + 0.1 * c))
+    return (z**2).sum()
+
+
+def scalars(p, xs):  # a chain of operations on numbers
+    x = p["u"][0, 0]
+    for _ in range(30 * len(xs)):
+        x = fnp.sin(x) * x + 0.1
+    return x
+
+
+PAY = {f.__name__: f for f in (recurrent, trained_inside, solved, integrated, scalars)}
+STEPS = 60
+
+
+def numbers():
+    """Parameters, and a sequence."""
+    return {"u": normal(2, WIDTH) / 2, "w": normal(WIDTH, WIDTH) / 4}, normal(STEPS, 4, 2)
+
+
+@pytest.mark.parametrize("name", PAY)
+def test_what_pays_is_rolled(name):
+    """The Program of a gradient does not grow with the steps, and has the gradient's value."""
+    fun = ft.value_and_grad(PAY[name])
+    args = numbers()
+    program = ft.make_program(fun)(*args)
+    shorter, short = rolled(ft.make_program(fun)(args[0], args[1][:40])), rolled(program)
+    assert len(lengths(short)) == 2
+    assert len(short.equations) <= len(shorter.equations) < 200
+    close(tree_util.tree_leaves(ft.jit(fun)(*args)), evaluate(program, tree_util.tree_leaves(args)))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_is_rolled_can_be_differentiated_and_batched(order):
+    fun = recurrent
+    for _ in range(order):
+        fun = lambda p, xs, f=fun: sum([(g**2).sum() for g in tree_util.tree_leaves(ft.grad(f)(p, xs))])
+    batch = lambda p, xs: ft.vmap(fun, (None, 0))(p, xs)
+    p, xs = numbers()
+    args = p, np.stack([xs[:30], xs[30:]])
+    close(ft.jit(batch)(*args), ft.jit(batch, roll=False)(*args))
+
+
+def made_before(layers, x):  # each layer reads two arrays that are made in front
+    for w, b in [(fnp.sin(w), fnp.sin(b)) for w, b in layers]:
+        x = fnp.tanh(x @ w + b)
+    return x.sum()
+
+
+def elementwise(x):  # XLA runs all as one kernel
+    for _ in range(200):
+        x = fnp.sin(x) * x + 0.1
+    return x.sum()
+
+
+def few(p, xs):
+    return solved(p, xs[:4])
+
+
+DO_NOT_PAY = [
+    (lambda layers, x: deep(layers, x), (layers(80), normal(3, 4)), "inputs of its own, which a loop copies"),
+    (made_before, (layers(90), normal(3, 4)), "a loop copies 180 arrays to save"),
+    (elementwise, (normal(64, 64),), "all is elementwise"),
+    (few, numbers(), "a loop saves fewer than 256 equations"),
+]
+
+
+@pytest.mark.parametrize(("fun", "args", "why"), DO_NOT_PAY)
+def test_what_does_not_pay_stays(fun, args, why):
+    program = ft.make_program(fun)(*args)
+    assert lengths(rolled(program)) == []
+    assert lengths(rolled(program, always=True)) != []
+    report = ft.debug.explain_roll(fun)(*args)
+    assert why in str(report)
+    assert all([row.why_not for row in report.rows])
+
+
+def test_a_loop_inside_of_what_does_not_pay():
+    """Layers of their own parameters each, and in each of them many steps that share them."""
+
+    def model(layers, x):
+        for w, b in layers:
+            for _ in range(100):
+                x = fnp.tanh(x @ w + b)
+        return x.sum()
+
+    short = rolled(ft.make_program(model)(layers(), normal(3, 4)))
+    assert lengths(short) == [100] * DEPTH
+
+
+def test_what_is_cheap_is_computed_again():
+    """The backward pass of trained steps reads no product or difference of stacks that it reads too."""
+    args = numbers()
+    short = rolled(ft.make_program(ft.grad(trained_inside))(*args))
+    forward, backward = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
+    made = forward.primitive.body.outputs[forward.primitive.carry :]
+    writers = {v: eqn.primitive.name for eqn in forward.primitive.body.equations for v in eqn.outputs}
+    assert {writers.get(v) for v in made} <= {"tanh", "one_minus_square", "dot_general", "mul", "sub"}
+    assert len(made) <= 7
+    stacks = len(backward.inputs) - backward.primitive.consts - backward.primitive.carry
+    assert stacks <= len(made) + 2
+
+
+def test_explanation():
+    report = ft.debug.explain_roll(ft.grad(solved))(*numbers())
+    assert [row.why_not for row in report.rows] == ["", ""]
+    assert {row.phase for row in report.rows} == {"forward", "backward"}
+    assert all([row.repetitions > STEPS - 4 and row.saved > 256 and row.copied < 30 for row in report.rows])
+    assert all([row.file.endswith("test_rolling.py") for row in report.rows])
+    assert f"{report.rows[0].line}, " in str(report)
+    called = ft.debug.explain_roll(lambda p, xs: ft.jit(solved)(p, xs))(*numbers())
+    assert [row.inside for row in called.rows] == [("call",)]
+    assert "in call" in str(called)
+    with pytest.raises(ft.errors.ArgumentError, match="jit: roll must be True, False or 'auto', got 'yes'"):
+        ft.jit(solved, roll="yes")
+
+
 def test_jit_rolls_when_asked():
     args = layers(), normal(3, 4)
     plain, short = ft.jit(step), ft.jit(step, roll=True)
