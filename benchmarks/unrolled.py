@@ -1,0 +1,102 @@
+"""Gradients of loops that are written in Python, and go round many times with the same parameters."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from timing import Row, alternate
+
+import functrace as ft
+from functrace import numpy as fnp
+
+TITLE = "Gradients through Python loops"
+NOTE = """Loops of 100 steps that share their parameters, as users write them; 20 of training, and 30 of conjugate
+gradients, as more take XLA minutes. "first value" is from the Python function to its first result, once. functrace
+finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them."""
+WIDTH, BATCH = 64, 16
+
+
+def recurrent(n, params, xs):
+    """A recurrent network that predicts what it reads."""
+    h, total = n.zeros((BATCH, WIDTH)), 0.0
+    for x in xs:
+        h = n.tanh(x @ params["in"] + h @ params["step"])
+        total = total + ((h @ params["out"] - x) ** 2).mean()
+    return total
+
+
+def runge_kutta(n, params, xs):
+    """An equation of motion, by a method of order 4."""
+    rate = lambda z: n.tanh(z @ params["step"])
+    z = xs[0] @ params["in"]
+    for _ in xs:
+        a = rate(z)
+        b = rate(z + 0.005 * a)
+        c = rate(z + 0.005 * b)
+        z = z + 0.01 / 6 * (a + 2 * b + 2 * c + rate(z + 0.01 * c))
+    return (z**2).sum()
+
+
+def conjugate_gradients(n, params, xs):
+    """A linear system."""
+    matrix = params["step"] @ params["step"].T + 10 * n.eye(WIDTH)
+    x, r = n.zeros(WIDTH), params["step"][0]
+    d, rr = r, r @ r
+    for _ in range(30):
+        image = matrix @ d
+        step = rr / (d @ image + 1e-6)
+        x, r = x + step * d, r - step * image
+        new = r @ r
+        d, rr = r + new / (rr + 1e-6) * d, new
+    return (x**2).sum()
+
+
+def training(n, grad):
+    """20 steps of gradient descent inside a loss."""
+
+    def loss(params, xs):
+        inner = lambda q: ((n.tanh(xs[0] @ q["in"]) @ q["out"] - xs[1]) ** 2).mean()
+        q = params
+        for _ in range(20):
+            q = jax.tree.map(lambda a, b: a - 0.1 * b, q, grad(inner)(q))
+        return inner(q)
+
+    return loss
+
+
+def measure() -> list[Row]:
+    """Rows for the first value and for a call, by loop."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
+    args = {"in": draw(8, WIDTH), "step": draw(WIDTH, WIDTH), "out": draw(WIDTH, 8)}, draw(100, BATCH, 8)
+    tasks = {
+        "recurrent network": lambda n, grad: lambda p, xs: recurrent(n, p, xs),
+        "Runge-Kutta": lambda n, grad: lambda p, xs: runge_kutta(n, p, xs),
+        "conjugate gradients": lambda n, grad: lambda p, xs: conjugate_gradients(n, p, xs),
+        "training inside a loss": training,
+    }
+    return [row for name, make in tasks.items() for row in rows(name, make, args)]
+
+
+def rows(name, make, args) -> list[Row]:
+    """What one loop takes."""
+    contenders = {
+        "functrace": ft.jit(ft.grad(make(fnp, ft.grad))),
+        "functrace, roll=False": ft.jit(ft.grad(make(fnp, ft.grad)), roll=False),
+        "jax": jax.jit(jax.grad(make(jnp, jax.grad))),
+    }
+    first, calls, memory, results = {}, {}, {}, []
+    for who, gradient in contenders.items():
+        start = time.perf_counter()
+        run = gradient.lower(*args).compile()
+        results.append(jax.tree.leaves(jax.block_until_ready(run(*args))))
+        first[who] = time.perf_counter() - start
+        memory[who] = run.memory_analysis().temp_size_in_bytes
+        calls[who] = lambda run=run: jax.block_until_ready(run(*args))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.abs(b).max()))
+    return [Row(f"{name}, first value", first), Row(f"{name}, a call", alternate(calls, rounds=31), memory=memory)]
