@@ -18,9 +18,9 @@ def scaled(tree):
 
 
 def measure() -> list[Row]:
-    """Rows for pytrees of 1, 10 and 200 leaves."""
+    """Rows for pytrees of 1 to 1,000 leaves."""
     rows = []
-    for leaves in (1, 10, 200):
+    for leaves in (1, 10, 200, 1000):
         tree = {f"w{i}": jnp.full((8,), float(i)) for i in range(leaves)}
         ours, theirs = ft.jit(scaled), jax.jit(scaled)
         for a, b in zip(ours(tree).values(), theirs(tree).values(), strict=True):
@@ -29,6 +29,6 @@ def measure() -> list[Row]:
             "functrace": lambda f=ours, t=tree: jax.block_until_ready(f(t)),
             "jax": lambda f=theirs, t=tree: jax.block_until_ready(f(t)),
         }
-        task = f"{leaves} {'leaf' if leaves == 1 else 'leaves'}"
+        task = f"{leaves:,} {'leaf' if leaves == 1 else 'leaves'}"
         rows.append(Row(task, alternate(contenders, rounds=31, calls=2000 // leaves)))
     return rows

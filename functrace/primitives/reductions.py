@@ -16,7 +16,7 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
-from functrace.primitives.comparison import gt, logical_not, lt, ne
+from functrace.primitives.comparison import eq, logical_or, ne
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
@@ -119,7 +119,6 @@ class ReduceProd(Reduction):
 class ReduceExtremum(Reduction):
     """The greatest or least element."""
 
-    surpasses: ClassVar[Callable[[Atom, Atom], Atom]]
     locally_linear = True
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
@@ -127,9 +126,10 @@ class ReduceExtremum(Reduction):
 
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])
-        # What is surpassed has no part in it, be its tangent infinite. Where there is a NaN, y is NaN and surpasses
-        # nothing: all have a part, and the derivative is NaN. Told by one mask, so that no derivative keeps x.
-        attained = logical_not(self.surpasses(broadcast_in_dim(y, x.aval.shape, kept), x))
+        # What is surpassed has no part in it, be its tangent infinite. Where there is a NaN, y is NaN: all have a part,
+        # and the derivative is NaN. One mask tells, so that no derivative keeps x.
+        attained = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
+        attained = logical_or(attained, broadcast_in_dim(ne(y, y), x.aval.shape, kept))
         count = reduce_sum(convert_element_type(attained, dx.aval.dtype), self.axes)
         count = where(ne(y, y), np.nan, count)
         return div(reduce_sum(where(attained, dx, 0), self.axes), count)
@@ -143,7 +143,6 @@ class ReduceMax(ReduceExtremum):
     spelling = "lax.reduce_max({0}, {axes})"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
-    surpasses = staticmethod(gt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMax, (F32, I32, BF16), (TIES, NANS))
@@ -157,7 +156,6 @@ class ReduceMin(ReduceExtremum):
     spelling = "lax.reduce_min({0}, {axes})"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
-    surpasses = staticmethod(lt)
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMin, (F32, I32, BF16), (TIES, NANS))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from jax import tree_util
 from functrace.errors import ArgumentError, ConcretizationError, FunctraceError, IndexingError, ShapeError
 from functrace.foreign import import_jaxpr
 from functrace.foreign.importing import to_jax_struct
-from functrace.ir import Builder, Program
+from functrace.ir import Aval, Builder, Primitive, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.tracing.axes import AXES
@@ -38,15 +38,20 @@ class Lifted(NamedTuple):
     constants: tuple[Any, ...]
     out_tree: Any
 
+    @property
+    def is_equation(self) -> bool:
+        """Whether it is one equation of its inputs, with one result."""
+        program = self.program
+        if len(program.equations) != 1 or self.constants or self.out_tree != LEAF:
+            return False
+        return (program.equations[0].inputs, program.equations[0].outputs) == (program.inputs, program.outputs)
 
+
+LEAF = tree_util.tree_structure(0)
+POSITIONAL = [tree_util.tree_structure(((0,) * n, {})) for n in range(3)]
 _lock = threading.Lock()
 _lifted: OrderedDict[Any, Lifted] = OrderedDict()
-
-
-def clear_lifted() -> None:
-    """Forget every imported Program."""
-    with _lock:
-        _lifted.clear()
+_single: dict[Any, Primitive] = {}  # by function and types, what is one equation of one array or two
 
 
 def static_key(x: Any) -> Any:
@@ -67,6 +72,10 @@ def is_operand(x: Any) -> bool:
 
 def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Record `fun(*args, **kwargs)` in the running trace, or call it where there is none."""
+    if not kwargs and len(args) <= 2:
+        known = emitted(fun, args)
+        if known is not None:
+            return known
     leaves, tree = tree_util.tree_flatten((args, kwargs), is_leaf=lambda x: x is None)
     builder = AMBIENT.builder
     traced = any([type(x) is Tracer for x in leaves])
@@ -82,6 +91,26 @@ def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> A
         return record(name, fun, leaves, tree, builder, arrays_static=False)
     except (jax.errors.ConcretizationTypeError, IndexError) as error:
         return record_known(name, fun, leaves, tree, builder, error)
+
+
+def emitted(fun: Callable[..., Any], args: Sequence[Any]) -> Tracer | None:
+    """The result of a call that is known to be one equation of its arguments, which are all of the running trace."""
+    builder = AMBIENT.builder
+    if builder is None or builder.source is not None:
+        return None
+    atoms = tuple([x.atom for x in args if type(x) is Tracer and x.builder is builder])
+    if len(atoms) != len(args):
+        return None
+    try:
+        primitive = _single.get(call_key(fun, [x.aval for x in atoms]))
+    except TypeError:  # a function that does not hash
+        return None
+    return None if primitive is None else Tracer(builder.emit(primitive, atoms)[0], builder)
+
+
+def call_key(fun: Callable[..., Any], avals: Sequence[Aval]) -> Any:
+    """What a call of arrays alone is known by."""
+    return (fun, *avals, jax.config.jax_enable_x64, AXES.bound)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def record_known(name: str, fun: Callable[..., Any], leaves: Any, tree: Any, builder: Builder, error: Exception) -> Any:
@@ -158,10 +187,13 @@ def record(
     if found is None:
         found = import_call(name, fun, leaves, flags, tree, avals)
         if key is not None:
+            if len(leaves) <= 2 and all(flags) and tree == POSITIONAL[len(leaves)] and found.is_equation:
+                _single[call_key(fun, avals)] = found.program.equations[0].primitive
             with _lock:
                 _lifted[key] = found
                 while len(_lifted) > CAPACITY:
                     _lifted.popitem(last=False)
+                    _single.clear()
     source, builder.source = builder.source, caller_source()
     try:
         atoms = [atom_of(x, builder) for x in (*found.constants, *operands)]
