@@ -83,7 +83,9 @@ def found_again(scan: Scan, made: dict[int, Any]) -> dict[int, list[Equation]]:
     def chain(v: Any, done: dict[int, Equation]) -> bool:
         if v in given or v in kept or type(v) is Literal:
             return True
-        i, eqn = definitions.get(v, (0, None))
+        i, eqn = definitions.get(v, (-1, None))
+        if i in done:
+            return True
         if eqn is None or not eqn.primitive.fuses or len(done) >= LONGEST:
             return False
         done[i] = eqn

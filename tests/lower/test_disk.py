@@ -39,6 +39,15 @@ def compiles(monkeypatch):
     return found
 
 
+def test_home_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    try:
+        ft.config.cache_dir = "~/kept"
+        assert ft.config.cache_dir == tmp_path / "kept"
+    finally:
+        ft.config.cache_dir = None
+
+
 W = np.arange(3, dtype=np.float32)
 # Functions that make a jitted one anew, and the arguments of a call.
 CALLS = {
