@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -71,13 +72,15 @@ def main(chosen: list[str], picture: Path | None, write: bool) -> None:
         jax=jax.__version__, device=device, rivals=rivals(),
     )  # fmt: skip
     for name, module in modules.items():
+        start = time.perf_counter()
         rows = module.measure()
+        took = time.perf_counter() - start
         drawn = picture is not None and hasattr(module, "plot")
         if drawn:
             module.plot(rows, picture)
         command = f"python benchmarks/run.py {name}" + (f" --plot {picture}" if drawn else "")
         note = f"{module.NOTE}\n\n" if hasattr(module, "NOTE") else ""
-        section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`, {datetime.date.today()}\n"
+        section = f"\n## {module.TITLE}\n\n{note}{table(rows)}\n\n`{command}`, {datetime.date.today()}, {took:.0f} s\n"
         print(section, flush=True)
         if chosen and write:
             older = results.read_text() if results.exists() else text

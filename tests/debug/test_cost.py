@@ -46,6 +46,7 @@ OF_DOTS = {
 }
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("transform", [lambda f: f, ft.grad], ids=["forward", "gradient"])
 @pytest.mark.parametrize("name", OF_DOTS)
 def test_operations_agree_with_xla(name, transform):
@@ -64,6 +65,7 @@ IN_OTHER_WORDS = {
 FORMULAS = {k: p for k, p in Primitive.named.items() if isinstance(p, Formula) and k not in IN_OTHER_WORDS}
 
 
+@pytest.mark.cpu
 def test_each_formula_is_counted_as_xla_counts_it():
     operands = {n: [jax.ShapeDtypeStruct((4, 32), p.sample_dtypes[0])] * p.arity for n, p in FORMULAS.items()}
     for name, p in FORMULAS.items():
@@ -77,6 +79,7 @@ def strided(x, w):
     return lax.conv_general_dilated(x, w, (2, 1), ((1, 2), (0, 3)), (1, 2), (2, 1))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("argnum", [0, 1])
 def test_a_convolution_counts_no_padding_and_no_gaps(argnum):
     f = ft.grad(lambda *xs: (strided(*xs) ** 2).sum(), argnum)
