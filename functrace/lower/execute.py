@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from functrace.config import config
 from functrace.ir import Program
 from functrace.lower.evaluate import evaluate
 from functrace.lower.staging import staged
+
+Rewrite = Callable[[Program], Program]
 
 CAPACITY = 4096  # Programs kept; the least recently used one goes first
 
@@ -70,15 +72,18 @@ ONE_ALONE, WHOLE, WHOLE_PER_EQUATION = 15, 30, 1
 ran_alone: set[Any] = set()
 
 
-def execute(program: Program, values: Sequence[Any]) -> list[Any]:
-    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into)."""
-    results = executed(program, values)
+def execute(program: Program, values: Sequence[Any], shorten: Rewrite = lambda program: program) -> list[Any]:
+    """The outputs of `program` at concrete `values` (or JAX tracers, which it is written into).
+
+    What is compiled is what `shorten` makes of it.
+    """
+    results = executed(program, values, shorten)
     if config.is_checking:
         config.check_program(results, program, values)
     return results
 
 
-def executed(program: Program, values: Sequence[Any]) -> list[Any]:
+def executed(program: Program, values: Sequence[Any], shorten: Rewrite) -> list[Any]:
     """The outputs of `program`.
 
     A Program met for the first time runs equation by equation where that is quicker than compiling
@@ -95,14 +100,14 @@ def executed(program: Program, values: Sequence[Any]) -> list[Any]:
             ran_alone.update(new)
             compiled_programs.keep(program, MET)
             return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
-    return run_compiled(program, values)
+    return run_compiled(program, values, shorten)
 
 
-def run_compiled(program: Program, values: Sequence[Any]) -> list[Any]:
+def run_compiled(program: Program, values: Sequence[Any], shorten: Rewrite = lambda program: program) -> list[Any]:
     """The outputs of `program` at concrete `values`, compiled whatever it costs; an equal one is compiled once."""
     run = compiled_programs.find(program)
     if run is None or run is MET:
-        run = compiled(program)
+        run = compiled(shorten(program))
         compiled_programs.keep(program, run)
     return run(*values)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jax import tree_util
 
 from functrace.config import config
+from functrace.control.rolling import rolled
 from functrace.errors import DtypeError, FunctraceError
 from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
@@ -166,7 +167,7 @@ def apply(program: Program, values: Sequence[Any]) -> list[Any]:
     """Run a finished Program on `values`; inside a trace, write it there and return tracers."""
     builder = AMBIENT.builder
     if builder is None:
-        return execute(program, values)
+        return execute(program, values, rolled)
     with collector_paused():
         atoms = builder.inline(program, [atom_of(x, builder) for x in values])
     return [Tracer(x, builder) for x in atoms]
@@ -179,4 +180,4 @@ def record(primitive: Primitive, operands: Sequence[Any]) -> list[Any]:
         return [Tracer(y, builder) for y in primitive(*[atom_of(x, builder) for x in operands])]
     with Builder() as b:
         program = b.build(primitive(*[b.input(aval_of(x)) for x in operands]))
-    return execute(program, operands)
+    return execute(program, operands, rolled)

@@ -1,5 +1,7 @@
 """Repeated equations as loops: which are found, and that nothing else changes."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
@@ -364,6 +366,19 @@ def test_explanation():
     assert "in call" in str(called)
     with pytest.raises(ft.errors.ArgumentError, match="jit: roll must be True, False or 'auto', got 'yes'"):
         ft.jit(solved, roll="yes")
+
+
+def test_what_is_compiled_without_jit_is_rolled(monkeypatch):
+    found = []
+    execute = importlib.import_module("functrace.lower.execute")
+    compiled = execute.compiled
+    monkeypatch.setattr(execute, "compiled", lambda program: (found.append(program), compiled(program))[1])
+    gradient, args = ft.grad(recurrent), numbers()
+    ft.clear_caches()
+    alone, together, again = [gradient(*args) for _ in range(3)]  # equation by equation, then compiled
+    assert [len(lengths(program)) for program in found] == [2]
+    close(together, alone)
+    close(again, together)
 
 
 def test_jit_rolls_when_asked():
