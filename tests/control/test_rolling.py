@@ -373,7 +373,7 @@ def test_what_is_compiled_without_jit_is_rolled(monkeypatch):
     execute = importlib.import_module("functrace.lower.execute")
     compiled = execute.compiled
     monkeypatch.setattr(execute, "compiled", lambda program: (found.append(program), compiled(program))[1])
-    gradient, args = ft.grad(recurrent), numbers()
+    gradient, args = ft.grad(solved), numbers()
     ft.clear_caches()
     alone, together, again = [gradient(*args) for _ in range(3)]  # equation by equation, then compiled
     assert [len(lengths(program)) for program in found] == [2]
