@@ -1,5 +1,7 @@
 """What JAX is handed when it traces: one jaxpr, of which each kind of equation is traced once."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -31,6 +33,8 @@ def library(n):
     return ft if n is fnp else jax
 
 
+unrolled = partial(ft.jit, roll=False)  # what is repeated stays, and is staged
+
 # Functions of the numpy at hand and of an array.
 FUNCTIONS = {
     "elementwise": repeated(lambda n, x: n.sin(x) * 1.5 + x),
@@ -56,11 +60,11 @@ def jitted(n):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_equals_jax(name):
     f = FUNCTIONS[name]
-    found, expected = ft.jit(lambda x: f(fnp, x))(X), jax.jit(lambda x: f(jnp, x))(X)
+    found, expected = unrolled(lambda x: f(fnp, x))(X), jax.jit(lambda x: f(jnp, x))(X)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert jax.typeof(a) == jax.typeof(b)
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-    assert "name=program" in str(jax.make_jaxpr(ft.jit(lambda x: f(fnp, x)))(X))
+    assert "name=program" in str(jax.make_jaxpr(unrolled(lambda x: f(fnp, x)))(X))
 
 
 @pytest.mark.parametrize("transform", [
@@ -73,7 +77,7 @@ def test_equals_jax(name):
 ], ids=["grad", "hessian", "vmap", "jit", "checkpoint", "scan"])  # fmt: skip
 def test_under_transforms_of_jax(transform):
     step = repeated(lambda n, x: n.tanh(x * 1.1) + 0.01 * n.maximum(x, 0.5))
-    found, expected = transform(ft.jit(lambda x: step(fnp, x)))(X), transform(lambda x: step(jnp, x))(X)
+    found, expected = transform(unrolled(lambda x: step(fnp, x)))(X), transform(lambda x: step(jnp, x))(X)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,13 +118,13 @@ def test_effects_keep_their_order():
             ft.from_jax(lambda x, i=i: jax.debug.callback(lambda x: said.append(i), x, ordered=True))(x)
         return x
 
-    jax.block_until_ready(ft.jit(f)(X))
+    jax.block_until_ready(unrolled(f)(X))
     jax.effects_barrier()
     assert said == list(range(LONG))
 
 
 def test_unused_and_donated_arguments():
-    step = ft.jit(lambda x, y, z: repeated(lambda n, x: n.sin(x) + 1)(fnp, x), donate_argnums=0)
+    step = unrolled(lambda x, y, z: repeated(lambda n, x: n.sin(x) + 1)(fnp, x), donate_argnums=0)
     lowered = step.lower(X, X, X)
     assert len(jax.tree.leaves(lowered.compile().in_avals)) == 3
     assert lowered.compile().memory_analysis().alias_size_in_bytes == X.nbytes
@@ -131,7 +135,7 @@ def test_captured_arrays():
     """Of numpy's own wide types too, which JAX makes narrow."""
     w = np.linspace(0, 1, 4)
     f = repeated(lambda n, x: n.sin(x) * w)
-    np.testing.assert_allclose(ft.jit(lambda x: f(fnp, x))(X), jax.jit(lambda x: f(jnp, x))(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(unrolled(lambda x: f(fnp, x))(X), jax.jit(lambda x: f(jnp, x))(X), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
@@ -141,7 +145,7 @@ def test_under_a_mesh(kind):
     mesh = jax.make_mesh((1,), ("i",), axis_types=(getattr(jax.sharding.AxisType, kind),))
     with jax.set_mesh(mesh):
         x = jax.device_put(X, jax.NamedSharding(mesh, jax.P("i")))
-        found = ft.jit(lambda x: step(fnp, x))(x)
+        found = unrolled(lambda x: step(fnp, x))(x)
         expected = jax.jit(lambda x: step(jnp, x))(x)
     assert jax.typeof(found) == jax.typeof(expected)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
