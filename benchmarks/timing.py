@@ -35,14 +35,16 @@ def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, ca
     gc.collect()
     gc.freeze()
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            gc.collect()
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            seconds[name].append((time.perf_counter() - start) / calls)
-    gc.unfreeze()
+    try:
+        for _ in range(rounds):
+            for name, run in contenders.items():
+                gc.collect()
+                start = time.perf_counter()
+                for _ in range(calls):
+                    run()
+                seconds[name].append((time.perf_counter() - start) / calls)
+    finally:
+        gc.unfreeze()
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

@@ -200,11 +200,15 @@ def positions_and_names(parameters: Sequence[str], argnums: Any, argnames: Any) 
     return (*numbers, *(parameters.index(n) for n in names if n in parameters)), names
 
 
+def places(numbers: Sequence[int], count: int) -> set[int]:
+    """Positions among `count` arguments, those counted from the end too; what is beyond them is left out."""
+    return {i % count for i in numbers if -count <= i < count}
+
+
 def donated_leaves(args: Sequence[Any], keyed: dict[str, Any], static: Sequence[int], donate: Any) -> list[int]:
     """Numbers of the leaves of `args` without the static ones, and of `keyed`, whose buffers may be reused."""
     numbers, names = donate
-    count = len(args)
-    fixed, given = ({i % count for i in group if -count <= i < count} for group in (static, numbers))
+    fixed, given = places(static, len(args)), places(numbers, len(args))
     parts = [(i in given, x) for i, x in enumerate(args) if i not in fixed]
     parts += [(k in names, keyed[k]) for k in sorted(keyed)]
     flags = [flag for flag, x in parts for _ in tree_util.tree_leaves(x)]
@@ -220,7 +224,7 @@ def is_of_default_device(x: Any) -> bool:
 
 def dynamic_names(parameters: Sequence[str], count: int, numbers: Sequence[int]) -> list[str]:
     """Names of the positional arguments that are traced."""
-    static = {i % count for i in numbers if -count <= i < count}
+    static = places(numbers, count)
     return [n for i, n in enumerate(parameters[:count]) if i not in static]
 
 
@@ -230,8 +234,7 @@ def without_static(
     """`fun` as a function of the arguments that are not static, and those arguments."""
     if not numbers and not names:
         return fun, list(args), kwargs
-    count = len(args)
-    static = {i % count for i in numbers if -count <= i < count}
+    static = places(numbers, len(args))
     fixed = {k: v for k, v in kwargs.items() if k in names}
 
     def of_arrays(*xs: Any, **keyed: Any) -> Any:
