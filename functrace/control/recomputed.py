@@ -56,15 +56,19 @@ def recomputed(
                 if v in needed and v not in env:
                     env[v] = more_stacks.setdefault(x, Var(row(x)))
             for k in found:
-                for eqn in found[k]:
-                    inner.source = eqn.source
-                    ys = inner.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs]))
-                    env.update(zip(eqn.outputs, ys, strict=True))
+                copy(inner, found[k], env)
                 entries[k] = env[made[k]]
         outputs = inner.inline(body, [*first, *carry, *[entries[k] for k in range(len(stacks))]])
         inner.inputs[len(first) : len(first)] = more_consts.values()
         inner.inputs.extend(more_stacks.values())
         return inner.build(outputs), [*consts, *more_consts], [*read.values(), *more_stacks]
+
+
+def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> None:
+    """Write equations again, their operands looked up in `env`, where their results go."""
+    for eqn in equations:
+        b.source = eqn.source
+        env.update(zip(eqn.outputs, b.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs])), strict=True))
 
 
 def row(stack: Atom) -> Any:

@@ -29,14 +29,14 @@ elementwise, XLA runs many repetitions as one kernel. `rolled(program, always=Tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from functrace.control.recomputed import recomputed
+from functrace.control.recomputed import copy, recomputed, row
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Builder, Equation, Literal, Program
 from functrace.primitives.elementwise import Elementwise
@@ -306,7 +306,7 @@ def written(program: Program, loop: Loop) -> Program:
         with Builder() as inner:
             of_constant = dict(zip(constants, [inner.input(x.aval) for x in fixed], strict=True))
             of_slot = dict(zip(slots, [inner.input(x.aval) for x in inits], strict=True))
-            of_each = dict(zip(each, [inner.input(x.aval.with_shape(x.aval.shape[1:])) for x in stacks], strict=True))
+            of_each = dict(zip(each, [inner.input(row(x)) for x in stacks], strict=True))
             stands: dict[int, Atom] = {
                 **{i: of_constant[x] for i, x in loop.constants.items()},
                 **{i: of_slot[slot] for i, slot in loop.carried.items()},
@@ -333,13 +333,6 @@ def written(program: Program, loop: Loop) -> Program:
                 env[v] = entry(ys, loop.count - 1 - n if backward else n)
         copy(b, program.equations[loop.stop :], env)
         return b.build([env.get(x, x) for x in program.outputs])
-
-
-def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> None:
-    """Write equations again, their operands looked up in `env`, where their results go."""
-    for eqn in equations:
-        b.source = eqn.source
-        env.update(zip(eqn.outputs, b.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs])), strict=True))
 
 
 def hoisted(program: Program) -> Program:
@@ -375,11 +368,33 @@ def rolled(program: Program, always: bool = False) -> Program:
     current = within(program, always)
     if not always and len(current.equations) < ENOUGH:
         return current
-    front = hoisted(current)
-    while loops := [loop for v in verdicts(front, always) if (loop := v.loop) and not v.why_not]:
-        # The first of them: later ones find stacked what it makes.
-        current = front = written(front, min(loops, key=lambda loop: loop.start))
+    for step in steps(current, always):
+        current = step.after or current
     return current
+
+
+class Step(NamedTuple):
+    """What was found in a Program, the loop that was written, and the Program with it; None where none pays."""
+
+    before: Program
+    found: list[Verdict]
+    loop: Loop | None
+    after: Program | None
+
+
+def steps(program: Program, always: bool = False) -> Iterator[Step]:
+    """The loops of a Program as they are written, one by one, until none pays."""
+    front = hoisted(program)
+    while True:
+        found = verdicts(front, always)
+        loops = [loop for v in found if (loop := v.loop) and not v.why_not]
+        if not loops:
+            yield Step(front, found, None, None)
+            return
+        # The first of them: later ones find stacked what it makes.
+        loop = min(loops, key=lambda loop: loop.start)
+        before, front = front, written(front, loop)
+        yield Step(before, found, loop, front)
 
 
 def within(program: Program, always: bool) -> Program:
@@ -417,12 +432,14 @@ def verdicts(program: Program, always: bool = False) -> list[Verdict]:
                 found.append(verdict)
         pending = overlapping
         made = [i for i, v in enumerate(found) if not v.why_not]
+        if not made:
+            return found
         # What one loop makes is no copy where another one reads it.
         counts = copies(program, [loop for v in found if (loop := v.loop) and not v.why_not], definitions)
         for i, count in zip(made, counts, strict=True):
             found[i] = found[i]._replace(copied=count)
-        worst = min(made, key=lambda i: found[i].saved / max(1, found[i].copied), default=None)
-        if worst is None or always or found[worst].saved >= EACH * found[worst].copied:
+        worst = min(made, key=lambda i: found[i].saved / max(1, found[i].copied))
+        if always or found[worst].saved >= EACH * found[worst].copied:
             return found
         why = f"a loop copies {found[worst].copied} arrays to save {found[worst].saved} equations"
         found[worst] = found[worst]._replace(why_not=why)

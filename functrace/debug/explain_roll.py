@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from functrace.control.rolling import hoisted, verdicts
+from functrace.control.rolling import Verdict, steps
 from functrace.ir import Program
 from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.program import made_program
@@ -90,13 +90,20 @@ def rows(program: Program, inside: tuple[str, ...]) -> Iterator[RollRow]:
                 yield from rows(run.program, (*inside, eqn.primitive.name))
     if program.has_effects:
         return
-    front = hoisted(program)
-    for verdict in verdicts(front):
-        start, stop, period = verdict.stretch
-        sources = [eqn.source for eqn in front.equations[start : start + period] if eqn.source]
-        lines = Counter([(s.file, s.line, s.backward) for s in sources])
-        file, line, backward = lines.most_common(1)[0][0] if lines else ("", 0, False)
-        yield RollRow(
-            period, (stop - start) // period, verdict.saved, verdict.copied, verdict.why_not, file, line,
-            "backward" if backward else "forward", inside,
-        )  # fmt: skip
+    for step in steps(program):
+        for verdict in step.found:
+            # The loop that is written; at the end, the runs that stay.
+            if verdict.loop is step.loop or step.loop is None:
+                yield row(step.before, verdict, inside)
+
+
+def row(program: Program, verdict: Verdict, inside: tuple[str, ...]) -> RollRow:
+    """What was found of one run."""
+    start, stop, period = verdict.stretch
+    sources = [eqn.source for eqn in program.equations[start : start + period] if eqn.source]
+    lines = Counter([(s.file, s.line, s.backward) for s in sources])
+    file, line, backward = lines.most_common(1)[0][0] if lines else ("", 0, False)
+    return RollRow(
+        period, (stop - start) // period, verdict.saved, verdict.copied, verdict.why_not, file, line,
+        "backward" if backward else "forward", inside,
+    )  # fmt: skip

@@ -339,6 +339,8 @@ def test_a_loop_inside_of_what_does_not_pay():
 
     short = rolled(ft.make_program(model)(layers(), normal(3, 4)))
     assert lengths(short) == [100] * DEPTH
+    rows = ft.debug.explain_roll(model)(layers(), normal(3, 4)).rows
+    assert [row.repetitions for row in rows if not row.why_not] == [100] * DEPTH
 
 
 def test_what_is_cheap_is_computed_again():
