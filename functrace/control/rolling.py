@@ -34,11 +34,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from functrace.control.recomputed import copy, recomputed, row
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Builder, Equation, Literal, Program
+from functrace.ir.repeats import Stretch, stretches
 from functrace.primitives.elementwise import Elementwise
 from functrace.primitives.space import Reshape, reshape, zeros
 from functrace.primitives.structural import Slice, concatenate, rev, slice_along
@@ -50,16 +49,6 @@ ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles 
 EACH = 16  # equations that it saves for each array that is copied
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
-WINDOWS = (1, 4, 16)  # equations in a row by which places that look alike are found
-PERIODS = 8  # periods that are tried
-
-
-class Stretch(NamedTuple):
-    """Equations `start` to `stop`, each like the one `period` further on, the last `period` but for that."""
-
-    start: int
-    stop: int
-    period: int
 
 
 def sizes(equations: Sequence[Equation]) -> list[int]:
@@ -87,34 +76,6 @@ def numbered(equations: Sequence[Equation]) -> list[int]:
         )
         for eqn in equations
     ]
-
-
-def periods(numbers: np.ndarray) -> list[int]:
-    """Distances at which the string of numbers may repeat, those that most places speak for first."""
-    distances = []
-    for width in WINDOWS:
-        rows = np.lib.stride_tricks.sliding_window_view(numbers, width) if len(numbers) >= width else numbers[:0, None]
-        hashes = (rows * np.random.default_rng(0).integers(1 << 62, size=width)).sum(-1)
-        order = np.argsort(hashes, kind="stable")  # places with one window, the next one after each
-        alike = hashes[order[1:]] == hashes[order[:-1]]
-        distances.append((order[1:] - order[:-1])[alike])
-    found, votes = np.unique(np.concatenate(distances), return_counts=True)
-    return found[np.argsort(-votes, kind="stable")][:PERIODS].tolist()
-
-
-def stretches(equations: Sequence[Equation]) -> list[Stretch]:
-    """The places where equations repeat often enough to be worth a loop, those that save most first."""
-    found: list[tuple[int, Stretch]] = []
-    numbers = np.array(numbered(equations), np.int64)
-    before = [0, *accumulate(sizes(equations))]
-    for period in periods(numbers):
-        differs = np.flatnonzero(numbers[:-period] != numbers[period:])
-        ends = np.concatenate([[-1], differs, [len(numbers) - period]])
-        for k in np.flatnonzero(np.diff(ends) > (FEWEST - 1) * period).tolist():
-            start, stop = int(ends[k]) + 1, int(ends[k + 1]) + period
-            saved = before[start + (stop - start) // period * period] - before[start + period]
-            found.append((saved, Stretch(start, stop, period)))
-    return [s for n, s in sorted(found, key=lambda pair: (-pair[0], pair[1].period)) if n >= LEAST]
 
 
 @dataclass(frozen=True)
@@ -421,12 +382,12 @@ class Verdict(NamedTuple):
 def verdicts(program: Program, always: bool = False) -> list[Verdict]:
     """Of the runs that have no equation in common with one that pays, those that save most first."""
     found: list[Verdict] = []
-    pending = stretches(program.equations)
+    pending = stretches(numbered(program.equations), sizes(program.equations), FEWEST, LEAST)
     definitions = {v: eqn for eqn in program.equations for v in eqn.outputs}
     while True:
         overlapping: list[Stretch] = []
         for stretch in pending:
-            if any([overlap(stretch, v.stretch) for v in found if not v.why_not]):
+            if any([stretch.overlaps(v.stretch) for v in found if not v.why_not]):
                 overlapping.append(stretch)
             elif (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
@@ -443,11 +404,6 @@ def verdicts(program: Program, always: bool = False) -> list[Verdict]:
             return found
         why = f"a loop copies {found[worst].copied} arrays to save {found[worst].saved} equations"
         found[worst] = found[worst]._replace(why_not=why)
-
-
-def overlap(a: Stretch, b: Stretch) -> bool:
-    """Whether they have an equation in common."""
-    return a.start < b.stop and b.start < a.stop
 
 
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:

@@ -9,8 +9,7 @@ a jitted function, as JAX itself writes one, applies it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.core
@@ -20,7 +19,9 @@ from jax.extend.core.primitives import jit_p
 
 from functrace.ir import Aval, Literal, Program, Var
 from functrace.lower.evaluate import evaluate, literal_value
+from functrace.lower.forms import Call, as_jitted, jaxpr_of, traced, type_of, written
 from functrace.lower.fusion import computed_once, kept, unknown_one
+from functrace.lower.outlined import outlined
 
 LONG = 64  # equations for which forms are worth their making
 
@@ -39,24 +40,6 @@ def staged(program: Program, values: Sequence[Any]) -> list[Any]:
     return evaluate(program, values, once)
 
 
-@cache
-def type_of(aval: Aval) -> Any:
-    """JAX's type of values of this type."""
-    return jax.core.ShapedArray(aval.shape, aval.dtype, aval.weak_type)
-
-
-class Form(NamedTuple):
-    """The equations of JAX's that are a kind of equation here.
-
-    They read and write numbered values: first the `fixed` ones, which are literals and constants, then the inputs,
-    then what each equation makes.
-    """
-
-    fixed: Sequence[Any]
-    equations: Sequence[tuple[Any, Sequence[int], Sequence[Any]]]  # one of JAX's, what it reads, types of what it makes
-    outputs: Sequence[int]
-
-
 class Writing:
     """The jaxpr of a Program, equation by equation."""
 
@@ -64,8 +47,7 @@ class Writing:
         self.program = program
         self.functions: list[tuple[Callable[..., Sequence[Any]], Sequence[Aval]]] = []
         self.kinds: dict[Any, int] = {}
-        # The number of a kind, what it is applied to, and what it makes.
-        self.calls: list[tuple[int, Sequence[Var], Sequence[Var]]] = []
+        self.calls: list[Call] = []
         asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None) if once else None
         one = Var(Aval((), np.dtype(np.float32)))
         if asked is not None:
@@ -82,7 +64,7 @@ class Writing:
         number = self.kinds.setdefault((what, *avals), len(self.functions))
         if number == len(self.functions):
             self.functions.append((function, avals))
-        self.calls.append((number, inputs, outputs))
+        self.calls.append(Call(number, inputs, outputs))
 
     def call_equation(self, eqn: Any) -> None:
         """Apply what lowers an equation; its literals are part of what it is."""
@@ -104,76 +86,11 @@ class Writing:
         forms, constants, consts, is_high = traced(self.functions)
         if is_high or any([q.effects for form in forms for q, _, _ in form.equations]):
             return None
-        make = core.Var
-        inputs = [make(type_of(v.aval)) for v in self.program.inputs]
-        env: dict[Any, Any] = dict(zip(self.program.inputs, inputs, strict=True))
-        equations: list[Any] = []
-        for number, xs, ys in self.calls:
-            form = forms[number]
-            own = [*form.fixed, *[env[x] for x in xs]]
-            for q, reads, types in form.equations:
-                made = [make(t) for t in types]
-                equations.append(q.replace(invars=[own[i] for i in reads], outvars=made))
-                own += made
-            env.update(zip(ys, [own[i] for i in form.outputs], strict=True))
+        calls, forms = outlined(self.calls, forms, [x for x in self.program.outputs if type(x) is Var])
+        inputs = [core.Var(type_of(v.aval)) for v in self.program.inputs]
+        env: dict[Any, Any] = dict(zip([*self.program.inputs, *constants], [*inputs, *constants], strict=True))
+        equations = written(calls, forms, env)
         outputs = [
             core.Literal(x.value, type_of(x.aval)) if type(x) is Literal else env[x] for x in self.program.outputs
         ]
-        of = core.DebugInfo("jit", "program", None, None)
-        return core.Jaxpr([], [*constants, *inputs], outputs, equations, debug_info=of), consts
-
-
-def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> tuple[list[Form], Any, Any, bool]:
-    """The forms of functions, by one trace of them all; the constants in them; their values; whether some are high."""
-
-    def all_of_them(groups: Any) -> Any:
-        return [f(*xs) for (f, _), xs in zip(functions, groups, strict=True)]
-
-    operands = [
-        [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals] for _, avals in functions
-    ]
-    closed, results = jax.make_jaxpr(all_of_them, return_shape=True)(operands)
-    jaxpr = closed.jaxpr
-    maker = {v: i for i, q in enumerate(jaxpr.eqns) for v in q.outvars}
-    inputs, outputs = iter(jaxpr.invars), iter(jaxpr.outvars)
-    forms = [
-        form_of([next(inputs) for _ in avals], [next(outputs) for _ in result], jaxpr.eqns, maker)
-        for (_, avals), result in zip(functions, results, strict=True)
-    ]
-    return forms, jaxpr.constvars, closed.consts, getattr(jaxpr, "is_high", False)
-
-
-def form_of(inputs: Sequence[Any], outputs: Sequence[Any], equations: Sequence[Any], maker: dict[Any, int]) -> Form:
-    """Those of the equations that a function's outputs need; no other function's are among them."""
-    needed: set[int] = set()
-    todo = list(outputs)
-    while todo:
-        x = todo.pop()
-        if not isinstance(x, core.Literal) and (i := maker.get(x)) is not None and i not in needed:
-            needed.add(i)
-            todo += equations[i].invars
-    own = [equations[i] for i in sorted(needed)]
-    read = [x for q in own for x in q.invars] + list(outputs)
-    known = {*inputs, *[v for q in own for v in q.outvars]}
-    fixed = [x for x in read if isinstance(x, core.Literal) or x not in known]
-    # By identity: literals of one value are several.
-    number = {id(v): i for i, v in enumerate([*fixed, *inputs, *[v for q in own for v in q.outvars]])}
-    steps = [(q, [number[id(x)] for x in q.invars], [v.aval for v in q.outvars]) for q in own]
-    return Form(fixed, steps, [number[id(x)] for x in outputs])
-
-
-@cache
-def jitted_params() -> dict[str, Any]:
-    """The parameters of the call of a jitted function that says nothing of its one operand and its one result."""
-    (call,) = jax.make_jaxpr(jax.jit(jax.lax.neg))(1.0).jaxpr.eqns
-    return dict(call.params)
-
-
-def as_jitted(jaxpr: Any) -> dict[str, Any]:
-    """The parameters of the call of a jitted function of which this is the jaxpr."""
-    counts = {"in": len(jaxpr.invars), "donated": len(jaxpr.invars), "out": len(jaxpr.outvars)}
-    params = {
-        name: value * counts[name.partition("_")[0]] if name.partition("_")[0] in counts else value
-        for name, value in jitted_params().items()
-    }
-    return {**params, "jaxpr": core.ClosedJaxpr(jaxpr, ()), "name": "program"}
+        return jaxpr_of([*constants, *inputs], equations, outputs, "program"), consts

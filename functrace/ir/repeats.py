@@ -1,0 +1,55 @@
+"""Where a string repeats itself: a Program is one, of its equations' numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+WINDOWS = (1, 4, 16)  # numbers in a row by which places that look alike are found
+PERIODS = 8  # periods that are tried
+
+
+class Stretch(NamedTuple):
+    """Places `start` to `stop`, each like the one `period` further on, the last `period` but for that."""
+
+    start: int
+    stop: int
+    period: int
+
+    def overlaps(self, other: Stretch) -> bool:
+        """Whether they have a place in common."""
+        return self.start < other.stop and other.start < self.stop
+
+
+def periods(numbers: np.ndarray) -> list[int]:
+    """Distances at which the string of numbers may repeat, those that most places speak for first."""
+    distances = []
+    for width in WINDOWS:
+        rows = np.lib.stride_tricks.sliding_window_view(numbers, width) if len(numbers) >= width else numbers[:0, None]
+        hashes = (rows * np.random.default_rng(0).integers(1 << 62, size=width)).sum(-1)
+        order = np.argsort(hashes, kind="stable")  # places with one window, the next one after each
+        alike = hashes[order[1:]] == hashes[order[:-1]]
+        distances.append((order[1:] - order[:-1])[alike])
+    found, votes = np.unique(np.concatenate(distances), return_counts=True)
+    return found[np.argsort(-votes, kind="stable")][:PERIODS].tolist()
+
+
+def stretches(numbers: Sequence[int], sizes: Sequence[int], fewest: int, least: int) -> list[Stretch]:
+    """The places where `numbers` repeat at least `fewest` times, those that save most first.
+
+    Repetitions save the `sizes` of all but one of them, and `least` at least.
+    """
+    found: list[tuple[int, Stretch]] = []
+    string = np.array(numbers, np.int64)
+    before = [0, *accumulate(sizes)]
+    for period in periods(string):
+        differs = np.flatnonzero(string[:-period] != string[period:])
+        ends = np.concatenate([[-1], differs, [len(string) - period]])
+        for k in np.flatnonzero(np.diff(ends) > (fewest - 1) * period).tolist():
+            start, stop = int(ends[k]) + 1, int(ends[k + 1]) + period
+            saved = before[start + (stop - start) // period * period] - before[start + period]
+            found.append((saved, Stretch(start, stop, period)))
+    return [s for n, s in sorted(found, key=lambda pair: (-pair[0], pair[1].period)) if n >= least]
