@@ -37,17 +37,17 @@ def kept(program: Program) -> frozenset[Var]:
     for eqn in program.equations:
         if not eqn.primitive.fuses:
             continue
-        arrays: dict[Var, int] = {}
-        for x in eqn.inputs:
-            if type(x) is Var:
-                arrays.update(reads.get(x, {x: x.aval.size}))
+        of_inputs = [reads.get(x, {x: x.aval.size}) for x in eqn.inputs if type(x) is Var]
+        arrays = of_inputs[0] if len(of_inputs) == 1 else {x: n for each in of_inputs for x, n in each.items()}
         for v in eqn.outputs:
-            size = v.aval.size
-            c, k = len(ends.get(v, ())), len([n for n in arrays.values() if 2 * n >= size])
-            if c * k > k + 1 + c and size >= LEAST and v.aval.dtype.kind == "f":
-                found.add(v)
-            else:
-                reads[v] = {x: min(n, size) for x, n in islice(arrays.items(), MOST)}
+            size, c = v.aval.size, len(ends.get(v, ()))
+            if c > 1 and size >= LEAST and v.aval.dtype.kind == "f":
+                k = len([n for n in arrays.values() if 2 * n >= size])
+                if c * k > k + 1 + c:
+                    found.add(v)
+                    continue
+            is_whole = len(arrays) <= MOST and max(arrays.values(), default=0) <= size
+            reads[v] = arrays if is_whole else {x: min(n, size) for x, n in islice(arrays.items(), MOST)}
     return frozenset(found)
 
 
@@ -56,10 +56,11 @@ def kernels(program: Program) -> dict[Var, tuple[int, ...]]:
     found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
-        ends = [end for v in eqn.outputs for end in found.get(v, ())] if eqn.primitive.fuses else [i]
+        ends = found.get(eqn.outputs[0], ()) if eqn.primitive.fuses else (i,)
         for x in eqn.inputs:
             if type(x) is Var:
-                found[x] = tuple(islice(dict.fromkeys([*found.get(x, ()), *ends]), MOST))
+                others = found.get(x)
+                found[x] = ends if others is None else tuple(islice(dict.fromkeys(others + ends), MOST))
     return found
 
 

@@ -22,6 +22,7 @@ from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
+from functrace.tracing.collector import collector_rests
 from functrace.tracing.trace import Traced, parameter_names
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
@@ -88,9 +89,10 @@ def jit(
 
     def on_jax_tracers(*args: Any, **kwargs: Any) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
-        traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
-        leaves = tree_util.tree_leaves((tuple(xs), keyed))
-        outputs = staged(loops(traced.program), [*traced.captures, *leaves])
+        with collector_rests():
+            traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
+            leaves = tree_util.tree_leaves((tuple(xs), keyed))
+            outputs = staged(loops(traced.program), [*traced.captures, *leaves])
         return tree_util.tree_unflatten(traced.out_tree, outputs)
 
     on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)
@@ -150,7 +152,9 @@ def jit(
         fixed = static_values(args, kwargs, numbers, names)
         key = (tree, tuple(map(aval_of, leaves)), fixed, *[getattr(jax.config, name) for name in SETTINGS])
         if key not in loaded:
-            traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
+            known = dynamic_names(parameters, len(args), numbers)
+            with collector_rests():
+                traced = trace(of_arrays, xs, keyed, transform="jit", names=known)
             run = None
             if all(map(is_of_default_device, traced.captures)):
                 captures = [jax.numpy.asarray(c) for c in traced.captures]
