@@ -3,12 +3,16 @@
 A jaxpr costs JAX its lowering equation by equation, but that of a jitted function it lowers once, however many call it.
 So the layers of a deep model, forward and backward, and the updates of its optimizer are a function each. XLA puts
 functions in place of their calls before anything else, so that its code is the same.
+
+Repetitions are found by the numbers of their forms, as those of a loop are (`control/rolling.py`), but less is asked of
+them: that each input is made at the same place in the repetition, or elsewhere, wherever that is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import sqrt
 from typing import NamedTuple
 
 from jax.extend import core
@@ -49,6 +53,18 @@ def repetition(calls: Sequence[Call]) -> Repetition:
     return Repetition(tuple(kinds), outside, made)
 
 
+def grouped(stretch: Stretch, sizes: Sequence[int]) -> Stretch | None:
+    """The stretch with so many repetitions in one that the function and its calls are least; None where that is much.
+
+    n repetitions of size p are a function of size k p, and n / k calls of size c: least where k k = n c / p.
+    """
+    start, stop, period = stretch
+    count, size = (stop - start) // period, sum(sizes[start : start + period])
+    k = min(max(1, round(sqrt(count * A_CALL / size))), count // 2)
+    left = k * size + count // k * A_CALL + count % k * size
+    return Stretch(start, stop, k * period) if count * size - left >= LEAST else None
+
+
 def outlined(
     calls: Sequence[Call], forms: Sequence[Form], results: Sequence[Var]
 ) -> tuple[Sequence[Call], Sequence[Form]]:
@@ -56,40 +72,34 @@ def outlined(
     sizes = [len(forms[call.form].equations) for call in calls]
     runs: list[Stretch] = []
     for stretch in stretches([call.form for call in calls], sizes, fewest=2, least=LEAST):
-        is_long = sum(sizes[stretch.start : stretch.start + stretch.period]) > A_CALL
-        if is_long and not any([stretch.overlaps(run) for run in runs]):
-            runs.append(stretch)
+        if not any([stretch.overlaps(run) for run in runs]) and (run := grouped(stretch, sizes)):
+            runs.append(run)
     read = {x: i for i, call in enumerate(calls) for x in call.inputs}  # where a value is read last
     read.update(dict.fromkeys(results, len(calls)))
-    fewer: list[Call] = []
     more = list(forms)
-    end = 0
-    for run in sorted(runs):
+    calls_at: dict[int, tuple[Call, int]] = {}  # by where it begins, what stands for a part, and the part's length
+    for run in runs:
         starts = range(run.start, run.stop - run.period + 1, run.period)
-        repetitions = [repetition(calls[i : i + run.period]) for i in starts]
-        usual = Counter([each.kinds for each in repetitions]).most_common(1)[0][0]
-        alike = [i for i, each in enumerate(repetitions) if each.kinds == usual]
+        parts = {i: repetition(calls[i : i + run.period]) for i in starts}
+        usual = Counter([part.kinds for part in parts.values()]).most_common(1)[0][0]
+        alike = {i: part for i, part in parts.items() if part.kinds == usual}
         # An operand is a value from elsewhere: one that is the same in all of them, or one for each.
-        columns = list(zip(*[repetitions[i].outside for i in alike], strict=True))
-        operands = list(dict.fromkeys(columns))
-        needed = sorted({
-            number
-            for i in alike
-            for v, number in repetitions[i].made.items()
-            if read.get(v, -1) >= starts[i] + run.period
-        })  # fmt: skip
-        names = [{number: v for v, number in repetitions[i].made.items()} for i in alike]
-        body = calls[starts[alike[0]] :][: run.period]
-        more.append(function(body, forms, [xs[0] for xs in operands], [names[0][n] for n in needed]))
-        fewer += calls[end : run.start]
-        for i, start in enumerate(starts):
-            if i in alike:
-                k = alike.index(i)
-                fewer.append(Call(len(more) - 1, [xs[k] for xs in operands], [names[k][n] for n in needed]))
-            else:
-                fewer += calls[start : start + run.period]
-        end = starts[-1] + run.period
-    return [*fewer, *calls[end:]], more
+        operands = list(dict.fromkeys(zip(*[part.outside for part in alike.values()], strict=True)))
+        names = {i: {number: v for v, number in part.made.items()} for i, part in alike.items()}
+        needed = sorted({n for i in alike for n, v in names[i].items() if read.get(v, -1) >= i + run.period})
+        first = next(iter(alike))
+        inputs, outputs = [xs[0] for xs in operands], [names[first][n] for n in needed]
+        more.append(function(calls[first : first + run.period], forms, inputs, outputs))
+        for k, i in enumerate(alike):
+            call = Call(len(more) - 1, [xs[k] for xs in operands], [names[i][n] for n in needed])
+            calls_at[i] = call, run.period
+    fewer: list[Call] = []
+    i = 0
+    while i < len(calls):
+        call, length = calls_at.get(i) or (calls[i], 1)
+        fewer.append(call)
+        i += length
+    return fewer, more
 
 
 def function(calls: Sequence[Call], forms: Sequence[Form], inputs: Sequence[Var], outputs: Sequence[Var]) -> Form:
