@@ -29,18 +29,19 @@ elementwise, XLA runs many repetitions as one kernel. `rolled(program, always=Tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from functrace.control.recomputed import copy, recomputed, row
 from functrace.control.scan import Scan
+from functrace.control.stacks import entry, entry_of, joined_entries, parts, stacked
 from functrace.ir import Atom, Builder, Equation, Literal, Program
 from functrace.ir.repeats import Stretch, stretches
 from functrace.primitives.elementwise import Elementwise
-from functrace.primitives.space import Reshape, reshape, zeros
-from functrace.primitives.structural import Slice, concatenate, rev, slice_along
+from functrace.primitives.space import Reshape, zeros
+from functrace.primitives.structural import Concatenate, Slice
 from functrace.rewrites import memoised
 from functrace.rewrites.memo import copy_input
 
@@ -191,57 +192,6 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     return Loop(begin, period, stop - first, constants, carried, each, final, every)
 
 
-def entry(stack: Atom, i: int) -> Atom:
-    """Entry i of a stack."""
-    return reshape(slice_along(stack, 0, i, i + 1), stack.aval.shape[1:])
-
-
-def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> tuple[Atom, int] | None:
-    """The stack that `x` is an entry of, and which one, as `entry` writes it."""
-    shaped = definition(x)
-    if shaped is None or type(shaped.primitive) is not Reshape:
-        return None
-    taken = definition(shaped.inputs[0])
-    if taken is None or type(taken.primitive) is not Slice:
-        return None
-    prim, (stack,) = taken.primitive, taken.inputs
-    is_entry = stack.aval.ndim > 0 and taken.outputs[0].aval.shape == (1, *x.aval.shape) == (1, *stack.aval.shape[1:])
-    return (stack, prim.start[0]) if is_entry else None
-
-
-def parts(xs: Sequence[Atom], place: Callable[[Atom], tuple[Any, int] | None]) -> list[tuple[Any, int, int] | Atom]:
-    """What a stack of `xs` is put together from: pieces of other stacks, with first and last entry, and single values.
-
-    `place` tells of a value in which stack it is, and where.
-    """
-    found: list[tuple[Any, int, int] | Atom] = []
-    for x in xs:
-        at = place(x)
-        before = found[-1] if found else None
-        if at is None:
-            found.append(x)
-        elif type(before) is tuple and before[0] == at[0] and (
-            at[1] == before[2] + 1 >= before[1] + 1 or at[1] == before[2] - 1 <= before[1] - 1
-        ):
-            found[-1] = (before[0], before[1], at[1])
-        else:
-            found.append((at[0], at[1], at[1]))
-    return found
-
-
-def stacked(xs: Sequence[tuple[Any, int, int] | Atom]) -> Atom:
-    """The stack that is put together from these parts."""
-    pieces: list[Atom] = []
-    for x in xs:
-        if type(x) is tuple:
-            stack, i, k = x
-            piece = slice_along(stack, 0, min(i, k), max(i, k) + 1)
-            pieces.append(rev(piece, (0,)) if k < i else piece)
-        elif isinstance(x, Atom):
-            pieces.append(reshape(x, (1, *x.aval.shape)))
-    return pieces[0] if len(pieces) == 1 else concatenate(pieces, 0)
-
-
 def written(program: Program, loop: Loop) -> Program:
     """The Program with a loop in the place of its equations."""
     with Builder() as b:
@@ -292,33 +242,47 @@ def written(program: Program, loop: Loop) -> Program:
             for n in range(loop.count):
                 v = program.equations[loop.start + n * loop.period + q].outputs[j]
                 env[v] = entry(ys, loop.count - 1 - n if backward else n)
-        copy(b, program.equations[loop.stop :], env)
+        for eqn in program.equations[loop.stop :]:
+            b.source = eqn.source
+            joined = joined_entries(eqn, [env.get(x, x) for x in eqn.inputs], place)
+            if joined is not None:
+                env[eqn.outputs[0]] = joined
+            else:
+                copy(b, [eqn], env)
         return b.build([env.get(x, x) for x in program.outputs])
 
 
 def hoisted(program: Program) -> Program:
     """The Program with what is made for all repetitions in front.
 
-    That is what depends on no input, numbers that depend on numbers, and parts of inputs, as the rows of a sequence.
+    That is what depends on no input, numbers that depend on numbers, and parts of arrays, as the rows of a sequence:
+    those of inputs come first, those of what is made follow it at once. Parts of parts stay where they are.
     """
     free: set[Any] = set()
     numbers: set[Any] = {v for v in program.inputs if not v.aval.shape}
-    views: set[Any] = set(program.inputs)
+    whole: dict[Any, Any] = {}  # by what is a part of an array or all of it, the array
+    cut: set[Any] = set()  # what is a part
+    inputs = set(program.inputs)
     early: list[Equation] = []
     late: list[Equation] = []
+    parts_of: dict[Any, list[Equation]] = {}
     for eqn in program.equations:
         needs = [x for x in eqn.inputs if type(x) is not Literal]
         if all([x in free for x in needs]):
             free.update(eqn.outputs)
+            early.append(eqn)
         elif all([not v.aval.shape for v in eqn.outputs]) and all([x in free or x in numbers for x in needs]):
             numbers.update(eqn.outputs)
-        elif type(eqn.primitive) in (Slice, Reshape) and needs[0] in views:
-            views.update(eqn.outputs)
+            early.append(eqn)
+        elif type(eqn.primitive) is Reshape or (type(eqn.primitive) is Slice and needs[0] not in cut):
+            if type(eqn.primitive) is Slice or needs[0] in cut:
+                cut.add(eqn.outputs[0])
+            array = whole[eqn.outputs[0]] = whole.get(needs[0], needs[0])
+            (early if array in inputs else parts_of.setdefault(array, [])).append(eqn)
         else:
             late.append(eqn)
-            continue
-        early.append(eqn)
-    return Program(program.inputs, (*early, *late), program.outputs)
+    equations = [each for eqn in late for each in (eqn, *[part for v in eqn.outputs for part in parts_of.get(v, ())])]
+    return Program(program.inputs, (*early, *equations), program.outputs)
 
 
 @memoised
@@ -466,8 +430,11 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
         return results.get(x) or entry_of(definitions.get, x)
 
     inside = {i for loop in loops for i in range(loop.start, loop.stop)}
-    alone: set[Any] = {x for i, eqn in enumerate(equations) if i not in inside for x in eqn.inputs}  # read one by one
-    alone.update(program.outputs)
+    alone: set[Any] = set(program.outputs)  # what is read one by one
+    for i, eqn in enumerate(equations):
+        if i not in inside:
+            pieces = parts(eqn.inputs, place) if type(eqn.primitive) is Concatenate else eqn.inputs
+            alone.update([x for x in pieces if type(x) is not tuple])
     counts = [0] * len(loops)
     for k, loop in enumerate(loops):
         alone.update(loop.constants.values(), [x for _, _, x in loop.carried.values()])

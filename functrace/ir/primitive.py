@@ -266,6 +266,11 @@ class Primitive:
         """
         return None
 
+    def united(self, xs: Sequence[Any], other: Any, ys: Sequence[Any]) -> Any:
+        """The sum of the one result for `xs` and that of `other`, a primitive of the same class, for `ys`, where it
+        takes no addition; or None."""
+        return None
+
     def factors(self, *xs: Any) -> Any:
         """The one result as a sum of outer products, the `Factors` of `primitives.contraction`, or by `Through`; None
         if it is none."""

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Through, Undefined, Work, primitive
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Through, Undefined, Work, ambient, primitive
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, is_constant
 from functrace.primitives.families import Linear, OneSign, literal
 from functrace.primitives.selection import select_n
@@ -203,6 +203,23 @@ class Pad(JointlyLinear):
             return None
         sizes = self.shape(x.aval, value.aval).shape
         return tuple([(low, n - high) for (low, high, _), n in zip(self.config, sizes, strict=True)])
+
+    def united(self, xs: Sequence[Any], other: Pad, ys: Sequence[Any]) -> Atom | None:
+        """Two neighbours along one axis: they are joined, and padded together."""
+        if not (is_constant(xs[1], 0) and is_constant(ys[1], 0)):
+            return None
+        axes = [a for a, (p, q) in enumerate(zip(self.config, other.config, strict=True)) if p != q]
+        if len(axes) != 1 or any([low < 0 or high < 0 or i for low, high, i in (*self.config, *other.config)]):
+            return None
+        axis = axes[0]
+        (low, high, _), (other_low, other_high, _) = self.config[axis], other.config[axis]
+        if other_low == low + xs[0].aval.shape[axis]:
+            pieces, ends = [*pieces_of(xs[0], axis), *pieces_of(ys[0], axis)], (low, other_high, 0)
+        elif low == other_low + ys[0].aval.shape[axis]:
+            pieces, ends = [*pieces_of(ys[0], axis), *pieces_of(xs[0], axis)], (other_low, high, 0)
+        else:
+            return None
+        return pad(concatenate(pieces, axis), xs[1], (*self.config[:axis], ends, *self.config[axis + 1 :]))
 
     def mask(self, shape: tuple[int, ...]) -> Atom:
         """Where the result holds values of an operand of this shape."""
@@ -501,6 +518,12 @@ def filled(cts: Sequence[Any], avals: Sequence[Aval]) -> list[Atom]:
 def concatenate(xs: Sequence[Atom], dimension: int) -> Atom:
     """Arrays one after the other along an axis."""
     return Concatenate(dimension)(*xs)
+
+
+def pieces_of(x: Atom, axis: int) -> Sequence[Atom]:
+    """What `x` is joined from along an axis; itself alone where it is not."""
+    made = ambient().definition(x)
+    return made.inputs if made is not None and made.primitive == Concatenate(axis) else (x,)
 
 
 def pad(x: Atom, value: Any, config: tuple[tuple[int, int, int], ...]) -> Atom:

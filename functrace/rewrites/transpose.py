@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from functrace.ir import Atom, Aval, Builder, Equation, Masked, Program, Undefined, Var
+from functrace.ir import Atom, Aval, Builder, Equation, Masked, Program, Undefined, Var, ambient
 from functrace.primitives.elementwise import add
 from functrace.primitives.selection import written
 from functrace.primitives.space import zeros
@@ -37,11 +37,29 @@ def divide(equations: Iterable[Equation], given: Iterable[Var]) -> tuple[list[Eq
 def plus(x: Cotangent, y: Cotangent) -> Cotangent:
     """The sum of two cotangents of one variable: there is what is there in either."""
     if type(x) is not Masked or type(y) is not Masked:
-        return add(cleaned(x), cleaned(y))
+        return united(cleaned(x), cleaned(y))
     if x.there is y.there:
-        return Masked(add(x.value, y.value), x.there, x.dirty or y.dirty)
-    total, there = add(x.clean(), y.clean()), x.there.either(y.there)
+        return Masked(united(x.value, y.value), x.there, x.dirty or y.dirty)
+    total, there = united(x.clean(), y.clean()), x.there.either(y.there)
     return total if there is None else Masked(total, there)
+
+
+def united(total: Atom, x: Atom) -> Atom:
+    """`total + x`; parts of one array, as the cotangents of its slices are, are put together and not added up."""
+    definition = ambient().definition
+    last = definition(x)
+    if last is None:
+        return add(total, x)
+    terms = [total]
+    if (of_total := definition(total)) is not None and of_total.primitive is add:
+        terms += of_total.inputs
+    for term in terms:
+        made = definition(term)
+        if made is not None and type(made.primitive) is type(last.primitive):
+            both = made.primitive.united(made.inputs, last.primitive, last.inputs)
+            if both is not None:
+                return both if term is total else add(*[both if t is term else t for t in terms[1:]])
+    return add(total, x)
 
 
 def cleaned(ct: Cotangent) -> Atom:

@@ -262,7 +262,23 @@ def scalars(p, xs):  # a chain of operations on numbers
     return x
 
 
-PAY = {f.__name__: f for f in (recurrent, trained_inside, solved, integrated, scalars)}
+def indexed(p, xs):  # the rows of one array of parameters are those of layers, in three shapes
+    x, weights, biases = xs[0] @ p["u"], fnp.sin(fnp.outer(xs[:, 0, 0], p["w"])), p["w"][0] * xs[:, 0, :1]
+    for i in range(len(xs)):
+        x = x + fnp.tanh(fnp.sin(x) @ weights[i].reshape(WIDTH, WIDTH) / 9 + biases[i])
+    return (x**2).sum() + (biases**2).sum()
+
+
+def of_columns(p, xs):  # a sequence along an axis that is not the first one, and gates cut from one product
+    sequence = fnp.moveaxis(xs, 0, 1) @ p["u"]
+    h = sequence[:, 0]
+    for i in range(len(xs)):
+        a, b = (h @ p["w"])[:, :4], (h @ p["w"])[:, 4:]
+        h = fnp.tanh(fnp.concatenate([b, a * sequence[:, i][:, :4]], 1) * 0.5) + sequence[:, i]
+    return (h**2).sum()
+
+
+PAY = {f.__name__: f for f in (recurrent, trained_inside, solved, integrated, scalars, indexed, of_columns)}
 STEPS = 60
 
 

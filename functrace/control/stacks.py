@@ -1,0 +1,83 @@
+"""Arrays that are entries of one array: which, and that array put together from them or cut to some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from functrace.ir import Atom, Equation
+from functrace.primitives.space import Reshape, reshape, transpose
+from functrace.primitives.structural import Concatenate, Slice, concatenate, rev, slice_along, with_size
+
+Place = tuple[Any, int]  # what an entry is of, as `(array, axis, shape of the entry)`, and which one
+Part = tuple[Any, int, int]  # the same of several entries in order: the first one and the last one
+
+
+def entry(stack: Atom, i: int) -> Atom:
+    """Entry i of a stack, along its first axis."""
+    return reshape(slice_along(stack, 0, i, i + 1), stack.aval.shape[1:])
+
+
+def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> Place | None:
+    """What `x` is an entry of, as `array[..., i, ...]` is written, in whatever shape, and which one."""
+    made = definition(x)
+    taken = definition(made.inputs[0]) if made is not None and type(made.primitive) is Reshape else made
+    if taken is None or type(taken.primitive) is not Slice:
+        return None
+    prim, (array,) = taken.primitive, taken.inputs
+    cut = [a for a, n in enumerate(array.aval.shape) if (prim.start[a], prim.limit[a], prim.strides[a]) != (0, n, 1)]
+    if len(cut) != 1 or prim.limit[cut[0]] != prim.start[cut[0]] + 1:
+        return None
+    return (array, cut[0], x.aval.shape), prim.start[cut[0]]
+
+
+def parts(xs: Sequence[Atom], place: Callable[[Atom], Place | None]) -> list[Part | Atom]:
+    """What a stack of `xs` is put together from: pieces of other stacks, and single values."""
+    found: list[Part | Atom] = []
+    for x in xs:
+        at = place(x)
+        before = found[-1] if found else None
+        if at is None:
+            found.append(x)
+        elif type(before) is tuple and before[0] == at[0] and (
+            at[1] == before[2] + 1 >= before[1] + 1 or at[1] == before[2] - 1 <= before[1] - 1
+        ):
+            found[-1] = (before[0], before[1], at[1])
+        else:
+            found.append((at[0], at[1], at[1]))
+    return found
+
+
+def stacked(xs: Sequence[Part | Atom]) -> Atom:
+    """The stack that is put together from these parts."""
+    pieces: list[Atom] = []
+    for x in xs:
+        if type(x) is tuple:
+            (array, axis, shape), i, k = x
+            first = transpose(array, (axis, *[a for a in range(array.aval.ndim) if a != axis])) if axis else array
+            rows = reshape(first, (array.aval.shape[axis], *shape))
+            piece = slice_along(rows, 0, min(i, k), max(i, k) + 1)
+            pieces.append(rev(piece, (0,)) if k < i else piece)
+        elif isinstance(x, Atom):
+            pieces.append(reshape(x, (1, *x.aval.shape)))
+    return pieces[0] if len(pieces) == 1 else concatenate(pieces, 0)
+
+
+def joined_entries(eqn: Equation, xs: Sequence[Atom], place: Callable[[Atom], Place | None]) -> Atom | None:
+    """What an equation that joins `xs` makes, entries of one array that are in order as a part of it; None where there
+    are none."""
+    prim = eqn.primitive
+    found = parts(xs, place) if type(prim) is Concatenate else []
+    if len(found) == len(xs) or type(prim) is not Concatenate:
+        return None
+    d, ndim = prim.dimension, xs[0].aval.ndim
+    pieces: list[Atom] = []
+    rest = iter(xs)
+    for part in found:
+        own = [next(rest) for _ in range(abs(part[2] - part[1]) + 1 if type(part) is tuple else 1)]
+        if len(own) > 1:
+            rows = stacked([part])
+            before_axis = transpose(rows, (*range(1, d + 1), 0, *range(d + 1, ndim + 1))) if d else rows
+            own = [reshape(before_axis, with_size(own[0].aval.shape, d, sum([x.aval.shape[d] for x in own])))]
+        pieces += own
+    return concatenate(pieces, d)
