@@ -54,6 +54,25 @@ def conjugate_gradients(n, params, xs):
     return (x**2).sum()
 
 
+def gated(n, params, xs):
+    """A gated recurrent network that reads its sequence along the second axis, `x[:, t]`."""
+    sequence, h = n.swapaxes(xs, 0, 1), n.zeros((BATCH, WIDTH))
+    for t in range(len(xs)):
+        gates = sequence[:, t] @ params["gates in"] + h @ params["gates"]
+        keep, new, out = gates[:, :WIDTH], gates[:, WIDTH : 2 * WIDTH], gates[:, 2 * WIDTH :]
+        keep, out = 1 / (1 + n.exp(-keep)), 1 / (1 + n.exp(-out))
+        h = keep * h + (1 - keep) * n.tanh(new) * out
+    return (h**2).sum()
+
+
+def stacked(n, params, xs):
+    """A residual network whose layers have the rows of one array, `w[i]`, as their parameters."""
+    x = xs[0] @ params["in"]
+    for i in range(len(params["layers"])):
+        x = x + n.tanh(x @ params["layers"][i] + params["biases"][i])
+    return (x**2).sum()
+
+
 def training(n, grad):
     """20 steps of gradient descent inside a loss."""
 
@@ -71,14 +90,18 @@ def measure() -> list[Row]:
     """Rows for the first value and for a call, by loop."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
-    args = {"in": draw(8, WIDTH), "step": draw(WIDTH, WIDTH), "out": draw(WIDTH, 8)}, draw(100, BATCH, 8)
+    params, xs = {"in": draw(8, WIDTH), "step": draw(WIDTH, WIDTH), "out": draw(WIDTH, 8)}, draw(100, BATCH, 8)
+    gates = {"gates in": draw(8, 3 * WIDTH), "gates": draw(WIDTH, 3 * WIDTH)}
+    layers = {"in": params["in"], "layers": draw(100, WIDTH, WIDTH) / WIDTH**0.5, "biases": draw(100, WIDTH)}
     tasks = {
-        "recurrent network": lambda n, grad: lambda p, xs: recurrent(n, p, xs),
-        "Runge-Kutta": lambda n, grad: lambda p, xs: runge_kutta(n, p, xs),
-        "conjugate gradients": lambda n, grad: lambda p, xs: conjugate_gradients(n, p, xs),
-        "training inside a loss": training,
+        "recurrent network": (lambda n, grad: lambda p, xs: recurrent(n, p, xs), params),
+        "gated recurrent network": (lambda n, grad: lambda p, xs: gated(n, p, xs), gates),
+        "Runge-Kutta": (lambda n, grad: lambda p, xs: runge_kutta(n, p, xs), params),
+        "conjugate gradients": (lambda n, grad: lambda p, xs: conjugate_gradients(n, p, xs), params),
+        "training inside a loss": (training, params),
+        "layers in one array": (lambda n, grad: lambda p, xs: stacked(n, p, xs), layers),
     }
-    return [row for name, make in tasks.items() for row in rows(name, make, args)]
+    return [row for name, (make, own) in tasks.items() for row in rows(name, make, (own, xs))]
 
 
 def rows(name, make, args) -> list[Row]:

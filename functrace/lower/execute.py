@@ -100,6 +100,8 @@ def executed(program: Program, values: Sequence[Any], shorten: Rewrite) -> list[
             ran_alone.update(new)
             compiled_programs.keep(program, MET)
             return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
+    elif run is not MET:
+        return run(*values)
     return run_compiled(program, values, shorten)
 
 

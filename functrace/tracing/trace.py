@@ -105,9 +105,7 @@ def trace(
     paths = leaf_names(*whole, names or parameter_names(fun))
     inputs = [builder.input(a, n) for a, n in zip(avals, paths, strict=True)]
     values = dict(zip(inputs, leaves, strict=True)) if concrete else None
-    builder.trace = TraceInfo(
-        transform, values, {}, {v: f"argument {n!r}" for v, n in zip(inputs, paths, strict=True)}
-    )
+    builder.trace = TraceInfo(transform, values, {}, frozenset(inputs))
     with builder:
         try:
             tracers = [Tracer(v, builder) for v in inputs]

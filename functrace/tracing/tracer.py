@@ -123,7 +123,7 @@ class TraceInfo(NamedTuple):
     transform: str
     values: dict[Any, Any] | None
     known: dict[Any, Any]
-    argument: dict[Any, str]
+    arguments: frozenset[Any]
 
 
 def aval_of(x: Any) -> Aval:
@@ -173,7 +173,7 @@ def concrete(x: Tracer, asked: str) -> Any:
     if not builder.is_open:
         raise leaked(x)
     info: TraceInfo = builder.trace
-    if info.values is None and any([v in info.argument for v in sources_of(x)]):
+    if info.values is None and not info.arguments.isdisjoint(sources_of(x)):
         raise ConcretizationError(unknown_value(x, info, asked))
     known = info.known
     if x.atom not in known:
@@ -265,7 +265,7 @@ class suspended:
 
 def unknown_value(x: Tracer, info: TraceInfo, asked: str) -> str:
     """The message for a value that is asked for and not known."""
-    inputs = [info.argument[v] for v in sources_of(x) if v in info.argument]
+    inputs = [f"argument {v.name!r}" for v in sources_of(x) if v in info.arguments]
     origin = f", which depends on {', '.join(inputs)}," if inputs else ""
     return (
         f"{info.transform}: {asked} of a value of type {x.aval}{origin} that is not known while the "

@@ -20,9 +20,9 @@ from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
+from functrace.rewrites.memo import collector_paused
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
-from functrace.tracing.collector import collector_rests
 from functrace.tracing.trace import Traced, parameter_names
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
@@ -89,7 +89,7 @@ def jit(
 
     def on_jax_tracers(*args: Any, **kwargs: Any) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
-        with collector_rests():
+        with collector_paused():
             traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
             leaves = tree_util.tree_leaves((tuple(xs), keyed))
             outputs = staged(loops(traced.program), [*traced.captures, *leaves])
@@ -153,7 +153,7 @@ def jit(
         key = (tree, tuple(map(aval_of, leaves)), fixed, *[getattr(jax.config, name) for name in SETTINGS])
         if key not in loaded:
             known = dynamic_names(parameters, len(args), numbers)
-            with collector_rests():
+            with collector_paused():
                 traced = trace(of_arrays, xs, keyed, transform="jit", names=known)
             run = None
             if all(map(is_of_default_device, traced.captures)):
