@@ -267,11 +267,11 @@ def hoisted(program: Program) -> Program:
     late: list[Equation] = []
     parts_of: dict[Any, list[Equation]] = {}
     for eqn in program.equations:
-        needs = [x for x in eqn.inputs if type(x) is not Literal]
-        if all([x in free for x in needs]):
+        needs = [x for x in eqn.inputs if type(x) is not Literal and x not in free]
+        if not needs:
             free.update(eqn.outputs)
             early.append(eqn)
-        elif all([not v.aval.shape for v in eqn.outputs]) and all([x in free or x in numbers for x in needs]):
+        elif numbers.issuperset(needs) and all([not v.aval.shape for v in eqn.outputs]):
             numbers.update(eqn.outputs)
             early.append(eqn)
         elif type(eqn.primitive) is Reshape or (type(eqn.primitive) is Slice and needs[0] not in cut):

@@ -46,6 +46,8 @@ def all_captures(values: Sequence[Any], traces: Sequence[Traced]) -> list[Any]:
 
 def leaf_names(args: Any, kwargs: Any, parameters: Sequence[str]) -> list[str]:
     """A name a leaf: `params.layers.0.W` of the parameter's name and the path below it."""
+    if not kwargs and tree_util.all_leaves(args):
+        return [*parameters[: len(args)], *[f"x{i}" for i in range(len(parameters), len(args))]]
     names = []
     for path, _ in tree_util.tree_flatten_with_path((args, kwargs))[0]:
         first = getattr(path[1], "idx", getattr(path[1], "key", 0))
