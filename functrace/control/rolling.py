@@ -120,6 +120,13 @@ def fewest_alive(program: Program, stretch: Stretch) -> int:
     return min(range((stop - start) % period + 1), key=lambda offset: alive[middle + offset])
 
 
+@memoised
+def last_reads(program: Program) -> dict[Any, int]:
+    """By variable, the equation that reads it last, or the number of all for what is returned."""
+    found: dict[Any, int] = {x: i for i, eqn in enumerate(program.equations) for x in eqn.inputs}
+    return {**found, **dict.fromkeys(program.outputs, len(program.equations))}
+
+
 def found_in(program: Program, stretch: Stretch) -> Loop | None:
     """The longest run in a stretch whose repetitions have operands of the same kinds."""
     period = stretch.period
@@ -181,11 +188,10 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     if any([x.aval is not repetitions[first][q].outputs[j].aval for q, j, x in carried.values()]):
         return None
     begin, end = base + first * period, base + stop * period
-    outside = [x for eqn in (*program.equations[:begin], *program.equations[end:]) for x in eqn.inputs]
+    last = last_reads(program)
     read: dict[tuple[int, int], set[int]] = {}
-    for x in (*outside, *program.outputs):
-        if x in made and first <= made[x][0] < stop:
-            n, q, j = made[x]
+    for v, (n, q, j) in made.items():
+        if first <= n < stop and last.get(v, -1) >= end:
             read.setdefault((q, j), set()).add(n)
     final = tuple([at for at, ns in read.items() if ns == {stop - 1}])
     every = tuple([at for at in read if at not in final])
