@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +17,8 @@ from functrace.lower.staging import staged
 
 Rewrite = Callable[[Program], Program]
 
-CAPACITY = 4096  # Programs kept; the least recently used one goes first
+PROGRAMS = 4096  # Programs that are remembered; the least recently used one goes first
+EXECUTABLES = 512  # compiled ones: the smallest has a megabyte of memory
 
 
 class Cache:
@@ -49,8 +50,9 @@ class Cache:
             self.entries.clear()
 
 
-compiled_programs = Cache(CAPACITY)
-known_programs = Cache(CAPACITY)
+compiled_programs = Cache(EXECUTABLES)
+known_programs = Cache(PROGRAMS)
+met_programs = Cache(PROGRAMS)  # those that have run
 
 
 def known(program: Program) -> Program:
@@ -65,11 +67,29 @@ def known(program: Program) -> Program:
     return found
 
 
-MET = object()  # kept in place of a compiled Program that has run once, equation by equation
-
 # Milliseconds on a CPU, roughly: to compile one equation alone, and to compile a Program.
 ONE_ALONE, WHOLE, WHOLE_PER_EQUATION = 15, 30, 1
+KINDS = 100_000  # kinds of equation that are remembered
 ran_alone: set[Any] = set()
+in_wholes: Counter[Any] = Counter()  # of kinds that never ran alone, how many Programs were compiled for the first time
+
+
+def is_quicker_alone(program: Program) -> bool:
+    """Whether a Program that was not met before had better run equation by equation than be compiled.
+
+    A kind of equation is compiled alone once. As long as that takes more than the whole, the whole is compiled; but not
+    again and again for Programs that differ in a number: what they have taken counts as paid for their kinds.
+    """
+    if max(len(ran_alone), len(in_wholes)) > KINDS:
+        ran_alone.clear()
+        in_wholes.clear()
+    new = {(eqn.primitive, *[x.aval for x in eqn.inputs]) for eqn in program.equations} - ran_alone
+    wholes = 1 + min([in_wholes[kind] for kind in new], default=0)
+    if ONE_ALONE * len(new) <= wholes * (WHOLE + WHOLE_PER_EQUATION * len(program.equations)):
+        ran_alone.update(new)
+        return True
+    in_wholes.update(new)
+    return False
 
 
 def execute(program: Program, values: Sequence[Any], shorten: Rewrite = lambda program: program) -> list[Any]:
@@ -92,23 +112,19 @@ def executed(program: Program, values: Sequence[Any], shorten: Rewrite) -> list[
     if not program.equations or any([isinstance(x, jax.core.Tracer) for x in values]):
         return [jax.numpy.asarray(y) for y in evaluate(program, values)]
     run = compiled_programs.find(program)
-    if run is None:
-        new = {(eqn.primitive, *[x.aval for x in eqn.inputs]) for eqn in program.equations} - ran_alone
-        if ONE_ALONE * len(new) <= WHOLE + WHOLE_PER_EQUATION * len(program.equations):
-            if len(ran_alone) > 100_000:
-                ran_alone.clear()
-            ran_alone.update(new)
-            compiled_programs.keep(program, MET)
-            return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
-    elif run is not MET:
+    if run is not None:
         return run(*values)
+    if met_programs.find(program) is None:
+        met_programs.keep(program, True)
+        if is_quicker_alone(program):
+            return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
     return run_compiled(program, values, shorten)
 
 
 def run_compiled(program: Program, values: Sequence[Any], shorten: Rewrite = lambda program: program) -> list[Any]:
     """The outputs of `program` at concrete `values`, compiled whatever it costs; an equal one is compiled once."""
     run = compiled_programs.find(program)
-    if run is None or run is MET:
+    if run is None:
         run = compiled(shorten(program))
         compiled_programs.keep(program, run)
     return run(*values)
@@ -125,6 +141,7 @@ def compiled(program: Program) -> Any:
 
 def clear_caches() -> None:
     """Forget every Program, and what was made of it."""
-    compiled_programs.clear()
-    known_programs.clear()
+    for cache in (compiled_programs, known_programs, met_programs):
+        cache.clear()
     ran_alone.clear()
+    in_wholes.clear()

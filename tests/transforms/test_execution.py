@@ -7,7 +7,7 @@ import numpy as np
 
 import functrace as ft
 from functrace import numpy as fnp
-from functrace.lower.execute import compiled_programs
+from functrace.lower.execute import compiled_programs, met_programs
 
 
 def entries():
@@ -51,6 +51,16 @@ def test_caches_are_bounded(monkeypatch):
         ft.grad(lambda x, scale=scale: x * float(scale + 2))(1.0)
         ft.grad(lambda x, scale=scale: x * x * float(scale + 2))(1.0)
     assert entries() <= 3
+
+
+def test_programs_that_differ_in_a_number_are_not_compiled_each():
+    ft.clear_caches()
+    many_kinds = lambda x, c: fnp.sinh(fnp.exp(fnp.tanh(fnp.sin(x) * c) - c) / (1 + fnp.cos(x) ** 2)) * fnp.log1p(x * x)
+    for c in np.linspace(0.1, 1.0, 12).tolist():
+        found = ft.grad(lambda x, c=c: many_kinds(x, c))(0.5)
+        np.testing.assert_allclose(found, ft.jit(ft.grad(many_kinds))(0.5, c), rtol=1e-5)
+    assert 1 <= entries() <= 4
+    assert len(met_programs.entries) == 12
 
 
 def test_threads_share_the_caches():
