@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.core
 
 from functrace.config import config
-from functrace.ir import Program
-from functrace.lower.evaluate import evaluate
+from functrace.ir import Equation, Literal, Program, Var
+from functrace.lower.evaluate import evaluate, literal_value
 from functrace.lower.staging import staged
 
 Rewrite = Callable[[Program], Program]
@@ -52,7 +53,8 @@ class Cache:
 
 compiled_programs = Cache(EXECUTABLES)
 known_programs = Cache(PROGRAMS)
-met_programs = Cache(PROGRAMS)  # those that have run
+met_programs = Cache(PROGRAMS)  # those that have run, and what they are without their numbers
+numbered_programs = Cache(EXECUTABLES)  # those that run as another one with other numbers does
 
 
 def known(program: Program) -> Program:
@@ -71,25 +73,51 @@ def known(program: Program) -> Program:
 ONE_ALONE, WHOLE, WHOLE_PER_EQUATION = 15, 30, 1
 KINDS = 100_000  # kinds of equation that are remembered
 ran_alone: set[Any] = set()
-in_wholes: Counter[Any] = Counter()  # of kinds that never ran alone, how many Programs were compiled for the first time
 
 
 def is_quicker_alone(program: Program) -> bool:
     """Whether a Program that was not met before had better run equation by equation than be compiled.
 
-    A kind of equation is compiled alone once. As long as that takes more than the whole, the whole is compiled; but not
-    again and again for Programs that differ in a number: what they have taken counts as paid for their kinds.
+    A kind of equation is compiled alone once.
     """
-    if max(len(ran_alone), len(in_wholes)) > KINDS:
+    if len(ran_alone) > KINDS:
         ran_alone.clear()
-        in_wholes.clear()
     new = {(eqn.primitive, *[x.aval for x in eqn.inputs]) for eqn in program.equations} - ran_alone
-    wholes = 1 + min([in_wholes[kind] for kind in new], default=0)
-    if ONE_ALONE * len(new) <= wholes * (WHOLE + WHOLE_PER_EQUATION * len(program.equations)):
-        ran_alone.update(new)
-        return True
-    in_wholes.update(new)
-    return False
+    if ONE_ALONE * len(new) > WHOLE + WHOLE_PER_EQUATION * len(program.equations):
+        return False
+    ran_alone.update(new)
+    return True
+
+
+def without_numbers(program: Program) -> tuple[Program, list[Any]]:
+    """The Program as a function of its floating numbers too, its first inputs, and these."""
+    numbers: dict[Any, Var] = {}
+
+    def lifted(xs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple([
+            numbers.setdefault(x, Var(x.aval)) if type(x) is Literal and x.aval.dtype.kind in "fc" else x for x in xs
+        ])
+
+    equations = tuple([Equation(e.primitive, lifted(e.inputs), e.outputs, e.source) for e in program.equations])
+    outputs = lifted(program.outputs)
+    return Program((*numbers.values(), *program.inputs), equations, outputs), [literal_value(x) for x in numbers]
+
+
+def shared_run(program: Program, is_new: bool, shorten: Rewrite) -> Callable[..., list[Any]] | None:
+    """The Program as one that is compiled for all numbers in it, as it is once a second one that is new differs in
+    them alone; None where there is none."""
+    general, numbers = without_numbers(program)
+    if not numbers:
+        return None
+    run = compiled_programs.find(general)
+    if run is None:
+        was_met = met_programs.find(general)
+        met_programs.keep(general, True)
+        if not (is_new and was_met):
+            return None
+        run = compiled(shorten(general))
+        compiled_programs.keep(general, run)
+    return partial(run, *numbers)
 
 
 def execute(program: Program, values: Sequence[Any], shorten: Rewrite = lambda program: program) -> list[Any]:
@@ -106,18 +134,23 @@ def execute(program: Program, values: Sequence[Any], shorten: Rewrite = lambda p
 def executed(program: Program, values: Sequence[Any], shorten: Rewrite) -> list[Any]:
     """The outputs of `program`.
 
-    A Program met for the first time runs equation by equation where that is quicker than compiling
-    it, as it is when Python decides on values and no two calls have one Program.
+    A Program met for the first time runs equation by equation where that is quicker than compiling it, as it is when
+    Python decides on values and no two calls have one Program. Where Programs differ in their numbers alone, the second
+    one is compiled for all of them.
     """
     if not program.equations or any([isinstance(x, jax.core.Tracer) for x in values]):
         return [jax.numpy.asarray(y) for y in evaluate(program, values)]
-    run = compiled_programs.find(program)
+    run = compiled_programs.find(program) or numbered_programs.find(program)
     if run is not None:
         return run(*values)
-    if met_programs.find(program) is None:
-        met_programs.keep(program, True)
-        if is_quicker_alone(program):
-            return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
+    is_new = met_programs.find(program) is None
+    met_programs.keep(program, True)
+    run = shared_run(program, is_new, shorten)
+    if run is not None:
+        numbered_programs.keep(program, run)
+        return run(*values)
+    if is_new and is_quicker_alone(program):
+        return [jax.numpy.asarray(y) for y in evaluate(program, [jax.numpy.asarray(x) for x in values])]
     return run_compiled(program, values, shorten)
 
 
@@ -141,7 +174,6 @@ def compiled(program: Program) -> Any:
 
 def clear_caches() -> None:
     """Forget every Program, and what was made of it."""
-    for cache in (compiled_programs, known_programs, met_programs):
+    for cache in (compiled_programs, known_programs, met_programs, numbered_programs):
         cache.clear()
     ran_alone.clear()
-    in_wholes.clear()
