@@ -284,7 +284,8 @@ def hoisted(program: Program) -> Program:
             if type(eqn.primitive) is Slice or needs[0] in cut:
                 cut.add(eqn.outputs[0])
             array = whole[eqn.outputs[0]] = whole.get(needs[0], needs[0])
-            (early if array in inputs else parts_of.setdefault(array, [])).append(eqn)
+            in_front = array in inputs or array in numbers
+            (early if in_front else parts_of.setdefault(array, [])).append(eqn)
         else:
             late.append(eqn)
     equations = [each for eqn in late for each in (eqn, *[part for v in eqn.outputs for part in parts_of.get(v, ())])]

@@ -178,6 +178,16 @@ def test_equals_the_unrolled(name):
         assert len(short.equations) < len(program.equations) or not expected
 
 
+def test_what_is_made_of_numbers_is_made_in_front():
+    def scaled(t, params, x):
+        for p in params:
+            x = layer(p, x) * fnp.reshape(fnp.exp(t) * 2.0, (1,)) + fnp.reshape(t, (1, 1))
+        return x.sum()
+
+    for fun in (scaled, ft.grad(scaled), ft.grad(scaled, 1)):
+        check(fun, 0.5, layers(), normal(3, 4))
+
+
 OPERATIONS = [
     lambda a, b: a + b, lambda a, b: a * b - 0.5, lambda a, b: fnp.sin(a) + b, lambda a, b: a @ fnp.tanh(b),
     lambda a, b: fnp.where(a > 0, a, 0.2 * b), lambda a, b: fnp.maximum(a, b), lambda a, b: b.T + a.sum(0),
