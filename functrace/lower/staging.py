@@ -2,8 +2,8 @@
 
 JAX spends on each operation of a function that it traces about as long as on lowering it. A deep model repeats a few
 hundred kinds of equation thousands of times: the primitive and its parameters, the types of its operands. Each kind is
-traced alone, as a form; the jaxpr is the forms' equations written out once an equation of the Program, but those of runs
-that come again once (`lower/outlined.py`), and the call of a jitted function, as JAX itself writes one, applies it.
+traced alone, as a form; the jaxpr is the forms' equations written out once an equation of the Program, but once for all
+of a run that comes again (`lower/outlined.py`); the call of a jitted function, as JAX itself writes one, applies it.
 """
 
 from __future__ import annotations

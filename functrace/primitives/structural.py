@@ -205,7 +205,10 @@ class Pad(JointlyLinear):
         return tuple([(low, n - high) for (low, high, _), n in zip(self.config, sizes, strict=True)])
 
     def united(self, xs: Sequence[Any], other: Pad, ys: Sequence[Any]) -> Atom | None:
-        """Two neighbours along one axis: they are joined, and padded together."""
+        """Two neighbours along one axis, of which one is a third of the whole at most: joined, and padded together.
+
+        Two halves XLA adds up as quickly, in the kernel that reads the sum.
+        """
         if not (is_constant(xs[1], 0) and is_constant(ys[1], 0)):
             return None
         axes = [a for a, (p, q) in enumerate(zip(self.config, other.config, strict=True)) if p != q]
@@ -213,9 +216,12 @@ class Pad(JointlyLinear):
             return None
         axis = axes[0]
         (low, high, _), (other_low, other_high, _) = self.config[axis], other.config[axis]
-        if other_low == low + xs[0].aval.shape[axis]:
+        sizes = [x.aval.shape[axis] for x in (xs[0], ys[0])]
+        if 3 * min(sizes) > low + sizes[0] + high:
+            return None
+        if other_low == low + sizes[0]:
             pieces, ends = [*pieces_of(xs[0], axis), *pieces_of(ys[0], axis)], (low, other_high, 0)
-        elif low == other_low + ys[0].aval.shape[axis]:
+        elif low == other_low + sizes[1]:
             pieces, ends = [*pieces_of(ys[0], axis), *pieces_of(xs[0], axis)], (other_low, high, 0)
         else:
             return None
