@@ -33,9 +33,9 @@ def staged(program: Program, values: Sequence[Any]) -> list[Any]:
     # Values of types that Programs do not have, as under JAX's explicit sharding, are for JAX's own tracing.
     is_plain = all([jax.typeof(x) == type_of(v.aval) for x, v in zip(values, program.inputs, strict=True)])
     if len(program.equations) >= LONG and is_plain and not program.has_effects:
-        written = Writing(program, once).jaxpr()
-        if written is not None:
-            jaxpr, consts = written
+        found = Writing(program, once).jaxpr()
+        if found is not None:
+            jaxpr, consts = found
             return jit_p.bind(*consts, *values, **as_jitted(jaxpr))
     return evaluate(program, values, once)
 

@@ -50,15 +50,16 @@ def united(total: Atom, x: Atom) -> Atom:
     last = definition(x)
     if last is None:
         return add(total, x)
-    terms = [total]
+    splits: list[tuple[Atom, Atom | None]] = [(total, None)]
     if (of_total := definition(total)) is not None and of_total.primitive is add:
-        terms += of_total.inputs
-    for term in terms:
+        one, other = of_total.inputs
+        splits += [(one, other), (other, one)]
+    for term, rest in splits:
         made = definition(term)
         if made is not None and type(made.primitive) is type(last.primitive):
             both = made.primitive.united(made.inputs, last.primitive, last.inputs)
             if both is not None:
-                return both if term is total else add(*[both if t is term else t for t in terms[1:]])
+                return both if rest is None else add(rest, both)
     return add(total, x)
 
 
