@@ -13,9 +13,9 @@ import functrace as ft
 from functrace import numpy as fnp
 
 TITLE = "Gradients through Python loops"
-NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of training,
-and 30 of conjugate gradients, as more take XLA minutes. "first value" is from the Python function to its first result, once. functrace
-finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them."""
+NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of
+training, and 30 of conjugate gradients, as more take XLA minutes. "first value" is from the Python function to its
+first result, once. functrace finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them."""
 WIDTH, BATCH = 64, 16
 
 
