@@ -127,7 +127,7 @@ def choose(
     leaf_avals(who, "operands", operands)
     names = branch_names(who, branches)
     traces = [
-        trace(f, operands, transform=who, result=f"the result of {name}")
+        trace(f, operands, transform=who, result=f"the result of {name}", like=f)
         for f, name in zip(branches, names, strict=True)
     ]
     first = traces[0]

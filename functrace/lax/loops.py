@@ -98,7 +98,7 @@ def scanned(
     def body(carry: list[Aval]) -> Traced:
         return trace(
             pair_of(f, names), (init, xs), transform=names.who, avals=[*carry, *entries], names=("carry", "x"),
-            result=f"the result of {names.body}",
+            result=f"the result of {names.body}", like=f,
         )  # fmt: skip
 
     def carried(traced: Traced) -> tuple[Any, list[Aval]]:
@@ -251,15 +251,16 @@ def looped(
 
     def body(avals: list[Aval]) -> Traced:
         result = f"the result of {names.body}"
-        return trace(body_fun, (init_val,), transform=names.who, avals=avals, names=("val",), result=result)
+        return trace(body_fun, (init_val,), transform=names.who, avals=avals, names=("val",), result=result, like=body_fun)
 
     def carried(traced: Traced) -> tuple[Any, list[Aval]]:
         return traced.out_tree, list(traced.program.out_avals)
 
     traced, types = carry_types(names, body, init_val, carried)
     asked = trace(
-        cond_fun, (init_val,), transform=names.who, avals=types, names=("val",), result=f"the result of {asks}"
-    )
+        cond_fun, (init_val,), transform=names.who, avals=types, names=("val",), result=f"the result of {asks}",
+        like=cond_fun,
+    )  # fmt: skip
     check_predicate(names.who, asks, asked.out_tree, asked.program.out_avals)
     step = traced._replace(program=cast_outputs(traced.program, types))
     captures = all_captures([], [asked, step])

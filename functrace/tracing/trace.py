@@ -16,7 +16,12 @@ from functrace.ir.primitive import AMBIENT, Primitive
 from functrace.ir.source import caller_source
 from functrace.lower.execute import execute, known
 from functrace.rewrites.memo import collector_paused
+from functrace.tracing.axes import AXES
+from functrace.tracing.replay import Recordings, Replay
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
+
+
+recordings = Recordings()
 
 
 class Traced(NamedTuple):
@@ -81,6 +86,7 @@ def trace(
     result: str = "the output",
     names: Sequence[str] = (),
     own_lines: bool = False,
+    like: Callable[..., Any] | None = None,
 ) -> Traced:
     """Run `fun(*args, **kwargs)` on tracers.
 
@@ -94,18 +100,30 @@ def trace(
       result: what the output is called in messages.
       names: names of the positional arguments, where they are not the function's own.
       own_lines: whether the Program must have the lines of this function, and not of one that was equal to it.
+      like: the user's function that `fun` is made of. An earlier trace of its code is followed as far as this one goes
+        the same way, unless it is within one that is compiled.
     Raises:
       DtypeError: an output is not an array.
     """
-    if AMBIENT.builder is None:
+    outer = AMBIENT.builder
+    if outer is None:
         AMBIENT.session = object()
     whole = (tuple(args), kwargs or {})
     leaves, in_tree = tree_util.tree_flatten(whole)
     if avals is None:
         avals = [checked_aval(x, transform, whole, i) for i, x in enumerate(leaves)]
-    builder = Builder()
-    paths = leaf_names(*whole, names or parameter_names(fun))
-    inputs = [builder.input(a, n) for a, n in zip(avals, paths, strict=True)]
+    for_running = concrete and outer is None and not own_lines and not config.is_checking
+    key = earlier = None
+    if not (own_lines or config.is_checking or AXES.bound) and (outer is None or type(outer) is Replay):
+        code = getattr(like, "__code__", None)
+        if code is not None:
+            key = (code, transform, for_running, in_tree, *avals)
+            earlier = recordings.find(key)
+    builder = Replay(earlier) if key else Builder()
+    if earlier is None:
+        for aval, name in zip(avals, leaf_names(*whole, names or parameter_names(fun)), strict=True):
+            builder.input(aval, name)
+    inputs = builder.inputs
     values = dict(zip(inputs, leaves, strict=True)) if concrete else None
     builder.trace = TraceInfo(transform, values, {}, frozenset(inputs))
     with builder:
@@ -129,8 +147,12 @@ def trace(
         finally:
             builder.is_open = False
     captures = tuple(value for _, value in builder.captures.values())
-    if concrete and AMBIENT.builder is None and not own_lines and not config.is_checking:
-        program = known(program)
+    if earlier is None or program is not earlier.program:
+        if for_running:
+            program = known(program)
+        recording = builder.recording(atoms, program) if type(builder) is Replay else None
+        if recording is not None:
+            recordings.keep(key, recording)
     return Traced(program, captures, out_tree)
 
 

@@ -64,10 +64,11 @@ def is_array(x: Any) -> bool:
 
 
 def trace_with_aux(
-    transform: str, fun: Callable[..., Any], args: Sequence[Any], has_aux: bool, own_lines: bool = False
+    transform: str, fun: Callable[..., Any], args: Sequence[Any], has_aux: bool, own_lines: bool = False,
+    like: Callable[..., Any] | None = None,
 ) -> tuple[Traced, Aux, Any, int]:
     """Trace a function of arrays: the trace, its aux, the output's tree and number of leaves."""
     aux = Aux(transform, has_aux)
-    traced = trace(aux.split(fun), args, transform=transform, concrete=True, own_lines=own_lines)
+    traced = trace(aux.split(fun), args, transform=transform, concrete=True, own_lines=own_lines, like=like)
     out_tree, _aux_tree = traced.out_tree.children()
     return traced, aux, out_tree, out_tree.num_leaves

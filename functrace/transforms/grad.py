@@ -66,7 +66,7 @@ def _value_and_grad(
         xs, in_tree = tree_util.tree_flatten(tuple(chosen))
         check_inputs(transform, chosen, xs, numbers, holomorphic, allow_int)
         of_chosen = closed_over(fun, args, numbers, kwargs)
-        traced, aux, _, n = trace_with_aux(transform, of_chosen, chosen, has_aux)
+        traced, aux, _, n = trace_with_aux(transform, of_chosen, chosen, has_aux, like=fun)
         check_output(transform, traced, n, holomorphic)
         moving = tuple(aval_of(x).is_inexact for x in xs)
         program = rewrites.gradient(traced.program, (False,) * len(traced.captures) + moving)

@@ -50,7 +50,7 @@ def jvp(
     check_same_tree("jvp", "tangents", tuple(tangents), tuple(primals), "primals")
     xs, dxs = tree_util.tree_leaves(tuple(primals)), tree_util.tree_leaves(tuple(tangents))
     moving = tangent_flags("jvp", xs, dxs, "tangent")
-    traced, aux, out_tree, n = trace_with_aux("jvp", fun, primals, has_aux)
+    traced, aux, out_tree, n = trace_with_aux("jvp", fun, primals, has_aux, like=fun)
     program, moved = rewrites.jvp(traced.program, (False,) * len(traced.captures) + moving)
     outputs = apply(program, [*traced.captures, *xs, *select(moving, dxs)])
     ys, dys = outputs[: len(moved)], scatter(moved, outputs[len(moved) :])

@@ -101,7 +101,7 @@ def linearized(
 ) -> Any:
     """Run the forward half of `linearize`; the linear half becomes a `kind`."""
     check_callable(transform, fun)
-    traced, aux, out_tree, n = trace_with_aux(transform, fun, primals, has_aux)
+    traced, aux, out_tree, n = trace_with_aux(transform, fun, primals, has_aux, like=fun)
     xs, in_tree = tree_util.tree_flatten(tuple(primals))
     in_avals = tuple(aval_of(x) for x in xs)
     moving = tuple(a.is_inexact for a in in_avals)

@@ -83,7 +83,7 @@ def vmap(
             for x, a in zip(operands, normal, strict=True)
         ]
         with named_axis(axis_name, size):
-            traced = trace(of_operands, operands, transform="vmap", avals=avals)
+            traced = trace(of_operands, operands, transform="vmap", avals=avals, like=fun)
         flags = (False,) * len(traced.captures) + tuple(a is not None for a in normal)
         program, out_flags = rewrites.batch(traced.program, size, flags, axis_name)
         out_prefix = tree_util.tree_unflatten(traced.out_tree, [0] * traced.out_tree.num_leaves)

@@ -1,0 +1,139 @@
+"""Deep models other than the transformer: a ResNet-50 with batch norm, an MLP, and hundreds of equal layers."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+from jax import lax as jax_lax, numpy as jnp
+from timing import Row, alternate
+
+import functrace as ft
+from functrace import lax as ft_lax, numpy as fnp
+
+TITLE = "Other deep models, their layers a Python loop"
+NOTE = """A training step with momentum of a ResNet-50 of a quarter of the width, batch statistics in its norms, on 8
+pictures of 32 x 32; one with momentum of an MLP, batch 32; the gradient of equal layers of width 64, batch 32. "first
+step" is from the Python function to its first result, once."""
+BLOCKS, WIDTH = (3, 4, 6, 3), 16
+
+
+def resnet(n, lax):
+    """The loss of a ResNet-50 on pictures with labels."""
+
+    def conv(x, w, stride=1):
+        return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def norm(x, p):
+        mean = x.mean((0, 1, 2))
+        variance = ((x - mean) ** 2).mean((0, 1, 2))
+        return (x - mean) / n.sqrt(variance + 1e-5) * p["g"] + p["b"]
+
+    def bottleneck(x, p, stride):
+        y = n.maximum(norm(conv(x, p["w1"]), p["n1"]), 0)
+        y = n.maximum(norm(conv(y, p["w2"], stride), p["n2"]), 0)
+        y = norm(conv(y, p["w3"]), p["n3"])
+        shortcut = norm(conv(x, p["w0"], stride), p["n0"]) if "w0" in p else x
+        return n.maximum(y + shortcut, 0)
+
+    def loss(params, x, labels):
+        x = n.maximum(norm(conv(x, params["stem"]), params["norm"]), 0)
+        for i, stage in enumerate(params["stages"]):
+            for j, block in enumerate(stage):
+                x = bottleneck(x, block, 2 if i and not j else 1)
+        z = x.mean((1, 2)) @ params["out"]
+        z = z - z.max(-1, keepdims=True)
+        z = z - n.log(n.exp(z).sum(-1, keepdims=True))
+        return -n.mean(n.take_along_axis(z, labels[:, None], -1))
+
+    return loss
+
+
+def resnet_arguments():
+    """Parameters, pictures and labels."""
+    rng = np.random.default_rng(0)
+
+    def weight(size, a, b):
+        return jnp.asarray(rng.standard_normal((size, size, a, b), np.float32) * (2 / (size * size * a)) ** 0.5)
+
+    ones = lambda k: {"g": jnp.ones(k), "b": jnp.zeros(k)}
+    stages, width = [], WIDTH
+    for i, count in enumerate(BLOCKS):
+        inner, outer, stage = WIDTH * 2**i, 4 * WIDTH * 2**i, []
+        for _ in range(count):
+            block = {"w1": weight(1, width, inner), "w2": weight(3, inner, inner), "w3": weight(1, inner, outer)}
+            block |= {"n1": ones(inner), "n2": ones(inner), "n3": ones(outer)}
+            if width != outer:
+                block |= {"w0": weight(1, width, outer), "n0": ones(outer)}
+            stage.append(block)
+            width = outer
+        stages.append(stage)
+    params = {"stem": weight(3, 3, WIDTH), "norm": ones(WIDTH), "stages": stages, "out": weight(1, width, 10)[0, 0]}
+    return params, jnp.asarray(rng.standard_normal((8, 32, 32, 3), np.float32)), rng.integers(0, 10, 8)
+
+
+def mlp(n, lax):
+    """The loss of an MLP, each layer with parameters of its own."""
+
+    def loss(params, x):
+        for w, b in params:
+            x = n.tanh(x @ w + b)
+        return n.mean(x**2)
+
+    return loss
+
+
+def mlp_arguments(depth):
+    """Parameters and inputs."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32) / 8)
+    return [(draw(64, 64), jnp.zeros(64)) for _ in range(depth)], draw(32, 64)
+
+
+def make_step(loss, value_and_grad):
+    """A step of training with momentum."""
+
+    def step(params, momentum, *data):
+        value, grads = value_and_grad(loss)(params, *data)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
+        return value, jax.tree.map(lambda p, m: p - 0.01 * m, params, momentum), momentum
+
+    return step
+
+
+def measure() -> list[Row]:
+    """Two rows a model: the first step, and a step."""
+    tasks = [
+        ("ResNet-50", resnet, resnet_arguments(), True),
+        ("50-layer MLP", mlp, mlp_arguments(50), True),
+        ("800 equal layers, gradient", mlp, mlp_arguments(800), False),
+    ]
+    return [row for task in tasks for row in rows(*task)]
+
+
+def rows(task, make, args, trains) -> list[Row]:
+    """What one model takes."""
+    params, *data = args
+    if trains:
+        args = (params, jax.tree.map(jnp.zeros_like, params), *data)
+    of = lambda loss, grad: make_step(loss, grad) if trains else grad(loss)
+    steps = {
+        "functrace": lambda: ft.jit(of(make(fnp, ft_lax), ft.value_and_grad)),
+        "jax": lambda: jax.jit(of(make(jnp, jax_lax), jax.value_and_grad)),
+    }
+    first, lowered, calls, memory, losses = {}, {}, {}, {}, []
+    for name, step in steps.items():
+        start = time.perf_counter()
+        run = step().lower(*args).compile()
+        losses.append(jax.block_until_ready(run(*args))[0])
+        first[name] = time.perf_counter() - start
+        memory[name] = run.memory_analysis().temp_size_in_bytes
+        calls[name] = lambda run=run: jax.block_until_ready(run(*args))
+        lowered[name] = lambda step=step: step().lower(*args)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    return [
+        Row(f"{task}, traced and lowered", alternate(lowered, rounds=5)),
+        Row(f"{task}, first step", first),
+        Row(f"{task}, a step", alternate(calls, rounds=21), memory=memory),
+    ]
