@@ -24,9 +24,9 @@ import jax
 from timing import table
 
 NAMES = [
-    "front_half", "deep_transformer", "deep_models", "warm_start", "unrolled", "unjitted_grad", "dispatch", "scalar_chain",
-    "higher_order", "series", "laplacian", "per_example", "loops", "checkpointing", "gradient_flow", "nonfinite",
-    "sparse",
+    "front_half", "deep_transformer", "deep_models", "warm_start", "unrolled", "unjitted_grad", "dispatch",
+    "scalar_chain", "higher_order", "series", "laplacian", "per_example", "loops", "checkpointing", "gradient_flow",
+    "nonfinite", "sparse",
 ]  # fmt: skip
 HEAD = """# Benchmarks
 

@@ -14,8 +14,7 @@ from functrace import debug, errors, io, lax, nn, numpy, optim, random, scipy, t
 from functrace.config import config
 from functrace.ir import Program, named_scope
 from functrace.lax.sequential_vmap import sequential_vmap
-from functrace.lower import clear_caches
-from functrace.tracing import from_jax
+from functrace.tracing import clear_caches, from_jax
 from functrace.transforms import (
     biharmonic,
     checkpoint,

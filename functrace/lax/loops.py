@@ -251,7 +251,9 @@ def looped(
 
     def body(avals: list[Aval]) -> Traced:
         result = f"the result of {names.body}"
-        return trace(body_fun, (init_val,), transform=names.who, avals=avals, names=("val",), result=result, like=body_fun)
+        return trace(
+            body_fun, (init_val,), transform=names.who, avals=avals, names=("val",), result=result, like=body_fun
+        )
 
     def carried(traced: Traced) -> tuple[Any, list[Aval]]:
         return traced.out_tree, list(traced.program.out_avals)

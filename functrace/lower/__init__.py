@@ -2,7 +2,7 @@
 
 from functrace.lower.disk import executable
 from functrace.lower.evaluate import evaluate
-from functrace.lower.execute import clear_caches, execute
+from functrace.lower.execute import execute
 from functrace.lower.staging import staged
 
-__all__ = ["clear_caches", "evaluate", "executable", "execute", "staged"]
+__all__ = ["evaluate", "executable", "execute", "staged"]

@@ -172,7 +172,7 @@ def compiled(program: Program) -> Any:
     return jax.jit(functrace_program)
 
 
-def clear_caches() -> None:
+def forget_programs() -> None:
     """Forget every Program, and what was made of it."""
     for cache in (compiled_programs, known_programs, met_programs, numbered_programs):
         cache.clear()

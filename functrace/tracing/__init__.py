@@ -9,7 +9,7 @@ from functrace.tracing import (
     programs as programs,  # makes Programs functions
 )
 from functrace.tracing.lift import from_jax, lift
-from functrace.tracing.trace import Traced, apply, trace
+from functrace.tracing.trace import Traced, apply, clear_caches, trace
 from functrace.tracing.tracer import Tracer, aval_of
 
-__all__ = ["Traced", "Tracer", "apply", "aval_of", "from_jax", "lift", "trace"]
+__all__ = ["Traced", "Tracer", "apply", "aval_of", "clear_caches", "from_jax", "lift", "trace"]

@@ -14,12 +14,11 @@ from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
 from functrace.ir.primitive import AMBIENT, Primitive
 from functrace.ir.source import caller_source
-from functrace.lower.execute import execute, known
+from functrace.lower.execute import execute, forget_programs, known
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing.axes import AXES
 from functrace.tracing.replay import Recordings, Replay
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
-
 
 recordings = Recordings()
 
@@ -75,6 +74,15 @@ def parameter_names(fun: Callable[..., Any]) -> tuple[str, ...]:
     return names[1:] if hasattr(fun, "__self__") else names
 
 
+def codes_of(fun: Any) -> tuple[Any, ...]:
+    """What tells functions apart that are made anew for each call: their code, and that of those that they wrap."""
+    codes = []
+    while fun is not None:
+        codes.append(getattr(fun, "__code__", None) or type(fun))
+        fun = getattr(fun, "made_of", None) or getattr(fun, "__wrapped__", None)
+    return tuple(codes)
+
+
 def trace(
     fun: Callable[..., Any],
     args: Sequence[Any],
@@ -114,11 +122,10 @@ def trace(
         avals = [checked_aval(x, transform, whole, i) for i, x in enumerate(leaves)]
     for_running = concrete and outer is None and not own_lines and not config.is_checking
     key = earlier = None
-    if not (own_lines or config.is_checking or AXES.bound) and (outer is None or type(outer) is Replay):
-        code = getattr(like, "__code__", None)
-        if code is not None:
-            key = (code, transform, for_running, in_tree, *avals)
-            earlier = recordings.find(key)
+    is_alone = outer is None or type(outer) is Replay
+    if like is not None and is_alone and not (own_lines or config.is_checking or AXES.bound):
+        key = (codes_of(like), transform, for_running, in_tree, *avals)
+        earlier = recordings.find(key)
     builder = Replay(earlier) if key else Builder()
     if earlier is None:
         for aval, name in zip(avals, leaf_names(*whole, names or parameter_names(fun)), strict=True):
@@ -203,3 +210,9 @@ def record(primitive: Primitive, operands: Sequence[Any]) -> list[Any]:
     with Builder() as b:
         program = b.build(primitive(*[b.input(aval_of(x)) for x in operands]))
     return execute(program, operands, rolled)
+
+
+def clear_caches() -> None:
+    """Forget every Program, what was made of it, and how functions were traced."""
+    forget_programs()
+    recordings.clear()

@@ -79,6 +79,7 @@ def closed_over(
         return fun(*full, **kwargs)
 
     of_moving.__name__ = fun_name(fun)
+    of_moving.made_of = fun  # pyright: ignore[reportFunctionMemberAccess]
     return of_moving
 
 

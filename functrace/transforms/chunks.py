@@ -42,7 +42,7 @@ def in_chunks(transform: str, fun: Callable[[Any], Any], xs: Any, chunk_size: in
         return vmap(fun)(xs)
     steps, rest = divmod(n, chunk_size)
     rows = tree_util.tree_map(lambda x: x[: n - rest].reshape(steps, chunk_size, *x.shape[1:]), xs)
-    traced = trace(vmap(fun), (tree_util.tree_map(lambda x: x[0], rows),), transform=transform)
+    traced = trace(vmap(fun), (tree_util.tree_map(lambda x: x[0], rows),), transform=transform, like=fun)
     scan = Scan(traced.program, len(traced.captures), 0, steps)
     found = [
         reshape(y, (n - rest, *y.shape[2:]))

@@ -15,10 +15,12 @@ from jax import numpy as jnp, tree_util
 
 from functrace.errors import DtypeError
 from functrace.ir import is_complex
+from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.tracing import aval_of, lift
+from functrace.tracing import apply, aval_of, lift
 from functrace.tracing.tracer import at
 from functrace.transforms.arguments import check_callable, closed_over, leaf_label, positions
+from functrace.transforms.auxiliary import trace_with_aux
 from functrace.transforms.chunks import check_chunk_size, in_chunks
 from functrace.transforms.grad import check_inputs
 from functrace.transforms.linearize import Pushforward, linearize, linearized
@@ -59,8 +61,11 @@ def jacfwd(
     def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
         numbers, chosen, of_chosen = _chosen("jacfwd", fun, args, kwargs, argnums, holomorphic)
         _check_real("jacfwd", chosen, numbers, holomorphic)
-        out = linearize(of_chosen, *chosen, has_aux=has_aux)
-        return _by_columns("jacfwd", out, chosen, argnums, chunk_size)
+
+        def of_arrays(*xs: Any) -> Any:
+            return _by_columns("jacfwd", linearize(of_chosen, *xs, has_aux=has_aux), xs, argnums, chunk_size)
+
+        return in_one("jacfwd", of_arrays, chosen, has_aux, fun)
 
     return jacobian_fun
 
@@ -95,8 +100,11 @@ def jacrev(
     @wraps(fun)
     def jacobian_fun(*args: Any, **kwargs: Any) -> Any:
         _, chosen, of_chosen = _chosen("jacrev", fun, args, kwargs, argnums, holomorphic, allow_int)
-        out = vjp(of_chosen, *chosen, has_aux=has_aux)
-        return _by_rows("jacrev", out, argnums, holomorphic, chunk_size)
+
+        def of_arrays(*xs: Any) -> Any:
+            return _by_rows("jacrev", vjp(of_chosen, *xs, has_aux=has_aux), argnums, holomorphic, chunk_size)
+
+        return of_arrays(*chosen) if allow_int else in_one("jacrev", of_arrays, chosen, has_aux, fun)
 
     return jacobian_fun
 
@@ -151,11 +159,14 @@ def jacobian(
         numbers, chosen, of_chosen = _chosen("jacobian", fun, args, kwargs, argnums, holomorphic)
         _check_real("jacobian", chosen, numbers, holomorphic)
 
-        def dense() -> Any:
-            out = linearized("jacobian", of_chosen, chosen, has_aux, narrower)
+        def of_arrays(*xs: Any) -> Any:
+            out = linearized("jacobian", of_chosen, xs, has_aux, narrower)
             if type(out[1]) is Pushforward:
-                return _by_columns("jacobian", out, chosen, argnums, chunk_size)
+                return _by_columns("jacobian", out, xs, argnums, chunk_size)
             return _by_rows("jacobian", out, argnums, holomorphic, chunk_size)
+
+        def dense() -> Any:
+            return in_one("jacobian", of_arrays, chosen, has_aux, fun)
 
         if not sparse:
             return dense()
@@ -214,6 +225,16 @@ def hessian(
         return sparse_jacobian("hessian", fun, args, kwargs, argnums, has_aux, holomorphic, format, True, given)
 
     return hessian_fun
+
+
+def in_one(transform: str, fun: Any, args: Sequence[Any], has_aux: bool, like: Any) -> Any:
+    """`fun(*args)`, all that it calls as one Program."""
+    if AMBIENT.builder is not None:
+        return fun(*args)
+    traced, aux, out_tree, n = trace_with_aux(transform, fun, args, has_aux, like=like)
+    outputs = apply(traced.program, [*traced.captures, *tree_util.tree_leaves(tuple(args))])
+    result = tree_util.tree_unflatten(out_tree, outputs[:n])
+    return (result, aux.join(outputs[n:])) if has_aux else result
 
 
 def narrower(residuals: Any, program: Any, moved: Any, moving: Any, in_avals: Any, out_avals: Any, *trees: Any) -> Any:

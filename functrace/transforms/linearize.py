@@ -112,7 +112,9 @@ def linearized(
     m = len(program.outputs)
     ys, residuals = outputs[:m], outputs[m:]
     moved = lin.moved[:n]
-    linear = Program(lin.linear.inputs, lin.linear.equations, lin.linear.outputs[: sum(moved)])
+    linear = lin.linear
+    if len(linear.outputs) > sum(moved):
+        linear = Program(linear.inputs, linear.equations, linear.outputs[: sum(moved)])
     out_avals = tuple(a.strong() for a in program.out_avals[:n])
     f_linear = kind(residuals, linear, moved, moving, in_avals, out_avals, in_tree, out_tree)
     y = tree_util.tree_unflatten(out_tree, ys[:n])

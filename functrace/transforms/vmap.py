@@ -13,9 +13,10 @@ from jax import tree_util
 
 from functrace import rewrites
 from functrace.errors import ArgumentError, DtypeError
-from functrace.ir import Atom, Aval, Builder
+from functrace.ir import Atom, Aval, Builder, Program
 from functrace.ir.source import caller_source
 from functrace.primitives.space import batched_operand, move_axis
+from functrace.rewrites.memo import memoised
 from functrace.tracing import apply, aval_of, trace
 from functrace.tracing.axes import named_axis
 from functrace.tracing.tracer import at
@@ -84,31 +85,42 @@ def vmap(
         ]
         with named_axis(axis_name, size):
             traced = trace(of_operands, operands, transform="vmap", avals=avals, like=fun)
-        flags = (False,) * len(traced.captures) + tuple(a is not None for a in normal)
-        program, out_flags = rewrites.batch(traced.program, size, flags, axis_name)
         out_prefix = tree_util.tree_unflatten(traced.out_tree, [0] * traced.out_tree.num_leaves)
         flat_out_axes = broadcast_prefix("out_axes", out_axes, out_prefix)
-        with Builder() as b:
-            inputs: list[Atom] = [b.input(a) for a in program.in_avals[: len(traced.captures)]]
-            for x, a in zip(operands, normal, strict=True):
-                v = b.input(aval_of(x))
-                inputs.append(v if a is None else move_axis(v, a, 0))
-            outputs = []
-            for y, is_batched, a in zip(b.inline(program, inputs), out_flags, flat_out_axes, strict=True):
-                if a is None:
-                    if is_batched:
-                        raise ArgumentError(
-                            "vmap: out_axes is None for an output that depends on the mapped axis; give "
-                            f"it an axis.{at(caller_source())}"
-                        )
-                    outputs.append(y)
-                else:
-                    y = batched_operand(y, is_batched, size)
-                    outputs.append(move_axis(y, 0, a % y.aval.ndim))
-            final = b.build(outputs)
-        return tree_util.tree_unflatten(traced.out_tree, apply(final, [*traced.captures, *operands]))
+        in_avals = tuple([aval_of(x) for x in operands])
+        program = with_axis(traced.program, in_avals, tuple(normal), tuple(flat_out_axes), size, axis_name)
+        return tree_util.tree_unflatten(traced.out_tree, apply(program, [*traced.captures, *operands]))
 
     return mapped
+
+
+@memoised
+def with_axis(
+    program: Program, in_avals: tuple[Aval, ...], in_axes: tuple[Any, ...], out_axes: tuple[Any, ...], size: int,
+    axis_name: Any,
+) -> Program:  # fmt: skip
+    """The Program with an axis: of its last inputs, and of its outputs; None where one has it not."""
+    captures = len(program.inputs) - len(in_avals)
+    flags = (False,) * captures + tuple([a is not None for a in in_axes])
+    batched, out_flags = rewrites.batch(program, size, flags, axis_name)
+    with Builder() as b:
+        inputs: list[Atom] = [b.input(a) for a in batched.in_avals[:captures]]
+        for aval, a in zip(in_avals, in_axes, strict=True):
+            v = b.input(aval)
+            inputs.append(v if a is None else move_axis(v, a, 0))
+        outputs = []
+        for y, is_batched, a in zip(b.inline(batched, inputs), out_flags, out_axes, strict=True):
+            if a is None:
+                if is_batched:
+                    raise ArgumentError(
+                        "vmap: out_axes is None for an output that depends on the mapped axis; give "
+                        f"it an axis.{at(caller_source())}"
+                    )
+                outputs.append(y)
+            else:
+                y = batched_operand(y, is_batched, size)
+                outputs.append(move_axis(y, 0, a % y.aval.ndim))
+        return b.build(outputs)
 
 
 def is_array(x: Any) -> bool:
