@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,11 +32,17 @@ def literal_like(x: Any, aval: Aval) -> Literal | None:
     """A Python scalar as a literal of the type of its partner, where the partner absorbs it."""
     kind = type(x)
     if (kind is float and aval.is_inexact) or (kind is int and aval.dtype.kind in ANY):
-        try:
-            return Literal(x, Aval((), aval.dtype, True))
-        except OverflowError:
-            return None
+        return literal(x, aval) if x else literal.__wrapped__(x, aval)  # zeros of either sign are equal
     return None
+
+
+@lru_cache(4096, typed=True)
+def literal(x: Any, aval: Aval) -> Literal | None:
+    """A scalar as a literal of this element type, which gives way; None where it is too large for it."""
+    try:
+        return Literal(x, Aval((), aval.dtype, True))
+    except OverflowError:
+        return None
 
 
 def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]:

@@ -125,7 +125,10 @@ def trace(
     is_alone = outer is None or type(outer) is Replay
     if like is not None and is_alone and not (own_lines or config.is_checking or AXES.bound):
         key = (codes_of(like), transform, for_running, in_tree, *avals)
-        earlier = recordings.find(key)
+        try:
+            earlier = recordings.find(key)
+        except (TypeError, ValueError):  # a pytree that has data of its own, which cannot be compared
+            key = None
     builder = Replay(earlier) if key else Builder()
     if earlier is None:
         for aval, name in zip(avals, leaf_names(*whole, names or parameter_names(fun)), strict=True):
