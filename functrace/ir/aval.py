@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -33,11 +34,12 @@ class Aval:
     (f32[8,16], True)
     """
 
-    __slots__ = ("dtype", "is_inexact", "shape", "weak_type")
+    __slots__ = ("dtype", "is_inexact", "shape", "size", "weak_type")
     shape: tuple[int, ...]
     dtype: Any
     weak_type: bool
     is_inexact: bool
+    size: int  # number of elements
     _interned: ClassVar[dict[Any, Aval]] = {}
 
     def __new__(cls, shape: tuple[int, ...], dtype: Any, weak_type: bool = False) -> Aval:
@@ -54,6 +56,7 @@ class Aval:
             self = object.__new__(cls)
             self.shape, self.dtype, self.weak_type = canonical
             self.is_inexact = is_inexact(dtype)
+            self.size = prod(self.shape)
             self = cls._interned.setdefault(canonical, self)
         if len(cls._interned) < 100_000:
             cls._interned[key] = self
@@ -63,14 +66,6 @@ class Aval:
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
 
     def with_shape(self, shape: tuple[int, ...]) -> Aval:
         """The same dtype with another shape."""

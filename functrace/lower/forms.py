@@ -13,6 +13,13 @@ from jax.extend import core
 from functrace.ir import Aval, Var
 
 
+# Settings under which what JAX makes of one function differs.
+SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl",
+)  # fmt: skip
+FORMS = 10_000  # that are remembered
+
+
 @cache
 def type_of(aval: Aval) -> Any:
     """JAX's type of values of this type."""
@@ -29,6 +36,8 @@ class Form(NamedTuple):
     fixed: Sequence[Any]
     equations: Sequence[tuple[Any, Sequence[int], Sequence[Any]]]  # one of JAX's, what it reads, types of what it makes
     outputs: Sequence[int]
+    constants: Sequence[tuple[Any, Any]] = ()  # of the fixed ones, those that are variables, with their values
+    is_whole: bool = True  # whether this is all there is to it: no effect, nothing that JAX is to take apart yet
 
 
 class Call(NamedTuple):
@@ -39,27 +48,51 @@ class Call(NamedTuple):
     outputs: Sequence[Var]
 
 
-def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> tuple[list[Form], Any, Any, bool]:
-    """The forms of functions, by one trace of them all; the constants in them; their values; whether some are high."""
+known_forms: dict[Any, Form] = {}
+
+
+def forms_of(kinds: Sequence[Any], functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
+    """The forms of functions, each of which is known by its kind: those that are new are traced, all at once."""
+    (probe,) = jax.make_jaxpr(jax.lax.neg)(1.0).jaxpr.eqns
+    surroundings = (probe.ctx, *[getattr(jax.config, name) for name in SETTINGS])
+    found = [known_forms.get((surroundings, kind)) for kind in kinds]
+    new = iter(traced([f for f, form in zip(functions, found, strict=True) if form is None]))
+    forms = [form or next(new) for form in found]
+    for kind, known, form in zip(kinds, found, forms, strict=True):
+        if known is None and form.is_whole and not form.constants:
+            if len(known_forms) >= FORMS:
+                known_forms.clear()
+            known_forms[surroundings, kind] = form
+    return forms
+
+
+def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
+    """The forms of functions, by one trace of them all."""
 
     def all_of_them(groups: Any) -> Any:
         return [f(*xs) for (f, _), xs in zip(functions, groups, strict=True)]
 
+    if not functions:
+        return []
     operands = [
         [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals] for _, avals in functions
     ]
     closed, results = jax.make_jaxpr(all_of_them, return_shape=True)(operands)
     jaxpr = closed.jaxpr
     maker = {v: i for i, q in enumerate(jaxpr.eqns) for v in q.outvars}
+    values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    is_high = getattr(jaxpr, "is_high", False)
     inputs, outputs = iter(jaxpr.invars), iter(jaxpr.outvars)
-    forms = [
-        form_of([next(inputs) for _ in avals], [next(outputs) for _ in result], jaxpr.eqns, maker)
+    return [
+        form_of([next(inputs) for _ in avals], [next(outputs) for _ in result], jaxpr.eqns, maker, values, is_high)
         for (_, avals), result in zip(functions, results, strict=True)
     ]
-    return forms, jaxpr.constvars, closed.consts, getattr(jaxpr, "is_high", False)
 
 
-def form_of(inputs: Sequence[Any], outputs: Sequence[Any], equations: Sequence[Any], maker: dict[Any, int]) -> Form:
+def form_of(
+    inputs: Sequence[Any], outputs: Sequence[Any], equations: Sequence[Any], maker: dict[Any, int],
+    values: dict[Any, Any], is_high: bool,
+) -> Form:  # fmt: skip
     """Those of the equations that a function's outputs need; no other function's are among them."""
     needed: set[int] = set()
     todo = list(outputs)
@@ -75,7 +108,9 @@ def form_of(inputs: Sequence[Any], outputs: Sequence[Any], equations: Sequence[A
     # By identity: literals of one value are several.
     number = {id(v): i for i, v in enumerate([*fixed, *inputs, *[v for q in own for v in q.outvars]])}
     steps = [(q, [number[id(x)] for x in q.invars], [v.aval for v in q.outvars]) for q in own]
-    return Form(fixed, steps, [number[id(x)] for x in outputs])
+    constants = [(x, values[x]) for x in dict.fromkeys([x for x in fixed if not isinstance(x, core.Literal)])]
+    is_whole = not is_high and not any([q.effects for q in own])
+    return Form(fixed, steps, [number[id(x)] for x in outputs], constants, is_whole)
 
 
 def written(calls: Sequence[Call], forms: Sequence[Form], env: dict[Any, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jax import lax, numpy as jnp
 
-from functrace.ir import Program, Var
+from functrace.ir import Equation, Program, Var
 
 LEAST = 1024  # entries of an array that is worth a kernel
 MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and few enough for linear time
@@ -31,17 +31,15 @@ MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and
 
 def kept(program: Program) -> frozenset[Var]:
     """The variables that are to be computed once."""
-    ends = kernels(program)
+    ends, weighed = kernels(program)
     reads: dict[Var, dict[Var, int]] = {}  # by variable, the arrays it is computed from, and how much of each is read
     found: set[Var] = set()
-    for eqn in program.equations:
-        if not eqn.primitive.fuses:
-            continue
+    for eqn in weighed:
         of_inputs = [reads.get(x, {x: x.aval.size}) for x in eqn.inputs if type(x) is Var]
         arrays = of_inputs[0] if len(of_inputs) == 1 else {x: n for each in of_inputs for x, n in each.items()}
         for v in eqn.outputs:
             size, c = v.aval.size, len(ends.get(v, ()))
-            if c > 1 and size >= LEAST and v.aval.dtype.kind == "f":
+            if is_eligible(v, c):
                 k = len([n for n in arrays.values() if 2 * n >= size])
                 if c * k > k + 1 + c:
                     found.add(v)
@@ -51,17 +49,34 @@ def kept(program: Program) -> frozenset[Var]:
     return frozenset(found)
 
 
-def kernels(program: Program) -> dict[Var, tuple[int, ...]]:
-    """By variable, the equations that end the kernels in which it is read; -1 is what returns the results."""
+def is_eligible(v: Var, readers: int) -> bool:
+    """Whether a value is one that may be kept."""
+    return readers > 1 and v.aval.size >= LEAST and v.aval.dtype.kind == "f"
+
+
+def kernels(program: Program) -> tuple[dict[Var, tuple[int, ...]], list[Equation]]:
+    """By variable, the equations that end the kernels in which it is read; -1 is what returns the results.
+
+    And the equations that make what may be kept, and what that is computed from in a kernel.
+    """
     found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
+    asked: set[Any] = set()
+    weighed: list[Equation] = []
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
-        ends = found.get(eqn.outputs[0], ()) if eqn.primitive.fuses else (i,)
+        ends = (i,)
+        if eqn.primitive.fuses:
+            v = eqn.outputs[0]
+            ends = found.get(v, ())
+            if v in asked or is_eligible(v, len(ends)):
+                weighed.append(eqn)
+                asked.update(eqn.inputs)
         for x in eqn.inputs:
             if type(x) is Var:
                 others = found.get(x)
                 found[x] = ends if others is None else tuple(islice(dict.fromkeys(others + ends), MOST))
-    return found
+    weighed.reverse()
+    return found, weighed
 
 
 def unknown_one(values: Sequence[Any]) -> Any:

@@ -19,7 +19,7 @@ from jax.extend.core.primitives import jit_p
 
 from functrace.ir import Aval, Literal, Program, Var
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.forms import Call, as_jitted, jaxpr_of, traced, type_of, written
+from functrace.lower.forms import Call, as_jitted, forms_of, jaxpr_of, type_of, written
 from functrace.lower.fusion import computed_once, kept, unknown_one
 from functrace.lower.outlined import outlined
 
@@ -83,9 +83,11 @@ class Writing:
 
         It is not where the order of equations may count, and where JAX is to take an equation apart yet ("high" ones).
         """
-        forms, constants, consts, is_high = traced(self.functions)
-        if is_high or any([q.effects for form in forms for q, _, _ in form.equations]):
+        forms = forms_of(list(self.kinds), self.functions)
+        if not all([form.is_whole for form in forms]):
             return None
+        values = {x: value for form in forms for x, value in form.constants}
+        constants = list(values)
         calls, forms = outlined(self.calls, forms, [x for x in self.program.outputs if type(x) is Var])
         inputs = [core.Var(type_of(v.aval)) for v in self.program.inputs]
         env: dict[Any, Any] = dict(zip([*self.program.inputs, *constants], [*inputs, *constants], strict=True))
@@ -93,4 +95,4 @@ class Writing:
         outputs = [
             core.Literal(x.value, type_of(x.aval)) if type(x) is Literal else env[x] for x in self.program.outputs
         ]
-        return jaxpr_of([*constants, *inputs], equations, outputs, "program"), consts
+        return jaxpr_of([*constants, *inputs], equations, outputs, "program"), list(values.values())

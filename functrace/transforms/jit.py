@@ -20,6 +20,7 @@ from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
+from functrace.lower.forms import SETTINGS
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
@@ -28,10 +29,6 @@ from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.custom import FRAMES
 
-# Settings under which one function has executables of their own.
-SETTINGS = (
-    "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl",
-)  # fmt: skip
 SHARED = 1024  # Programs that one jitted function keeps for its calls inside traces
 
 
