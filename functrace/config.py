@@ -26,7 +26,7 @@ class Config:
     cache_bytes: how much the folder may hold; what was not used for longest is removed.
     """
 
-    __slots__ = ("_cache_dir", "cache_bytes", "check_call", "check_folder", "check_program", "is_checking")
+    __slots__ = ("cache_bytes", "check_call", "check_folder", "check_program", "folder", "is_checking")
     # Whoever can explain a result that is not finite says here how: nothing below knows who that is.
     check_call: Callable[[Any, Callable[..., Any], Sequence[Any], dict[str, Any]], None]
     check_program: Callable[[Any, Any, Sequence[Any]], None]
@@ -37,12 +37,12 @@ class Config:
     def __init__(self) -> None:
         self.is_checking = False
         self.cache_bytes = 2**30
-        self._cache_dir: Path | None = None
+        self.folder: Path | None = None  # what `cache_dir` is, read on each call
 
     @property
     def cache_dir(self) -> Path | None:
         """Where jitted functions keep what they have compiled."""
-        return self._cache_dir
+        return self.folder
 
     @cache_dir.setter
     def cache_dir(self, path: str | os.PathLike[str] | None) -> None:
@@ -51,7 +51,7 @@ class Config:
                 raise DtypeError(f"config.cache_dir is the path of a folder or None, got {path!r}.")
             path = Path(path).expanduser().absolute()
             self.check_folder(path)
-        self._cache_dir = path
+        self.folder = path
 
     @property
     def debug_nonfinite(self) -> bool:

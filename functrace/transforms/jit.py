@@ -174,7 +174,7 @@ def jit(
             try:
                 if settings.is_checking:
                     return checked(args, kwargs)
-                return compiled(*args, **kwargs) if settings.cache_dir is None else from_disk(args, kwargs)
+                return compiled(*args, **kwargs) if settings.folder is None else from_disk(args, kwargs)
             except ValueError as error:
                 if "hashable" in str(error).lower():
                     raise unhashable(args, kwargs, numbers, names) from error
