@@ -40,6 +40,12 @@ def _simplify_div(b: Builder, x: Atom, y: Atom) -> Atom | None:
 class _Quotient(Formula):
     scales = True
 
+    def term(self, i: int, dx: Atom, xs: Sequence[Any], y: Any) -> Any:
+        x, divisor = xs
+        if i == 1 and divisor.aval.size < x.aval.size:  # scaled where there are fewer entries
+            return mul(mul(dx, integer_pow(divisor, -2)), neg(x))
+        return super().term(i, dx, xs, y)
+
     def squares(self, *xs: Any) -> Any:
         x, y = xs
         return None if y.aval.shape or is_complex(x.aval.dtype) else [Through(x, lambda n: div(n, sum_of_squares(y)))]

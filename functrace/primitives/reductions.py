@@ -16,11 +16,11 @@ from jax import lax
 
 from functrace.errors import ShapeError
 from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
-from functrace.primitives.comparison import eq, logical_or, ne
-from functrace.primitives.elementwise import BOOL, C64, F32, I32, convert_element_type, mul
+from functrace.primitives.comparison import gt, lt, ne
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
-from functrace.primitives.space import alike, broadcast_in_dim, reduce_sum, reshape, transpose
+from functrace.primitives.space import alike, broadcast_in_dim, full, reduce_sum, reshape, transpose
 from functrace.primitives.structural import concatenate, slice_along
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -126,13 +126,14 @@ class ReduceExtremum(Reduction):
 
     def tangent(self, x: Atom, dx: Atom, y: Atom) -> Atom:
         kept = tuple([i for i in range(x.aval.ndim) if i not in self.axes])
-        # What is surpassed has no part in it, be its tangent infinite. Where there is a NaN, y is NaN: all have a part,
-        # and the derivative is NaN. One mask tells, so that no derivative keeps x.
-        attained = eq(x, broadcast_in_dim(y, x.aval.shape, kept))
-        attained = logical_or(attained, broadcast_in_dim(ne(y, y), x.aval.shape, kept))
-        count = reduce_sum(convert_element_type(attained, dx.aval.dtype), self.axes)
-        count = where(ne(y, y), np.nan, count)
-        return div(reduce_sum(where(attained, dx, 0), self.axes), count)
+        # What is surpassed has no part in it, be its tangent infinite. Where there is a NaN, y is NaN, which surpasses
+        # nothing: all have a part, and the derivative is NaN. One mask tells, so that no derivative keeps x; that it is
+        # NaN is told of x in the kernel that counts, as XLA for CPU keeps x where it is told of y.
+        surpasses = gt if isinstance(self, ReduceMax) else lt
+        surpassed = surpasses(broadcast_in_dim(y, x.aval.shape, kept), x)
+        each = where(ne(x, x), np.nan, full(dx.aval, 1))
+        count = reduce_sum(where(surpassed, 0, each), self.axes)
+        return div(reduce_sum(where(surpassed, 0, dx), self.axes), count)
 
 
 @primitive
