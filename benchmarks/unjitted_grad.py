@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from timing import Row, alternate
 
 import functrace as ft
-from functrace import numpy as fnp
+from functrace import lax as ft_lax, numpy as fnp
 
 try:
     import autograd
@@ -97,8 +97,25 @@ def tasks() -> Iterator[tuple[str, Callable[..., Any], Any, int]]:
     yield "a network", network, (params, draw(32, 64)), 5
 
 
+def nested(t, n, lax) -> dict[str, Callable[[], Any]]:
+    """Transforms of transforms, of loops and of rows."""
+    wave = lambda x: n.sum(n.sin(x) * n.exp(-x))
+    third = t.grad(t.grad(t.grad(lambda x: n.sin(x) * x**3)))
+    by_rows, hessian = t.vmap(t.grad(wave)), t.hessian(wave)
+    loop = t.grad(lambda w: lax.scan(lambda c, _: (n.tanh(c * w), None), 1.0, None, length=10)[0])
+    x = jnp.linspace(0.1, 1.0, 10)
+    xs = jnp.stack([x, 2 * x, 3 * x])
+    return {
+        "third derivative of sin(x) * x**3": lambda: third(0.5),
+        "Hessian-vector product of sum(sin(x) * exp(-x))": lambda: t.jvp(t.grad(wave), (x,), (x,))[1],
+        "Hessian of sum(sin(x) * exp(-x))": lambda: hessian(x),
+        "gradients of its three rows, by vmap": lambda: by_rows(xs),
+        "gradient of a scan of 10 steps": lambda: loop(0.5),
+    }
+
+
 def measure() -> list[Row]:
-    """A row for each function, one for a Hessian, one for loops, and one for functions that are new each time."""
+    """A row a function, some for transforms of transforms, one for loops, one for functions that are new each time."""
     libraries = dict(contenders())
     rows = []
     for name, fun, args, calls in tasks():
@@ -113,11 +130,11 @@ def measure() -> list[Row]:
             for a, b in zip(results[0], other, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6, err_msg=name)
         rows.append(Row(f"gradient of {name}", alternate(runs, rounds=9, calls=calls)))
-    plain = lambda x: x**2 + x
-    hessian, jax_hessian = ft.hessian(plain), jax.hessian(plain)
-    np.testing.assert_allclose(hessian(0.5), jax_hessian(0.5))
-    hessians = {"functrace": lambda: hessian(0.5), "jax": lambda: jax_hessian(0.5)}
-    rows.append(Row("Hessian of lambda x: x**2 + x", alternate(hessians, calls=5)))
+    ours, theirs = nested(ft, fnp, ft_lax), nested(jax, jnp, jax.lax)
+    for name in ours:
+        both = {"functrace": ours[name], "jax": theirs[name]}
+        np.testing.assert_allclose(both["functrace"](), both["jax"](), rtol=1e-4, atol=1e-6)
+        rows.append(Row(name, alternate(both, rounds=9, calls=5)))
     loops = {
         who: lambda c=library: [c.grad(lambda x, k=k: chain(2 * k)(c.numpy, x))(0.5) for k in range(5, 45)]
         for who, library in libraries.items()
