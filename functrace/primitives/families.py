@@ -73,6 +73,13 @@ class Linear(OneSign):
     """
 
     work_each = Work(0)
+    permutes = False  # whether each entry of its operand is one of its result: nothing meets, and what is dirty may be
+
+    def transpose_masked(self, ct: Any, *xs: Any) -> Any:
+        if not self.permutes or type(ct) is not Masked:
+            return super().transpose_masked(ct, *xs)
+        (found,), (mask,) = self.transpose(ct.value, *xs), self.presence([ct], *xs)
+        return [Masked(found, mask, ct.dirty)]
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """The map itself, applied to the tangents. Operands beyond the first are not linear."""

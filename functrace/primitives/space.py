@@ -29,6 +29,7 @@ class Reshape(Linear):
     spelling = "lax.reshape({0}, {new_shape})"
     adds_up = False
     keeps_values = True
+    permutes = True
     jax_names = ("reshape", "squeeze", "expand_dims")
     new_shape: tuple[int, ...]
 
@@ -91,6 +92,7 @@ class Transpose(Linear):
     fuses = True
     spelling = "lax.transpose({0}, {permutation})"
     keeps_values = True
+    permutes = True
     jax_names = ("transpose",)
     permutation: tuple[int, ...]
 

@@ -321,6 +321,7 @@ class Rev(Linear):
     spelling = "lax.rev({0}, {dimensions})"
     adds_up = False
     keeps_values = True
+    permutes = True
     jax_names = ("rev",)
     dimensions: tuple[int, ...]
 
