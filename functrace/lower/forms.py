@@ -12,12 +12,15 @@ from jax.extend import core
 
 from functrace.ir import Aval, Var
 
-
-# Settings under which what JAX makes of one function differs.
-SETTINGS = (
-    "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl",
-)  # fmt: skip
 FORMS = 10_000  # that are remembered
+
+
+def settings() -> tuple[Any, ...]:
+    """Those of JAX's under which what it makes of one function differs."""
+    c: Any = jax.config
+    return (
+        c.jax_enable_x64, c.jax_default_matmul_precision, c.jax_numpy_dtype_promotion, c.jax_default_prng_impl,
+    )  # fmt: skip
 
 
 @cache
@@ -54,7 +57,7 @@ known_forms: dict[Any, Form] = {}
 def forms_of(kinds: Sequence[Any], functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
     """The forms of functions, each of which is known by its kind: those that are new are traced, all at once."""
     (probe,) = jax.make_jaxpr(jax.lax.neg)(1.0).jaxpr.eqns
-    surroundings = (probe.ctx, *[getattr(jax.config, name) for name in SETTINGS])
+    surroundings = probe.ctx, settings()
     found = [known_forms.get((surroundings, kind)) for kind in kinds]
     new = iter(traced([f for f, form in zip(functions, found, strict=True) if form is None]))
     forms = [form or next(new) for form in found]

@@ -25,6 +25,7 @@ from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Aval, Builder, Primitive, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
+from functrace.lower.forms import settings
 from functrace.tracing.axes import AXES
 from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, concrete, leaked, suspended
 
@@ -110,7 +111,7 @@ def emitted(fun: Callable[..., Any], args: Sequence[Any]) -> Tracer | None:
 
 def call_key(fun: Callable[..., Any], avals: Sequence[Aval]) -> Any:
     """What a call of arrays alone is known by."""
-    return (fun, *avals, jax.config.jax_enable_x64, AXES.bound)  # pyright: ignore[reportAttributeAccessIssue]
+    return (fun, *avals, settings(), AXES.bound)
 
 
 def record_known(name: str, fun: Callable[..., Any], leaves: Any, tree: Any, builder: Builder, error: Exception) -> Any:
@@ -178,7 +179,7 @@ def record(
             fun,
             tree,
             tuple([a if f else static_key(x) for x, a, f in merged(leaves, avals, flags)]),
-            jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+            settings(),
             AXES.bound,
         )
         found = _lifted.get(key)

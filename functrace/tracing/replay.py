@@ -135,10 +135,10 @@ class Replay(Builder):
 
     def capture(self, value: Any, aval: Aval, name: str | None = None) -> Var:
         if self.place >= 0 and self.earlier and id(value) not in self.captures:
-            var = next(iter(self.earlier.captured[len(self.captures) :]), None)
-            if var is not None and var.aval is aval and var.name == name:
-                self.captures[id(value)] = var, value
-                return var
+            i, known = len(self.captures), self.earlier.captured
+            if i < len(known) and known[i].aval is aval and known[i].name == name:
+                self.captures[id(value)] = known[i], value
+                return known[i]
             self.leave()
         return Builder.capture(self, value, aval, name)
 

@@ -21,6 +21,7 @@ from functrace.tracing.replay import Recordings, Replay
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
 
 recordings = Recordings()
+WRAPPED = 16  # functions in one another by which one is known
 
 
 class Traced(NamedTuple):
@@ -77,7 +78,7 @@ def parameter_names(fun: Callable[..., Any]) -> tuple[str, ...]:
 def codes_of(fun: Any) -> tuple[Any, ...]:
     """What tells functions apart that are made anew for each call: their code, and that of those that they wrap."""
     codes = []
-    while fun is not None:
+    while fun is not None and len(codes) < WRAPPED:
         codes.append(getattr(fun, "__code__", None) or type(fun))
         fun = getattr(fun, "made_of", None) or getattr(fun, "__wrapped__", None)
     return tuple(codes)

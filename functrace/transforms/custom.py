@@ -18,6 +18,7 @@ from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
+from functrace.lower.forms import settings
 from functrace.tracing import Tracer, aval_of
 from functrace.tracing.axes import AXES
 from functrace.tracing.trace import trace, with_captures
@@ -95,8 +96,7 @@ def apply_custom(function: Any, args: Sequence[Any], make: Callable[..., tuple[l
     numbers = function.nondiff_argnums
     moving, fixed = split_nondiff(numbers, args)
     leaves, tree = tree_util.tree_flatten(tuple(moving))
-    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    key = (tree, tuple([aval_of(x) for x in leaves]), tuple([(type(x), x) for x in fixed]), x64, AXES.bound)
+    key = (tree, tuple([aval_of(x) for x in leaves]), tuple([(type(x), x) for x in fixed]), settings(), AXES.bound)
     for depth, frame in enumerate(reversed(FRAMES.open)):
         if frame.function is function and same_key(frame.key, key):
             frame.called.append(True)

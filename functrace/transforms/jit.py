@@ -20,7 +20,7 @@ from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
-from functrace.lower.forms import SETTINGS
+from functrace.lower.forms import settings
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES
@@ -117,9 +117,8 @@ def jit(
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         avals = tuple(aval_of(x) for x in leaves)
-        x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
         fixed = static_values(args, kwargs, numbers, names)
-        key = (tree, avals, x64, fixed, AXES.bound, SCOPE.path, AMBIENT.collects)
+        key = (tree, avals, settings(), fixed, AXES.bound, SCOPE.path, AMBIENT.collects)
         traced = shared.get(key)
         if traced is None:
             borrowed = AXES.borrowed
@@ -147,7 +146,7 @@ def jit(
         if not of_disk or not all(map(is_of_default_device, leaves)):
             return compiled(*args, **kwargs)
         fixed = static_values(args, kwargs, numbers, names)
-        key = (tree, tuple(map(aval_of, leaves)), fixed, *[getattr(jax.config, name) for name in SETTINGS])
+        key = (tree, tuple(map(aval_of, leaves)), fixed, settings())
         if key not in loaded:
             known = dynamic_names(parameters, len(args), numbers)
             with collector_paused():
@@ -167,14 +166,14 @@ def jit(
         run, out_tree = loaded[key]
         return tree_util.tree_unflatten(out_tree, run(*leaves)) if run else compiled(*args, **kwargs)
 
-    ambient, settings = AMBIENT, config
+    ambient, own = AMBIENT, config
 
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if (builder := ambient.builder) is None:
             try:
-                if settings.is_checking:
+                if own.is_checking:
                     return checked(args, kwargs)
-                return compiled(*args, **kwargs) if settings.folder is None else from_disk(args, kwargs)
+                return compiled(*args, **kwargs) if own.folder is None else from_disk(args, kwargs)
             except ValueError as error:
                 if "hashable" in str(error).lower():
                     raise unhashable(args, kwargs, numbers, names) from error

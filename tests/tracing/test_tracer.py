@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 import functrace as ft
 from functrace import numpy as fnp
-from functrace.errors import ConcretizationError
+from functrace.errors import ConcretizationError, FunctraceError
 from functrace.tracing import Tracer
 
 X = np.array([[0.3, -1.2, 2.0], [1.5, 0.4, -0.6]], np.float32)
@@ -276,3 +276,18 @@ def test_inputs_have_the_names_of_the_arguments():
 
     program = ft.make_program(loss)({"w": [1.0, 2.0]}, np.ones(3))
     assert [v.name for v in program.inputs] == ["params.w.0", "params.w.1", "x"]
+
+
+def test_a_setting_of_jax_counts_where_a_call_is_known_already():
+    halves = np.ones(3, np.float16)
+    mixed = lambda x: fnp.add(x, halves)
+    x = np.ones(3, np.float32)
+    assert ft.grad(lambda x: mixed(x).sum())(x).dtype == np.float32
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+        ft.grad(lambda x: mixed(x).sum())(x)
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+        ft.jit(mixed)(x)
+    jitted = ft.jit(mixed)
+    assert ft.grad(lambda x: jitted(x).sum())(x).dtype == np.float32
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+        ft.grad(lambda x: jitted(x).sum())(x)
