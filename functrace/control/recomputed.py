@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from functrace.control.again import found_again
 from functrace.control.groups import cut
 from functrace.control.scan import Scan
 from functrace.ir import Atom, Builder, Equation, Literal, Program, Var
-
-LONGEST = 8  # equations that are computed again for one stack
 
 
 def recomputed(
@@ -31,7 +30,8 @@ def recomputed(
             continue
         results = dict(zip(maker.outputs[scan.carry :], scan.body.outputs[scan.carry :], strict=True))
         made = {k: results[x] for k, x in enumerate(stacks) if x in results}
-        found = found_again(scan, made)
+        consts_in, _, rows = cut(scan.body.inputs, scan.consts, scan.carry)
+        found = found_again(scan.body.equations, {*consts_in, *rows}, made)
         if found:
             recipes.append((maker, found, made))
             for k in found:
@@ -74,33 +74,3 @@ def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> Non
 def row(stack: Atom) -> Any:
     """The type of an entry of a stack."""
     return stack.aval.with_shape(stack.aval.shape[1:])
-
-
-def found_again(scan: Scan, made: dict[int, Any]) -> dict[int, list[Equation]]:
-    """By number, the equations for what needs not be stacked, of what a scan makes."""
-    definitions = {v: (i, eqn) for i, eqn in enumerate(scan.body.equations) for v in eqn.outputs}
-    consts, _, rows = cut(scan.body.inputs, scan.consts, scan.carry)
-    given = {*consts, *rows}
-    kept = set(made.values())
-    found: dict[int, list[Equation]] = {}
-
-    def chain(v: Any, done: dict[int, Equation]) -> bool:
-        if v in given or v in kept or type(v) is Literal:
-            return True
-        i, eqn = definitions.get(v, (-1, None))
-        if i in done:
-            return True
-        if eqn is None or not eqn.primitive.fuses or len(done) >= LONGEST:
-            return False
-        done[i] = eqn
-        return all([chain(x, done) for x in eqn.inputs])
-
-    # The last ones first: what they were made of may be what is kept.
-    for k, v in sorted(made.items(), key=lambda item: -definitions.get(item[1], (-1, None))[0]):
-        kept.discard(v)
-        done: dict[int, Equation] = {}
-        if v in definitions and chain(v, done):
-            found[k] = [done[i] for i in sorted(done)]
-        else:
-            kept.add(v)
-    return dict(reversed(found.items()))  # each after what it is made of
