@@ -279,15 +279,15 @@ def test_inputs_have_the_names_of_the_arguments():
 
 
 def test_a_setting_of_jax_counts_where_a_call_is_known_already():
-    halves = np.ones(3, np.float16)
+    halves, refused = np.ones(3, np.float16), "no available implicit dtype promotion"
     mixed = lambda x: fnp.add(x, halves)
     x = np.ones(3, np.float32)
     assert ft.grad(lambda x: mixed(x).sum())(x).dtype == np.float32
-    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match=refused):
         ft.grad(lambda x: mixed(x).sum())(x)
-    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match=refused):
         ft.jit(mixed)(x)
     jitted = ft.jit(mixed)
     assert ft.grad(lambda x: jitted(x).sum())(x).dtype == np.float32
-    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match="no available implicit dtype promotion"):
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match=refused):
         ft.grad(lambda x: jitted(x).sum())(x)

@@ -1,0 +1,81 @@
+"""What the forward pass of a scan keeps for its backward pass: no more than JAX's, and less where that is cheap."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import functrace as ft
+from functrace import lax, numpy as fnp
+from functrace.control import Scan
+
+LENGTH = 7
+H = np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)
+W = np.linspace(0.5, -0.5, 32, dtype=np.float32).reshape(4, 8)
+
+
+def gated(n, w, h):
+    gates = h @ w
+    keep, new = 1 / (1 + n.exp(-gates[:, :4])), n.tanh(gates[:, 4:])
+    return keep * h + (1 - keep) * new
+
+
+def runge_kutta(n, w, h):
+    rate = lambda h: (h * h - h) * w[0, :4]
+    a = rate(h)
+    b = rate(h + 0.05 * a)
+    return h + 0.1 * rate(h + 0.1 * b)
+
+
+def normed(n, w, h):
+    centred = h - h.mean(-1, keepdims=True)
+    return centred / n.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[1, :4] + n.maximum(h @ w[:, :4], 0)
+
+
+def softmaxed(n, w, h):
+    z = h @ w
+    weight = n.exp(z - z.max(-1, keepdims=True))
+    return (weight / weight.sum(-1, keepdims=True))[:, :4] + h
+
+
+STEPS = {"gated": gated, "Runge-Kutta": runge_kutta, "normed": normed, "softmax": softmaxed}
+
+
+def loss_of(step, n, scan):
+    return lambda w, h: (scan(lambda h, _: (step(n, w, h), None), h, None, length=LENGTH)[0] ** 2).sum()
+
+
+def kept_by_jax(loss):
+    """Bytes of the stacks that the first scan of JAX's gradient makes."""
+    first = next(q for q in jax.make_jaxpr(jax.grad(loss))(W, H).jaxpr.eqns if q.primitive.name == "scan")
+    stacks = first.outvars[first.params["num_carry"] :]
+    return sum(v.aval.size * v.aval.dtype.itemsize for v in stacks)
+
+
+def kept_by_functrace(loss):
+    """The same of functrace's."""
+    first = next(e for e in ft.make_program(ft.grad(loss))(W, H).equations if type(e.primitive) is Scan)
+    return sum(v.aval.size * v.aval.dtype.itemsize for v in first.outputs[first.primitive.carry :])
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_scan_keeps_no_more_than_in_jax(name):
+    ours, theirs = loss_of(STEPS[name], fnp, lax.scan), loss_of(STEPS[name], jnp, jax.lax.scan)
+    assert kept_by_functrace(ours) <= kept_by_jax(theirs)
+    for a, b in zip(ft.grad(ours, (0, 1))(W, H), jax.grad(theirs, (0, 1))(W, H), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+    moved = ft.jvp(ft.grad(ours), (W, H), (W, H))[1]
+    np.testing.assert_allclose(moved, jax.jvp(jax.grad(theirs), (W, H), (W, H))[1], rtol=2e-4, atol=2e-4)
+
+
+def test_a_product_of_what_is_kept_is_not_kept():
+    """Of h * a + b * tanh(h): the slope in a is h, that in b is tanh(h), that in h is of these."""
+
+    def loss(p, h):
+        a, b = p
+        return lax.scan(lambda h, _: (h * a + b * fnp.tanh(h), None), h, None, length=LENGTH)[0].sum()
+
+    h = np.ones(5, np.float32)
+    program = ft.make_program(ft.grad(loss))((0.5 * h, 0.3 * h), h)
+    first = next(e for e in program.equations if type(e.primitive) is Scan)
+    assert len(first.outputs) - first.primitive.carry == 2
