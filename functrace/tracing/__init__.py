@@ -1,7 +1,8 @@
 """Tracing: run a Python function once on tracers and write down what it did.
 
 One class, `Tracer`, which only records. `trace` runs a function; `lift` makes a jax function
-record itself; `apply` runs a finished Program on values, or writes it into the trace that is running.
+record itself; `apply` runs a finished Program on values, or writes it into the trace that is running; `replay`
+follows the last trace of a function as far as the next one goes the same way.
 """
 
 from functrace.tracing import (
