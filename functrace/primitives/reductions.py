@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, primitive
-from functrace.primitives.comparison import gt, lt, ne
+from functrace.ir import Atom, Aval, Builder, Primitive, Sample, Work, is_complex, primitive
+from functrace.primitives.comparison import eq, gt, logical_and, lt, ne
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
@@ -129,8 +129,11 @@ class ReduceExtremum(Reduction):
         # What is surpassed has no part in it, be its tangent infinite. Where there is a NaN, y is NaN, which surpasses
         # nothing: all have a part, and the derivative is NaN. One mask tells, so that no derivative keeps x; that it is
         # NaN is told of x in the kernel that counts, as XLA for CPU keeps x where it is told of y.
-        surpasses = gt if isinstance(self, ReduceMax) else lt
-        surpassed = surpasses(broadcast_in_dim(y, x.aval.shape, kept), x)
+        extreme = broadcast_in_dim(y, x.aval.shape, kept)
+        if is_complex(x.aval.dtype):  # of which none is the greater one
+            surpassed = logical_and(ne(extreme, x), eq(extreme, extreme))
+        else:
+            surpassed = (gt if isinstance(self, ReduceMax) else lt)(extreme, x)
         each = where(ne(x, x), np.nan, full(dx.aval, 1))
         count = reduce_sum(where(surpassed, 0, each), self.axes)
         return div(reduce_sum(where(surpassed, 0, dx), self.axes), count)
@@ -146,7 +149,7 @@ class ReduceMax(ReduceExtremum):
     reducer = lax.reduce_max
 
     def samples(self) -> Iterator[Sample]:
-        return reduction_samples(ReduceMax, (F32, I32, BF16), (TIES, NANS))
+        return reduction_samples(ReduceMax, (F32, I32, BF16, C64), (TIES, NANS))
 
 
 @primitive
@@ -159,7 +162,7 @@ class ReduceMin(ReduceExtremum):
     reducer = lax.reduce_min
 
     def samples(self) -> Iterator[Sample]:
-        return reduction_samples(ReduceMin, (F32, I32, BF16), (TIES, NANS))
+        return reduction_samples(ReduceMin, (F32, I32, BF16, C64), (TIES, NANS))
 
 
 @primitive
