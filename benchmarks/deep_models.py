@@ -103,7 +103,7 @@ def make_step(loss, value_and_grad):
 
 
 def measure() -> list[Row]:
-    """Two rows a model: the first step, and a step."""
+    """Three rows a model: what comes before XLA, the first step, and a step."""
     tasks = [
         ("ResNet-50", resnet, resnet_arguments(), True),
         ("50-layer MLP", mlp, mlp_arguments(50), True),

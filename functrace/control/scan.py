@@ -529,6 +529,7 @@ def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> 
     invariant = [x for x in residuals if x in fixed]
     stacked = [x for x in residuals if x not in fixed]
     k_inputs = [[v for v in group if is_known[v]] for group in cut(program.inputs, consts, carry)]
+    # Stacks that the second half does without: it makes them of what it reads anyway.
     remade = found_again(early, {*k_inputs[0], *invariant, *k_inputs[2]}, {x: x for x in stacked})
     stacked = [x for x in stacked if x not in remade]
     repeated += dict.fromkeys([eqn for equations in remade.values() for eqn in equations])

@@ -24,32 +24,39 @@ EXECUTABLES = 512  # compiled ones: the smallest has a megabyte of memory
 
 
 class Cache:
-    """Bounded and thread-safe: Program -> anything made of it."""
+    """Bounded and thread-safe: Program, or another key -> anything made of it, the least recently used going first.
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.entries: OrderedDict[Program, Any] = OrderedDict()
+    `capacity` is the sum of what `size_of` says of the entries: by default, how many there are.
+    """
+
+    def __init__(self, capacity: int, size_of: Callable[[Any], int] = lambda made: 1):
+        self.capacity, self.size_of, self.size = capacity, size_of, 0
+        self.entries: OrderedDict[Any, Any] = OrderedDict()
         self.lock = threading.Lock()
 
-    def find(self, program: Program) -> Any:
-        """What was kept for a Program, or None."""
+    def find(self, key: Any) -> Any:
+        """What was kept for a key, or None."""
         with self.lock:
-            found = self.entries.get(program)
+            found = self.entries.get(key)
             if found is not None:
-                self.entries.move_to_end(program)
+                self.entries.move_to_end(key)
             return found
 
-    def keep(self, program: Program, made: Any) -> None:
-        """Remember what was made of a Program."""
+    def keep(self, key: Any, made: Any) -> None:
+        """Remember what was made."""
         with self.lock:
-            self.entries[program] = made
-            while len(self.entries) > self.capacity:
-                self.entries.popitem(last=False)
+            if key in self.entries:
+                self.size -= self.size_of(self.entries.pop(key))
+            self.entries[key] = made
+            self.size += self.size_of(made)
+            while self.size > self.capacity:
+                self.size -= self.size_of(self.entries.popitem(last=False)[1])
 
     def clear(self) -> None:
         """Forget everything."""
         with self.lock:
             self.entries.clear()
+            self.size = 0
 
 
 compiled_programs = Cache(EXECUTABLES)

@@ -120,6 +120,7 @@ class ReduceExtremum(Reduction):
     """The greatest or least element."""
 
     locally_linear = True
+    surpasses: ClassVar[Primitive]  # the comparison by which it is that
 
     def simplify(self, builder: Builder, x: Atom) -> Atom | None:
         return x if not self.axes else alike(builder, self, x) if x.aval.size else None
@@ -133,7 +134,7 @@ class ReduceExtremum(Reduction):
         if is_complex(x.aval.dtype):  # of which none is the greater one
             surpassed = logical_and(ne(extreme, x), eq(extreme, extreme))
         else:
-            surpassed = (gt if isinstance(self, ReduceMax) else lt)(extreme, x)
+            surpassed = self.surpasses(extreme, x)
         each = where(ne(x, x), np.nan, full(dx.aval, 1))
         count = reduce_sum(where(surpassed, 0, each), self.axes)
         return div(reduce_sum(where(surpassed, 0, dx), self.axes), count)
@@ -147,6 +148,7 @@ class ReduceMax(ReduceExtremum):
     spelling = "lax.reduce_max({0}, {axes})"
     jax_names = ("reduce_max",)
     reducer = lax.reduce_max
+    surpasses = gt
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMax, (F32, I32, BF16, C64), (TIES, NANS))
@@ -160,6 +162,7 @@ class ReduceMin(ReduceExtremum):
     spelling = "lax.reduce_min({0}, {axes})"
     jax_names = ("reduce_min",)
     reducer = lax.reduce_min
+    surpasses = lt
 
     def samples(self) -> Iterator[Sample]:
         return reduction_samples(ReduceMin, (F32, I32, BF16, C64), (TIES, NANS))

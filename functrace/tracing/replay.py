@@ -8,8 +8,6 @@ written on. Where none differs, the Program is the earlier one, and so is all th
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +15,9 @@ from functrace.ir import Aval, Builder, Equation, Program, Var
 from functrace.ir.primitive import Primitive
 from functrace.ir.program import Atom
 from functrace.ir.source import caller_source
+from functrace.lower.execute import Cache
 
-STEPS = 100_000  # of all traces that are remembered; the least recently used one goes first
+STEPS = 100_000  # of all traces that are remembered
 RECORDING, WRITING = -1, -2  # places of a trace that is ahead of the earlier one, and of one that is not recorded
 THE_END = (None, (), (), None, 0)
 
@@ -38,36 +37,8 @@ class Recording(NamedTuple):
     program: Program
 
 
-class Recordings:
-    """The last trace of each function at arguments of each type."""
-
-    def __init__(self):
-        self.found: OrderedDict[Any, Recording] = OrderedDict()
-        self.steps = 0
-        self.lock = threading.Lock()
-
-    def find(self, key: Any) -> Recording | None:
-        """The trace that is known by `key`."""
-        with self.lock:
-            found = self.found.get(key)
-            if found is not None:
-                self.found.move_to_end(key)
-            return found
-
-    def keep(self, key: Any, recording: Recording) -> None:
-        """Remember a trace."""
-        with self.lock:
-            earlier = self.found.pop(key, None)
-            self.steps += len(recording.steps) - (len(earlier.steps) if earlier else 0)
-            self.found[key] = recording
-            while self.steps > STEPS:
-                self.steps -= len(self.found.popitem(last=False)[1].steps)
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self.lock:
-            self.found.clear()
-            self.steps = 0
+# The last trace of each function at arguments of each type.
+recordings = Cache(STEPS, lambda recording: len(recording.steps))
 
 
 class Replay(Builder):

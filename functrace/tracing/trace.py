@@ -17,10 +17,9 @@ from functrace.ir.source import caller_source
 from functrace.lower.execute import execute, forget_programs, known
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing.axes import AXES
-from functrace.tracing.replay import Recordings, Replay
+from functrace.tracing.replay import Replay, recordings
 from functrace.tracing.tracer import TraceInfo, Tracer, at, atom_of, aval_of, handed_to_jax
 
-recordings = Recordings()
 WRAPPED = 16  # functions in one another by which one is known
 
 

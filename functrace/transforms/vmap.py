@@ -68,9 +68,8 @@ def vmap(
         is_static = [a is None and not is_array(x) for x, a in zip(leaves, flat_axes, strict=True)]
         operands = [x for x, s in zip(leaves, is_static, strict=True) if not s]
         operand_axes = [a for a, s in zip(flat_axes, is_static, strict=True) if not s]
-        normal = [
-            None if a is None else a % aval_of(x).ndim for x, a in zip(operands, operand_axes, strict=True)
-        ]
+        in_avals = tuple([aval_of(x) for x in operands])
+        normal = tuple([None if a is None else a % v.ndim for v, a in zip(in_avals, operand_axes, strict=True)])
 
         def of_operands(*values: Any) -> Any:
             rest = iter(values)
@@ -79,16 +78,12 @@ def vmap(
             return fun(*inner_args, **inner_kwargs)
 
         of_operands.__name__ = fun_name(fun)
-        avals = [
-            aval_of(x) if a is None else without_axis(aval_of(x), a)
-            for x, a in zip(operands, normal, strict=True)
-        ]
+        avals = [v if a is None else without_axis(v, a) for v, a in zip(in_avals, normal, strict=True)]
         with named_axis(axis_name, size):
             traced = trace(of_operands, operands, transform="vmap", avals=avals, like=fun)
         out_prefix = tree_util.tree_unflatten(traced.out_tree, [0] * traced.out_tree.num_leaves)
         flat_out_axes = broadcast_prefix("out_axes", out_axes, out_prefix)
-        in_avals = tuple([aval_of(x) for x in operands])
-        program = with_axis(traced.program, in_avals, tuple(normal), tuple(flat_out_axes), size, axis_name)
+        program = with_axis(traced.program, in_avals, normal, tuple(flat_out_axes), size, axis_name)
         return tree_util.tree_unflatten(traced.out_tree, apply(program, [*traced.captures, *operands]))
 
     return mapped

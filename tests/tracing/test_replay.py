@@ -11,8 +11,8 @@ import functrace as ft
 from functrace import lax, numpy as fnp
 from functrace.errors import LeakedTracerError
 from functrace.ir import Builder
-from functrace.tracing import replay
-from functrace.tracing.trace import recordings, trace
+from functrace.tracing.replay import recordings
+from functrace.tracing.trace import trace
 from tests.composition.random_programs import FUNCTRACE, JAX, X, programs, run
 
 x = np.array([0.3, -0.7, 0.55, 0.9], np.float32)
@@ -179,16 +179,16 @@ def test_an_error_in_between_leaves_nothing():
 def test_nothing_is_remembered_of_what_is_compiled():
     ft.clear_caches()
     ft.jit(ft.grad(lambda x: ft.grad(lambda y: y**3)(x)))(1.0)
-    assert not recordings.found
+    assert not recordings.entries
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(replay, "STEPS", 40)
+    monkeypatch.setattr(recordings, "capacity", 40)
     ft.clear_caches()
     for n in range(1, 12):
         ft.grad(lambda x: (x * 3.0 + 1.0).sum())(np.ones(n, np.float32))
-    assert 0 < recordings.steps <= 40
-    assert recordings.steps == sum(len(r.steps) for r in recordings.found.values())
+    assert 0 < recordings.size <= 40
+    assert recordings.size == sum(len(r.steps) for r in recordings.entries.values())
 
 
 def test_threads_replay_at_once():
