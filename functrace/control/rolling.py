@@ -22,9 +22,11 @@ finds it stacked already, in the same order or in the opposite one, as the backw
 Whether a loop pays is a matter of the arrays that it copies. XLA compiles a kernel once however often it comes, so that
 layers with parameters of their own cost little more than to write them down; to stack those parameters costs a piece of
 code for each. Repetitions that share their parameters, as the steps of a solver, of a recurrent network, of a training
-loop inside a loss, copy nothing. So `rolled(program)` makes the loops that save `ENOUGH` equations, and `EACH` of them
-for an array put into a stack or taken out of one, and that cut no kernel in two: where all that is repeated is
-elementwise, XLA runs many repetitions as one kernel. `rolled(program, always=True)` makes all.
+loop inside a loss, copy nothing. So `rolled(program)` makes the loops that save `ENOUGH` equations, and that cut no
+kernel in two: where all that is repeated is elementwise, XLA runs many repetitions as one kernel. Of these it keeps
+those that together are worth most, an array put into a stack or taken out of one at `EACH` equations: where the steps
+of a solver are differentiated twice, the first loop copies much, and the others read what it stacks.
+`rolled(program, always=True)` makes all.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Any, NamedTuple
 
 from functrace.control.recomputed import copy, recomputed, row
@@ -362,19 +365,36 @@ def verdicts(program: Program, always: bool = False) -> list[Verdict]:
                 overlapping.append(stretch)
             elif (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
+        loops = len([v for v in found if not v.why_not])
+        found = worth_most(program, found, always, definitions)
+        if len([v for v in found if not v.why_not]) == loops:
+            return found
         pending = overlapping
-        made = [i for i, v in enumerate(found) if not v.why_not]
-        if not made:
-            return found
-        # What one loop makes is no copy where another one reads it.
-        counts = copies(program, [loop for v in found if (loop := v.loop) and not v.why_not], definitions)
+
+
+def worth_most(
+    program: Program, found: Sequence[Verdict], always: bool, definitions: dict[Any, Equation]
+) -> list[Verdict]:
+    """The verdicts with all loops but those that are dropped, the one that loses most first, as long as it helps.
+
+    What one loop makes is no copy where another one reads it: a loop that loses may pay for those beside it.
+    """
+    current = list(found)
+    best, most = current, -inf
+    while True:
+        made = [i for i, v in enumerate(current) if not v.why_not]
+        counts = copies(program, [loop for v in current if (loop := v.loop) and not v.why_not], definitions)
         for i, count in zip(made, counts, strict=True):
-            found[i] = found[i]._replace(copied=count)
-        worst = min(made, key=lambda i: found[i].saved / max(1, found[i].copied))
-        if always or found[worst].saved >= EACH * found[worst].copied:
-            return found
-        why = f"a loop copies {found[worst].copied} arrays to save {found[worst].saved} equations"
-        found[worst] = found[worst]._replace(why_not=why)
+            current[i] = current[i]._replace(copied=count)
+        worth = sum([current[i].saved - EACH * current[i].copied for i in made])
+        if worth > most:
+            best, most = list(current), worth
+        losing = [i for i in made if current[i].saved < EACH * current[i].copied]
+        if always or not losing:
+            return best
+        worst = current[min(losing, key=lambda i: current[i].saved / current[i].copied)]
+        why = f"a loop copies {worst.copied} arrays to save {worst.saved} equations"
+        current[current.index(worst)] = worst._replace(why_not=why)
 
 
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:

@@ -369,6 +369,27 @@ def test_a_loop_inside_of_what_does_not_pay():
     assert [row.repetitions for row in rows if not row.why_not] == [100] * DEPTH
 
 
+def test_a_loop_that_copies_much_pays_for_those_that_read_it():
+    """The Hessian in two numbers of an optimizer, whose steps are gradients already."""
+    a, b = normal(9, WIDTH), normal(9)
+    loss = lambda w: fnp.mean((a @ w - b) ** 2)
+
+    def trained(h):
+        w = m = v = fnp.zeros(WIDTH)
+        total = 0.0
+        for _ in range(20):
+            value, g = ft.value_and_grad(loss)(w)
+            m, v = h[1] * m + (1 - h[1]) * g, 0.99 * v + 0.01 * g * g
+            w, total = w - h[0] * m / (fnp.sqrt(v) + 1e-3), total + value
+        return total
+
+    fun, args = lambda h: (*ft.value_and_grad(trained)(h), ft.hessian(trained)(h)), (np.float32([0.1, 0.9]),)
+    rows = [row for row in ft.debug.explain_roll(fun)(*args).rows if not row.why_not]
+    assert len(rows) == 5
+    assert any([row.saved < 16 * row.copied for row in rows])
+    close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
+
+
 def test_what_is_cheap_is_computed_again():
     """The backward pass of trained steps reads no product or difference of stacks that it reads too."""
     args = numbers()
