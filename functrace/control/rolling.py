@@ -37,7 +37,8 @@ from itertools import accumulate
 from math import inf
 from typing import Any, NamedTuple
 
-from functrace.control.recomputed import copy, recomputed, row
+from functrace.control.in_place import read_in_place
+from functrace.control.recomputed import copy, entries_again, recomputed, row
 from functrace.control.scan import Scan
 from functrace.control.stacks import entry, entry_of, joined_entries, parts, stacked
 from functrace.ir import Atom, Builder, Equation, Literal, Program
@@ -301,11 +302,10 @@ def rolled(program: Program, always: bool = False) -> Program:
     if program.has_effects:
         return program
     current = within(program, always)
-    if not always and len(current.equations) < ENOUGH:
-        return current
-    for step in steps(current, always):
-        current = step.after or current
-    return current
+    if always or len(current.equations) >= ENOUGH:
+        for step in steps(current, always):
+            current = step.after or current
+    return read_in_place(entries_again(current))
 
 
 class Step(NamedTuple):

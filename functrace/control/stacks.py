@@ -31,6 +31,17 @@ def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> Place | N
     return (array, cut[0], x.aval.shape), prim.start[cut[0]]
 
 
+def rows_of(definition: Callable[[Any], Equation | None], x: Atom, length: int) -> tuple[Atom, int]:
+    """The stack that `x`, of `length` entries, is a part of, and the first of them; itself where it is none."""
+    made = definition(x)
+    if made is None or type(made.primitive) is not Slice:
+        return x, 0
+    prim, (array,) = made.primitive, made.inputs
+    start, shape = prim.start[0], array.aval.shape
+    is_part = (prim.start[1:], prim.limit) == ((0,) * len(shape[1:]), (start + length, *shape[1:]))
+    return (array, start) if is_part and set(prim.strides) == {1} else (x, 0)
+
+
 def parts(xs: Sequence[Atom], place: Callable[[Atom], Place | None]) -> list[Part | Atom]:
     """What a stack of `xs` is put together from: pieces of other stacks, and single values."""
     found: list[Part | Atom] = []

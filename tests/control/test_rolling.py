@@ -403,6 +403,37 @@ def test_what_is_cheap_is_computed_again():
     assert stacks <= len(made) + 2
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_part_of_a_stack_is_read_in_place(reverse):
+    def fun(start, xs):
+        ys = fnp.sin(xs)
+        step = lambda s, rows: (s * rows[0] + rows[1].sum() * rows[2], s - rows[2])
+        return lax.scan(step, start, (ys[1:-1], xs[2:], ys[2:], xs[:-2, :1]), reverse=reverse)
+
+    args = normal(3), normal(7, 3)
+    plain = ft.make_program(lambda start, xs: fun(start, xs)[::-1])(*args)
+    short = rolled(plain)
+    [loop] = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
+    rows = len(loop.inputs) - loop.primitive.consts - loop.primitive.carry
+    assert rows == 1  # a part of a row is no entry
+    assert [eqn.primitive.name for eqn in short.equations].count("slice") == 1
+    close(evaluate(short, args), evaluate(plain, args))
+    close(tree_util.tree_leaves(ft.jit(ft.grad(lambda *args: fun(*args)[1].sum(), 1))(*args)),
+          tree_util.tree_leaves(jax.grad(lambda *args: ft.jit(fun)(*args)[1].sum(), 1)(*args)))
+
+
+def test_a_step_outside_of_the_loop_keeps_no_stack():
+    """The last step of a backward pass is no part of its loop; the loop reads no copies and the step no stack alone."""
+    args = numbers()
+    short = rolled(ft.make_program(ft.grad(integrated))(*args))
+    forward, backward = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
+    assert backward.primitive.length < forward.primitive.length
+    stacks = forward.outputs[forward.primitive.carry :]
+    assert len(stacks) == 8  # of each of four stages what the network reads, and its tanh
+    assert set(stacks) <= set(backward.inputs)
+    assert len(backward.inputs) == backward.primitive.consts + backward.primitive.carry
+
+
 def test_explanation():
     report = ft.debug.explain_roll(ft.grad(solved))(*numbers())
     assert [row.why_not for row in report.rows] == ["", ""]
