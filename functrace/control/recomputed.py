@@ -115,12 +115,13 @@ def entries_again(program: Program) -> Program:
                 continue
             stack, i = place
             at = scans[makers[stack]]
-            needed = {x for each in found[stack] for x in each.inputs}
+            [made] = [v for v, x in at.results.items() if x is stack]
+            again = [each for x, equations in found.items() if makers[x] is makers[stack] for each in equations]
+            needed = {x for each in again for x in each.inputs}
             stacks = {v: x for v, x in (at.rows | at.results).items() if v in needed and x not in found}
             values = {v: env.get(x, x) for v, x in at.consts.items()}
             values |= {v: entry(env.get(x, x), i) for v, x in stacks.items()}
-            copy(b, found[stack], values)
-            [made] = [v for v, x in at.results.items() if x is stack]
+            copy(b, again, values)
             env[eqn.outputs[0]] = reshape(values[made], eqn.outputs[0].aval.shape)
         return b.build([env.get(x, x) for x in program.outputs])
 
