@@ -226,12 +226,12 @@ def gelu(x: ArrayLike, approximate: bool = True) -> Array:
 
 
 def _relu_beyond(bound: float, x: Any, inner: Callable[[Any], Any]) -> Any:
-    """`inner(x)` for |x| up to `bound`; beyond, max(x, 0), which `inner` equals there to rounding.
+    """`inner(x)` for |x| below `bound`; from there on max(x, 0), which `inner` equals to rounding.
 
-    The derivatives of `inner` would multiply 0 by something that overflows.
+    The derivatives of `inner` would multiply 0 by something that overflows. Beyond the bound it is asked about the
+    bound, not about 0: XLA keeps one array less for the backward pass, as it computes a clip again and not a choice.
     """
-    beyond = fnp.abs(x) > bound
-    return fnp.where(beyond, fnp.maximum(x, 0), inner(fnp.where(beyond, 0, x)))
+    return fnp.where(fnp.abs(x) < bound, inner(fnp.clip(x, -bound, bound)), relu(x))
 
 
 def glu(x: ArrayLike, axis: int = -1) -> Array:
