@@ -16,6 +16,7 @@ from functools import update_wrapper
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 
@@ -53,6 +54,12 @@ POSITIONAL = [tree_util.tree_structure(((0,) * n, {})) for n in range(3)]
 _lock = threading.Lock()
 _lifted: OrderedDict[Any, Lifted] = OrderedDict()
 _single: dict[Any, Primitive] = {}  # by function and types, what is one equation of one array or two
+_each: dict[Any, Primitive] = {}  # by function of entries and element type, what is one equation of an array
+OF_ENTRIES = {
+    getattr(jnp, name)
+    for name, fun in vars(np).items()
+    if isinstance(fun, np.ufunc) and fun.nin == fun.nout == 1 and hasattr(jnp, name)
+} | {jax.lax.logistic, jax.lax.rsqrt, jax.lax.erf, jax.lax.erfc, jax.lax.exp, jax.lax.log, jax.lax.tanh}
 
 
 def static_key(x: Any) -> Any:
@@ -104,6 +111,8 @@ def emitted(fun: Callable[..., Any], args: Sequence[Any]) -> Tracer | None:
         return None
     try:
         primitive = _single.get(call_key(fun, [x.aval for x in atoms]))
+        if primitive is None and fun in OF_ENTRIES and len(atoms) == 1:
+            primitive = _each.get(entry_key(fun, atoms[0].aval))
     except TypeError:  # a function that does not hash
         return None
     return None if primitive is None else Tracer(builder.emit(primitive, atoms)[0], builder)
@@ -112,6 +121,11 @@ def emitted(fun: Callable[..., Any], args: Sequence[Any]) -> Tracer | None:
 def call_key(fun: Callable[..., Any], avals: Sequence[Aval]) -> Any:
     """What a call of arrays alone is known by."""
     return (fun, *avals, settings(), AXES.bound)
+
+
+def entry_key(fun: Callable[..., Any], aval: Aval) -> Any:
+    """What a call of a function of entries is known by."""
+    return (fun, aval.dtype, aval.weak_type, settings())
 
 
 def record_known(name: str, fun: Callable[..., Any], leaves: Any, tree: Any, builder: Builder, error: Exception) -> Any:
@@ -190,6 +204,8 @@ def record(
         if key is not None:
             if len(leaves) <= 2 and all(flags) and tree == POSITIONAL[len(leaves)] and found.is_equation:
                 _single[call_key(fun, avals)] = found.program.equations[0].primitive
+                if len(leaves) == 1 and fun in OF_ENTRIES:
+                    _each[entry_key(fun, avals[0])] = found.program.equations[0].primitive
             with _lock:
                 _lifted[key] = found
                 while len(_lifted) > CAPACITY:
@@ -257,18 +273,23 @@ def translated(name: str, error: Exception, leaves: Any) -> FunctraceError:
     return ShapeError(message) if isinstance(error, TypeError) else ArgumentError(message)
 
 
-def lift(fun: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+def lift(
+    fun: Callable[..., Any], name: str | None = None, direct: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """The function `fun` of jax arrays, made to record itself when it is called with tracers.
 
     Args:
       fun: a function from jax.numpy, jax.lax, jax.random, ... or any function of jax arrays.
       name: what messages call it; by default its own name.
+      direct: records common calls by itself, sooner than jax says what they mean, or returns None.
     Returns:
       A function with the signature of `fun`.
     """
     label = name or getattr(fun, "__name__", type(fun).__name__)
 
     def lifted(*args: Any, **kwargs: Any) -> Any:
+        if direct is not None and (known := direct(*args, **kwargs)) is not None:
+            return known
         return call_lifted(label, fun, args, kwargs)
 
     update_wrapper(lifted, fun)

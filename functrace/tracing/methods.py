@@ -1,48 +1,28 @@
 """Tracer's operators and methods: the table of jax.Array's.
 
-Operators on operands of one type, or with a Python scalar that the type absorbs, are recorded
-directly; everything else goes through the lifted jax.numpy function.
+Operators on operands of one element type, or with a Python scalar that the type absorbs, are recorded
+directly, as are the calls in `tracing/direct.py`; everything else goes through the lifted jax.numpy function.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from functrace.ir import Aval, Literal
 from functrace.ir.primitive import AMBIENT
 from functrace.primitives import add, div, mul, neg, sub
 from functrace.primitives.comparison import eq, ge, gt, le, lt, ne
 from functrace.primitives.stacking import unstack
 from functrace.primitives.unary import integer_pow
+from functrace.tracing.direct import ANY, DIRECT, FLOAT, ORDERED, level, literal_like
 from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift
 from functrace.tracing.norms import std
 from functrace.tracing.tracer import Tracer
-
-FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
-
-
-def literal_like(x: Any, aval: Aval) -> Literal | None:
-    """A Python scalar as a literal of the type of its partner, where the partner absorbs it."""
-    kind = type(x)
-    if (kind is float and aval.is_inexact) or (kind is int and aval.dtype.kind in ANY):
-        return literal(x, aval) if x else literal.__wrapped__(x, aval)  # zeros of either sign are equal
-    return None
-
-
-@lru_cache(4096, typed=True)
-def literal(x: Any, aval: Aval) -> Literal | None:
-    """A scalar as a literal of this element type, which gives way; None where it is too large for it."""
-    try:
-        return Literal(x, Aval((), aval.dtype, True))
-    except OverflowError:
-        return None
 
 
 def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]:
@@ -52,8 +32,11 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
         builder = x.builder
         if builder is AMBIENT.builder and (aval := x.atom.aval).dtype.kind in kinds:
             if type(y) is Tracer:
-                if y.builder is builder and y.atom.aval is aval:
-                    return Tracer(builder.emit(prim, (x.atom, y.atom))[0], builder)
+                if y.builder is builder:
+                    if y.atom.aval is aval:
+                        return Tracer(builder.emit(prim, (x.atom, y.atom))[0], builder)
+                    if (operands := level(x.atom, y.atom)) is not None:
+                        return Tracer(builder.emit(prim, operands)[0], builder)
             elif (scalar := literal_like(y, aval)) is not None:
                 return Tracer(builder.emit(prim, (x.atom, scalar))[0], builder)
         if not is_arraylike(y):
@@ -92,13 +75,13 @@ lift_power = lift(operator.pow, "power")
 
 def reflected_lift(fun: Callable[..., Any], name: str) -> Any:
     """`y op x` through the lifted function."""
-    lifted = lift(fun, name)
+    lifted = lift(fun, name, DIRECT.get(name))
     return lambda x, y: lifted(y, x) if is_arraylike(y) else NotImplemented
 
 
 def plain_lift(fun: Callable[..., Any], name: str) -> Any:
     """`x op y` through the lifted function."""
-    lifted = lift(fun, name)
+    lifted = lift(fun, name, DIRECT.get(name))
     return lambda x, y: lifted(x, y) if is_arraylike(y) else NotImplemented
 
 
@@ -109,13 +92,13 @@ def _negative(x: Tracer) -> Any:
     return lift(jnp.negative)(x)
 
 
-DIRECT = {
+ARITHMETIC = {
     "add": (add, ANY, jnp.add),
     "sub": (sub, ANY, jnp.subtract),
     "mul": (mul, ANY, jnp.multiply),
     "truediv": (div, FLOAT, jnp.true_divide),
 }
-for _name, (_prim, _kinds, _fun) in DIRECT.items():
+for _name, (_prim, _kinds, _fun) in ARITHMETIC.items():
     _forward, _reflected = direct(_prim, _kinds, lift(_fun, _name))
     setattr(Tracer, f"__{_name}__", _forward)
     setattr(Tracer, f"__r{_name}__", _reflected)
@@ -183,7 +166,7 @@ def method(name: str) -> Any:
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(x, name)(*args, **kwargs)
 
-    lifted = lift(call, name)
+    lifted = lift(call, name, DIRECT.get(name))
 
     def bound(self: Tracer, *args: Any, **kwargs: Any) -> Any:
         return lifted(self, *args, **kwargs)

@@ -1,0 +1,153 @@
+"""The calls that models are made of, recorded without asking jax: it takes a millisecond to tell what a new shape means.
+
+Each function has the arguments of one of jax.numpy's, and returns what that would record where all is plain: tracers of
+the running trace, of one floating type, and arguments as most users give them. Otherwise it returns None.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from functrace.ir import Atom, Aval, Literal
+from functrace.ir.primitive import AMBIENT
+from functrace.primitives import div, sub
+from functrace.primitives.contraction import dot_general
+from functrace.primitives.selection import select_n
+from functrace.primitives.space import full, reduce_sum, reshape
+from functrace.primitives.unary import square
+from functrace.tracing.tracer import Tracer
+
+FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
+
+
+def literal_like(x: Any, aval: Aval) -> Literal | None:
+    """A Python scalar as a literal of the type of its partner, where the partner absorbs it."""
+    kind = type(x)
+    if (kind is float and aval.is_inexact) or (kind is int and aval.dtype.kind in ANY):
+        return literal(x, aval) if x else literal.__wrapped__(x, aval)  # zeros of either sign are equal
+    return None
+
+
+@lru_cache(4096, typed=True)
+def literal(x: Any, aval: Aval) -> Literal | None:
+    """A scalar as a literal of this element type, which gives way; None where it is too large for it."""
+    try:
+        return Literal(x, Aval((), aval.dtype, True))
+    except OverflowError:
+        return None
+
+
+def level(x: Atom, y: Atom) -> tuple[Atom, Atom] | None:
+    """Operands of one element type, the shorter shape with ones in front; None where they are not jax.numpy's to fit.
+
+    Sizes of 1 and scalars are for the primitive to repeat.
+    """
+    a, b = x.aval, y.aval
+    if a.dtype != b.dtype or a.weak_type != b.weak_type:
+        return None
+    more = a.ndim - b.ndim
+    if not a.shape or not b.shape:
+        return x, y
+    if more and jax.config.jax_numpy_rank_promotion != "allow":  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    if not all([m == n or m == 1 or n == 1 for m, n in zip(a.shape[::-1], b.shape[::-1], strict=False)]):
+        return None
+    return reshape(x, (1,) * -more + a.shape), reshape(y, (1,) * more + b.shape)
+
+
+def chosen(condition: Any, x: Any = None, y: Any = None, **others: Any) -> Tracer | None:
+    """`where` of arrays of one shape, one of them perhaps a Python scalar that the type of the other absorbs."""
+    like = x if type(x) is Tracer else y
+    if others or type(condition) is not Tracer or type(like) is not Tracer or like.atom.aval.weak_type:
+        return None
+    builder, aval = condition.builder, like.atom.aval
+    if builder is not AMBIENT.builder or condition.atom.aval.dtype != bool:
+        return None
+    if condition.atom.aval.shape != aval.shape or not aval.shape:
+        return None
+    atoms = [condition.atom]
+    for v in (y, x):
+        if type(v) is Tracer and v.builder is builder and v.atom.aval is aval:
+            atoms.append(v.atom)
+        elif (scalar := literal_like(v, aval)) is not None:
+            atoms.append(full(aval, scalar.value))
+        else:
+            return None
+    return Tracer(select_n(*atoms), builder)
+
+
+def plain(*xs: Any) -> bool:
+    """Whether all are tracers of the running trace, of numbers that jax.numpy adds up in their own type."""
+    builder = AMBIENT.builder
+    for x in xs:
+        if type(x) is not Tracer or x.builder is not builder or x.atom.aval.weak_type:
+            return False
+        dtype = x.atom.aval.dtype
+        if dtype.kind != "f" or dtype.itemsize < 4:
+            return False
+    return builder is not None
+
+
+def product(a: Any, b: Any, **others: Any) -> Tracer | None:
+    """`matmul` of a matrix, or of a stack of rows, by a matrix, or by a stack of as many matrices."""
+    if others or not plain(a, b) or a.dtype != b.dtype or jax.config.jax_default_matmul_precision is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    m, n = a.ndim, b.ndim
+    batch = tuple(range(n - 2))
+    if n < 2 or m < 1 or (batch and (m != n or a.shape[:-2] != b.shape[:-2])) or a.shape[-1] != b.shape[-2]:
+        return None
+    return Tracer(dot_general(a.atom, b.atom, (((m - 1,), (n - 2,)), (batch, batch))), a.builder)
+
+
+def axes_of(a: Tracer, axis: Any) -> tuple[int, ...] | None:
+    """The axes that a reduction over `axis` takes; None where it takes none, or what is not clear."""
+    if axis is None:
+        return tuple(range(a.ndim)) or None
+    axes = axis if type(axis) is tuple else (axis,)
+    if not all([type(i) is int and -a.ndim <= i < a.ndim for i in axes]):
+        return None
+    found = {i % a.ndim for i in axes}
+    return tuple(sorted(found)) if len(found) == len(axes) else None
+
+
+def over(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
+    """The sum over axes, which stay with size 1 if they are to be kept."""
+    total = reduce_sum(x, axes)
+    return reshape(total, tuple([1 if i in axes else n for i, n in enumerate(x.aval.shape)])) if keepdims else total
+
+
+def summed(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **others: Any) -> Any:
+    """`sum`."""
+    if others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)):
+        return None
+    return Tracer(over(a.atom, axes, keepdims), a.builder)
+
+
+def mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **others: Any) -> Any:
+    """`mean`."""
+    if others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)) or not a.size:
+        return None
+    return Tracer(averaged(a.atom, axes, keepdims), a.builder)
+
+
+def averaged(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
+    """The mean over axes."""
+    n = math.prod([x.aval.shape[i] for i in axes])
+    return div(over(x, axes, keepdims), Literal(n, Aval((), x.aval.dtype)))
+
+
+def variance(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, *more: Any, **others: Any) -> Any:
+    """`var`."""
+    keepdims = others.pop("keepdims", False)
+    if more or others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)):
+        return None
+    if not a.size:
+        return None
+    return Tracer(averaged(square(sub(a.atom, averaged(a.atom, axes, True))), axes, keepdims), a.builder)
+
+
+DIRECT = {"matmul": product, "mean": mean, "sum": summed, "var": variance, "where": chosen}
