@@ -1,25 +1,26 @@
-"""The calls that models are made of, recorded without asking jax: it takes a millisecond to tell what a new shape means.
+"""The calls that models are made of, recorded without asking jax, which takes a millisecond for each new shape.
 
 Each function has the arguments of one of jax.numpy's, and returns what that would record where all is plain: tracers of
-the running trace, of one floating type, and arguments as most users give them. Otherwise it returns None.
+one floating type, and arguments as most users give them. Otherwise it returns None.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 
-from functrace.ir import Atom, Aval, Literal
+from functrace.ir import Atom, Aval, Builder, Literal
 from functrace.ir.primitive import AMBIENT
 from functrace.primitives import div, sub
 from functrace.primitives.contraction import dot_general
 from functrace.primitives.selection import select_n
 from functrace.primitives.space import full, reduce_sum, reshape
 from functrace.primitives.unary import square
-from functrace.tracing.tracer import Tracer
+from functrace.tracing.tracer import Tracer, atom_of
 
 FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
 
@@ -64,15 +65,13 @@ def chosen(condition: Any, x: Any = None, y: Any = None, **others: Any) -> Trace
     like = x if type(x) is Tracer else y
     if others or type(condition) is not Tracer or type(like) is not Tracer or like.atom.aval.weak_type:
         return None
-    builder, aval = condition.builder, like.atom.aval
-    if builder is not AMBIENT.builder or condition.atom.aval.dtype != bool:
+    builder, aval, which = AMBIENT.builder, like.atom.aval, condition.atom.aval
+    if builder is None or which.dtype != bool or which.shape != aval.shape or not aval.shape:
         return None
-    if condition.atom.aval.shape != aval.shape or not aval.shape:
-        return None
-    atoms = [condition.atom]
+    atoms = [atom_of(condition, builder)]
     for v in (y, x):
-        if type(v) is Tracer and v.builder is builder and v.atom.aval is aval:
-            atoms.append(v.atom)
+        if type(v) is Tracer and v.atom.aval is aval:
+            atoms.append(atom_of(v, builder))
         elif (scalar := literal_like(v, aval)) is not None:
             atoms.append(full(aval, scalar.value))
         else:
@@ -80,27 +79,29 @@ def chosen(condition: Any, x: Any = None, y: Any = None, **others: Any) -> Trace
     return Tracer(select_n(*atoms), builder)
 
 
-def plain(*xs: Any) -> bool:
-    """Whether all are tracers of the running trace, of numbers that jax.numpy adds up in their own type."""
-    builder = AMBIENT.builder
+def plain(*xs: Any) -> Builder | None:
+    """The running trace, where all are tracers of numbers that jax.numpy adds up in their own type."""
     for x in xs:
-        if type(x) is not Tracer or x.builder is not builder or x.atom.aval.weak_type:
-            return False
+        if type(x) is not Tracer or x.atom.aval.weak_type:
+            return None
         dtype = x.atom.aval.dtype
         if dtype.kind != "f" or dtype.itemsize < 4:
-            return False
-    return builder is not None
+            return None
+    return AMBIENT.builder
 
 
 def product(a: Any, b: Any, **others: Any) -> Tracer | None:
     """`matmul` of a matrix, or of a stack of rows, by a matrix, or by a stack of as many matrices."""
-    if others or not plain(a, b) or a.dtype != b.dtype or jax.config.jax_default_matmul_precision is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    builder = None if others else plain(a, b)
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if builder is None or a.dtype != b.dtype or precision is not None:
         return None
     m, n = a.ndim, b.ndim
     batch = tuple(range(n - 2))
     if n < 2 or m < 1 or (batch and (m != n or a.shape[:-2] != b.shape[:-2])) or a.shape[-1] != b.shape[-2]:
         return None
-    return Tracer(dot_general(a.atom, b.atom, (((m - 1,), (n - 2,)), (batch, batch))), a.builder)
+    numbers = (((m - 1,), (n - 2,)), (batch, batch))
+    return Tracer(dot_general(atom_of(a, builder), atom_of(b, builder), numbers), builder)
 
 
 def axes_of(a: Tracer, axis: Any) -> tuple[int, ...] | None:
@@ -111,43 +112,38 @@ def axes_of(a: Tracer, axis: Any) -> tuple[int, ...] | None:
     if not all([type(i) is int and -a.ndim <= i < a.ndim for i in axes]):
         return None
     found = {i % a.ndim for i in axes}
-    return tuple(sorted(found)) if len(found) == len(axes) else None
+    return (tuple(sorted(found)) or None) if len(found) == len(axes) else None
 
 
-def over(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
+def total(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
     """The sum over axes, which stay with size 1 if they are to be kept."""
-    total = reduce_sum(x, axes)
-    return reshape(total, tuple([1 if i in axes else n for i, n in enumerate(x.aval.shape)])) if keepdims else total
+    y = reduce_sum(x, axes)
+    return reshape(y, tuple([1 if i in axes else n for i, n in enumerate(x.aval.shape)])) if keepdims else y
 
 
-def summed(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **others: Any) -> Any:
-    """`sum`."""
-    if others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)):
-        return None
-    return Tracer(over(a.atom, axes, keepdims), a.builder)
-
-
-def mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False, **others: Any) -> Any:
-    """`mean`."""
-    if others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)) or not a.size:
-        return None
-    return Tracer(averaged(a.atom, axes, keepdims), a.builder)
-
-
-def averaged(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
+def average(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
     """The mean over axes."""
     n = math.prod([x.aval.shape[i] for i in axes])
-    return div(over(x, axes, keepdims), Literal(n, Aval((), x.aval.dtype)))
+    return div(total(x, axes, keepdims), Literal(n, Aval((), x.aval.dtype)))
 
 
-def variance(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, *more: Any, **others: Any) -> Any:
-    """`var`."""
-    keepdims = others.pop("keepdims", False)
-    if more or others or dtype is not None or out is not None or not plain(a) or not (axes := axes_of(a, axis)):
-        return None
-    if not a.size:
-        return None
-    return Tracer(averaged(square(sub(a.atom, averaged(a.atom, axes, True))), axes, keepdims), a.builder)
+def spread(x: Atom, axes: tuple[int, ...], keepdims: bool) -> Atom:
+    """The variance over axes."""
+    return average(square(sub(x, average(x, axes, True))), axes, keepdims)
 
 
-DIRECT = {"matmul": product, "mean": mean, "sum": summed, "var": variance, "where": chosen}
+def reduction(write: Callable[[Atom, tuple[int, ...], bool], Atom]) -> Callable[..., Tracer | None]:
+    """`sum` and its like, of real arrays with entries."""
+
+    def direct(a: Any, axis: Any = None, *others: Any, keepdims: Any = False, **more: Any) -> Tracer | None:
+        builder = None if others or more else plain(a)
+        if builder is None or not a.size or (axes := axes_of(a, axis)) is None:
+            return None
+        return Tracer(write(atom_of(a, builder), axes, bool(keepdims)), builder)
+
+    return direct
+
+
+DIRECT = {
+    "matmul": product, "mean": reduction(average), "sum": reduction(total), "var": reduction(spread), "where": chosen
+}  # fmt: skip

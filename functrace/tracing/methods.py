@@ -22,32 +22,34 @@ from functrace.tracing.direct import ANY, DIRECT, FLOAT, ORDERED, level, literal
 from functrace.tracing.indexing import static_index
 from functrace.tracing.lift import lift
 from functrace.tracing.norms import std
-from functrace.tracing.tracer import Tracer
+from functrace.tracing.tracer import Tracer, atom_of
 
 
 def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]:
     """An operator and its reflection: one equation where it can be, else the lifted function."""
 
     def forward(x: Tracer, y: Any) -> Any:
-        builder = x.builder
-        if builder is AMBIENT.builder and (aval := x.atom.aval).dtype.kind in kinds:
+        builder = AMBIENT.builder
+        if builder is not None and (aval := x.atom.aval).dtype.kind in kinds:
+            a = x.atom if x.builder is builder else atom_of(x, builder)
             if type(y) is Tracer:
-                if y.builder is builder:
-                    if y.atom.aval is aval:
-                        return Tracer(builder.emit(prim, (x.atom, y.atom))[0], builder)
-                    if (operands := level(x.atom, y.atom)) is not None:
-                        return Tracer(builder.emit(prim, operands)[0], builder)
+                b = y.atom if y.builder is builder else atom_of(y, builder)
+                if b.aval is aval:
+                    return Tracer(builder.emit(prim, (a, b))[0], builder)
+                if (operands := level(a, b)) is not None:
+                    return Tracer(builder.emit(prim, operands)[0], builder)
             elif (scalar := literal_like(y, aval)) is not None:
-                return Tracer(builder.emit(prim, (x.atom, scalar))[0], builder)
+                return Tracer(builder.emit(prim, (a, scalar))[0], builder)
         if not is_arraylike(y):
             return NotImplemented
         return lifted(x, y)
 
     def reflected(x: Tracer, y: Any) -> Any:
-        builder = x.builder
-        direct = builder is AMBIENT.builder and x.atom.aval.dtype.kind in kinds
-        if direct and (scalar := literal_like(y, x.atom.aval)) is not None:
-            return Tracer(builder.emit(prim, (scalar, x.atom))[0], builder)
+        builder = AMBIENT.builder
+        if builder is not None and x.atom.aval.dtype.kind in kinds:
+            scalar = literal_like(y, x.atom.aval)
+            if scalar is not None:
+                return Tracer(builder.emit(prim, (scalar, atom_of(x, builder)))[0], builder)
         if not is_arraylike(y):
             return NotImplemented
         return lifted(y, x)
@@ -64,9 +66,9 @@ def is_arraylike(y: Any) -> bool:
 
 def power(x: Tracer, y: Any) -> Any:
     """`x ** y`; a small integer exponent is one integer_pow."""
-    builder = x.builder
-    if type(y) is int and builder is AMBIENT.builder and x.atom.aval.is_inexact and abs(y) < 1000:
-        return Tracer(integer_pow(x.atom, y), builder)
+    builder = AMBIENT.builder
+    if type(y) is int and builder is not None and x.atom.aval.is_inexact and abs(y) < 1000:
+        return Tracer(integer_pow(atom_of(x, builder), y), builder)
     return lift_power(x, y) if is_arraylike(y) else NotImplemented
 
 
@@ -86,9 +88,9 @@ def plain_lift(fun: Callable[..., Any], name: str) -> Any:
 
 
 def _negative(x: Tracer) -> Any:
-    builder = x.builder
-    if builder is AMBIENT.builder and x.atom.aval.dtype.kind in ANY:
-        return Tracer(neg(x.atom), builder)
+    builder = AMBIENT.builder
+    if builder is not None and x.atom.aval.dtype.kind in ANY:
+        return Tracer(neg(atom_of(x, builder)), builder)
     return lift(jnp.negative)(x)
 
 
@@ -132,9 +134,9 @@ lifted_getitem = lift(operator.getitem, "indexing")
 
 
 def _getitem(x: Tracer, index: Any) -> Any:
-    builder = x.builder
-    y = static_index(x.atom, index) if builder is AMBIENT.builder else None
-    return lifted_getitem(x, index) if y is None else Tracer(y, builder)
+    builder = AMBIENT.builder
+    y = None if builder is None else static_index(atom_of(x, builder), index)
+    return lifted_getitem(x, index) if y is None or builder is None else Tracer(y, builder)
 
 
 Tracer.__getitem__ = _getitem  # pyright: ignore[reportAttributeAccessIssue]
@@ -143,9 +145,9 @@ Tracer.__getitem__ = _getitem  # pyright: ignore[reportAttributeAccessIssue]
 def _iterate(x: Tracer) -> Any:
     if not x.shape:
         raise TypeError("iteration over a scalar tracer")
-    builder = x.builder
-    if builder is AMBIENT.builder:
-        return iter([Tracer(y, builder) for y in unstack(x.atom, 0)])
+    builder = AMBIENT.builder
+    if builder is not None:
+        return iter([Tracer(y, builder) for y in unstack(atom_of(x, builder), 0)])
     return iter([lifted_getitem(x, i) for i in range(x.shape[0])])
 
 

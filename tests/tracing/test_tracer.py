@@ -1,5 +1,6 @@
 """A tracer has what jax.Array has, and means the same."""
 
+import re
 import threading
 
 import jax
@@ -11,6 +12,7 @@ from jax import numpy as jnp
 import functrace as ft
 from functrace import numpy as fnp
 from functrace.errors import ConcretizationError, FunctraceError
+from functrace.lower import evaluate
 from functrace.tracing import Tracer
 
 X = np.array([[0.3, -1.2, 2.0], [1.5, 0.4, -0.6]], np.float32)
@@ -291,3 +293,92 @@ def test_a_setting_of_jax_counts_where_a_call_is_known_already():
     assert ft.grad(lambda x: jitted(x).sum())(x).dtype == np.float32
     with jax.numpy_dtype_promotion("strict"), pytest.raises(FunctraceError, match=refused):
         ft.grad(lambda x: jitted(x).sum())(x)
+
+
+SHAPES = [
+    ((3, 4), (3, 4)), ((3, 4), (4,)), ((4,), (3, 4)), ((3, 4), (3, 1)), ((1, 4), (3, 1)), ((3, 4), ()), ((), (4,)),
+    ((), ()), ((2, 1, 4), (3, 1)), ((0, 4), (1, 4)), ((0, 4), (4,)), ((3, 4), (4, 5)), ((2, 3, 4), (4, 5)),
+    ((4,), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (1, 4, 5)), ((4,), (4,)), ((3, 4), (3,)), ((3, 4), (2, 4)),
+    ((2, 2), (2, 2, 2)),
+]  # fmt: skip
+TYPES = [
+    ("float32", "float32"), ("int32", "int32"), ("complex64", "complex64"), ("float16", "float16"), ("bool", "bool"),
+    ("float32", "int32"), ("float32", "float16"), ("bfloat16", "bfloat16"),
+]  # fmt: skip
+# What is recorded directly where it is plain, and the same through jax.numpy.
+PLAIN = {
+    "add": (lambda x, y: x + y, jnp.add),
+    "sub": (lambda x, y: x - y, jnp.subtract),
+    "mul": (lambda x, y: x * y, jnp.multiply),
+    "truediv": (lambda x, y: x / y, jnp.true_divide),
+    "less": (lambda x, y: x < y, jnp.less),
+    "matmul": (lambda x, y: x @ y, jnp.matmul),
+    "where": (lambda x, y: fnp.where(x == x, x, y), lambda x, y: jnp.where(x == x, x, y)),
+    "where not": (lambda x, y: fnp.where(x != x, 3, y), lambda x, y: jnp.where(x != x, 3, y)),
+    "where float": (lambda x, y: fnp.where(x == x, x, -0.5), lambda x, y: jnp.where(x == x, x, -0.5)),
+    "sum": (lambda x, y: x.sum(), lambda x, y: x.sum()),
+    "sum of axis": (lambda x, y: x.sum(-1, keepdims=True), lambda x, y: x.sum(-1, keepdims=True)),
+    "sum as": (lambda x, y: fnp.sum(x, dtype="complex64"), lambda x, y: jnp.sum(x, dtype="complex64")),
+    "mean": (lambda x, y: fnp.mean(x, axis=(0, 1)), lambda x, y: jnp.mean(x, axis=(0, 1))),
+    "mean of axis": (lambda x, y: x.mean(1, keepdims=True), lambda x, y: x.mean(1, keepdims=True)),
+    "mean twice": (lambda x, y: x.mean((0, 0)), lambda x, y: x.mean((0, 0))),
+    "mean where": (lambda x, y: x.mean(where=x == x), lambda x, y: x.mean(where=x == x)),
+    "var": (lambda x, y: x.var(0), lambda x, y: x.var(0)),
+    "var unbiased": (lambda x, y: fnp.var(x, ddof=1), lambda x, y: jnp.var(x, ddof=1)),
+    "sqrt": (lambda x, y: fnp.sqrt(x) + fnp.exp(y), lambda x, y: jnp.sqrt(x) + jnp.exp(y)),
+}  # fmt: skip
+
+
+def recorded(fun, *xs):
+    """The Program, or the type of error."""
+    try:
+        return ft.make_program(fun)(*xs)
+    except FunctraceError as error:
+        return type(error)
+
+
+def text(program):
+    """What a Program says, without the lines."""
+    return re.sub(r" *#.*", "", str(program))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("types", TYPES)
+def test_what_is_plain_is_recorded_as_jax_would(name, types):
+    direct, asked = PLAIN[name]
+    for shapes in SHAPES:
+        xs = [np.ones(shape, dtype) for shape, dtype in zip(shapes, map(jnp.dtype, types), strict=True)]
+        expected, found = [recorded(lambda x, y, f=f: f(x, y), *xs) for f in (ft.from_jax(asked), direct)]
+        if isinstance(expected, type) or isinstance(found, type):
+            assert found is expected, (shapes, types)
+        elif not name.startswith("where"):
+            assert text(found) == text(expected), (shapes, types)
+        else:  # scalars are of the type of the arrays at once, and empty choices are not left out
+            assert found.out_avals == expected.out_avals
+            for y, z in zip(evaluate(found, xs), evaluate(expected, xs), strict=True):
+                np.testing.assert_array_equal(y, z)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("jax_numpy_rank_promotion", "raise"), ("jax_default_matmul_precision", "highest")]
+)
+@pytest.mark.parametrize("name", ["add", "matmul", "mean of axis"])
+def test_what_is_plain_follows_the_settings_of_jax(name, option, value):
+    before = getattr(jax.config, option)
+    jax.config.update(option, value)
+    try:
+        test_what_is_plain_is_recorded_as_jax_would(name, ("float32", "float32"))
+    finally:
+        jax.config.update(option, before)
+
+
+def test_what_is_plain_of_an_outer_trace():
+    """Arguments that are not differentiated belong to the trace around."""
+
+    def loss(w, x):
+        y = (x - x.mean(0)) / fnp.sqrt(x.var(0) + 1e-5)
+        return (fnp.where(y > 0, y, 0)[:, 1:] @ w).sum()
+
+    w, x = X[:2], np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    found = ft.jit(ft.grad(loss))(w, x)
+    np.testing.assert_allclose(found, jax.grad(lambda w: ft.jit(loss)(w, x))(w), rtol=1e-6)
