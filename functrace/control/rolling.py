@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 from functrace.control.in_place import read_in_place
 from functrace.control.recomputed import copy, entries_again, recomputed, row
 from functrace.control.scan import Scan
-from functrace.control.stacks import entry, entry_of, joined_entries, parts, stacked
+from functrace.control.stacks import entry, entry_of, in_parts, joined_entries, parts, stacked
 from functrace.ir import Atom, Builder, Equation, Literal, Program
 from functrace.ir.repeats import Stretch, stretches
 from functrace.primitives.elementwise import Elementwise
@@ -202,64 +202,76 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     return Loop(begin, period, stop - first, constants, carried, each, final, every)
 
 
-def written(program: Program, loop: Loop) -> Program:
-    """The Program with a loop in the place of its equations."""
+def written(program: Program, loops: Sequence[Loop]) -> Program:
+    """The Program with loops in the places of their equations."""
     with Builder() as b:
         env: dict[Any, Atom] = {v: copy_input(b, v) for v in program.inputs}
-        copy(b, program.equations[: loop.start], env)
-        constants = list(dict.fromkeys(loop.constants.values()))
-        slots = list(dict.fromkeys(loop.carried.values()))
-        each = list(dict.fromkeys(loop.each.values()))
-        made = program.equations[loop.start : loop.start + loop.period]
-        carries = {(q, j) for q, j, _ in slots}
-        inits = [env.get(x, x) for _, _, x in slots]
-        for q, j in loop.final:
-            if (q, j) not in carries:
-                slots.append((q, j, made[q].outputs[j]))
-                inits.append(zeros(made[q].outputs[j].aval))
-        values = [[env.get(x, x) for x in xs] for xs in each]
         place = lambda x: entry_of(b.definition, x)
-        falling = [part[2] < part[1] for xs in values for part in parts(xs, place) if type(part) is tuple]
-        backward = 2 * sum(falling) > len(falling)
-        stacks = [stacked(parts(xs[::-1] if backward else xs, place)) for xs in values]
-        fixed = [env.get(x, x) for x in constants]
 
-        with Builder() as inner:
-            of_constant = dict(zip(constants, [inner.input(x.aval) for x in fixed], strict=True))
-            of_slot = dict(zip(slots, [inner.input(x.aval) for x in inits], strict=True))
-            of_each = dict(zip(each, [inner.input(row(x)) for x in stacks], strict=True))
-            stands: dict[int, Atom] = {
-                **{i: of_constant[x] for i, x in loop.constants.items()},
-                **{i: of_slot[slot] for i, slot in loop.carried.items()},
-                **{i: of_each[xs] for i, xs in loop.each.items()},
-            }
-            values_in: dict[Any, Atom] = {}
-            i = 0
-            for eqn in made:
-                places = range(i, i := i + len(eqn.inputs))
-                operands = tuple([stands.get(k, values_in.get(x, x)) for k, x in zip(places, eqn.inputs, strict=True)])
-                inner.source = eqn.source
-                values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
-            outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
-            body = inner.build(outputs)
-        b.source = made[0].source
-        body, fixed, stacks = recomputed(b, body, fixed, inits, stacks, loop.count)
-        results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
-        last = loop.stop - loop.period
-        for (q, j, _), y in zip(slots, results, strict=False):
-            env[program.equations[last + q].outputs[j]] = y
-        for (q, j), ys in zip(loop.every, results[len(slots) :], strict=True):
-            for n in range(loop.count):
-                v = program.equations[loop.start + n * loop.period + q].outputs[j]
-                env[v] = entry(ys, loop.count - 1 - n if backward else n)
-        for eqn in program.equations[loop.stop :]:
-            b.source = eqn.source
-            joined = joined_entries(eqn, [env.get(x, x) for x in eqn.inputs], place)
-            if joined is not None:
-                env[eqn.outputs[0]] = joined
-            else:
-                copy(b, [eqn], env)
+        def write(equations: Sequence[Equation]) -> None:
+            for eqn in equations:
+                joined = joined_entries(eqn, [env.get(x, x) for x in eqn.inputs], place)
+                if joined is not None:
+                    env[eqn.outputs[0]] = joined
+                else:
+                    copy(b, [eqn], env)
+
+        done = 0
+        for loop in sorted(loops, key=lambda loop: loop.start):
+            write(program.equations[done : loop.start])
+            write_loop(b, program, loop, env)
+            done = loop.stop
+        write(program.equations[done:])
         return b.build([env.get(x, x) for x in program.outputs])
+
+
+def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -> None:
+    """Write one loop; `env` says what stands for the variables of the Program."""
+    constants = list(dict.fromkeys(loop.constants.values()))
+    slots = list(dict.fromkeys(loop.carried.values()))
+    each = list(dict.fromkeys(loop.each.values()))
+    made = program.equations[loop.start : loop.start + loop.period]
+    carries = {(q, j) for q, j, _ in slots}
+    inits = [env.get(x, x) for _, _, x in slots]
+    for q, j in loop.final:
+        if (q, j) not in carries:
+            slots.append((q, j, made[q].outputs[j]))
+            inits.append(zeros(made[q].outputs[j].aval))
+    values = [[env.get(x, x) for x in xs] for xs in each]
+    place = lambda x: entry_of(b.definition, x)
+    falling = [part[2] < part[1] for xs in values for part in parts(xs, place) if type(part) is tuple]
+    backward = 2 * sum(falling) > len(falling)
+    stacks = [stacked(parts(xs[::-1] if backward else xs, place)) for xs in values]
+    fixed = [env.get(x, x) for x in constants]
+
+    with Builder() as inner:
+        of_constant = dict(zip(constants, [inner.input(x.aval) for x in fixed], strict=True))
+        of_slot = dict(zip(slots, [inner.input(x.aval) for x in inits], strict=True))
+        of_each = dict(zip(each, [inner.input(row(x)) for x in stacks], strict=True))
+        stands: dict[int, Atom] = {
+            **{i: of_constant[x] for i, x in loop.constants.items()},
+            **{i: of_slot[slot] for i, slot in loop.carried.items()},
+            **{i: of_each[xs] for i, xs in loop.each.items()},
+        }
+        values_in: dict[Any, Atom] = {}
+        i = 0
+        for eqn in made:
+            places = range(i, i := i + len(eqn.inputs))
+            operands = tuple([stands.get(k, values_in.get(x, x)) for k, x in zip(places, eqn.inputs, strict=True)])
+            inner.source = eqn.source
+            values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
+        outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
+        body = inner.build(outputs)
+    b.source = made[0].source
+    body, fixed, stacks = recomputed(b, body, fixed, inits, stacks, loop.count)
+    results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
+    last = loop.stop - loop.period
+    for (q, j, _), y in zip(slots, results, strict=False):
+        env[program.equations[last + q].outputs[j]] = y
+    for (q, j), ys in zip(loop.every, results[len(slots) :], strict=True):
+        for n in range(loop.count):
+            v = program.equations[loop.start + n * loop.period + q].outputs[j]
+            env[v] = entry(ys, loop.count - 1 - n if backward else n)
 
 
 def hoisted(program: Program) -> Program:
@@ -276,7 +288,7 @@ def hoisted(program: Program) -> Program:
     early: list[Equation] = []
     late: list[Equation] = []
     parts_of: dict[Any, list[Equation]] = {}
-    for eqn in program.equations:
+    for eqn in in_parts(program).equations:
         needs = [x for x in eqn.inputs if type(x) is not Literal and x not in free]
         if not needs:
             free.update(eqn.outputs)
@@ -309,27 +321,23 @@ def rolled(program: Program, always: bool = False) -> Program:
 
 
 class Step(NamedTuple):
-    """What was found in a Program, the loop that was written, and the Program with it; None where none pays."""
+    """What was found in a Program, and the Program with the loops that pay; None where none does."""
 
     before: Program
     found: list[Verdict]
-    loop: Loop | None
     after: Program | None
 
 
 def steps(program: Program, always: bool = False) -> Iterator[Step]:
-    """The loops of a Program as they are written, one by one, until none pays."""
+    """The loops of a Program as they are written, until none pays: one may be seen once another one is written."""
     front = hoisted(program)
     while True:
         found = verdicts(front, always)
         loops = [loop for v in found if (loop := v.loop) and not v.why_not]
+        before, front = front, written(front, loops) if loops else front
+        yield Step(before, found, front if loops else None)
         if not loops:
-            yield Step(front, found, None, None)
             return
-        # The first of them: later ones find stacked what it makes.
-        loop = min(loops, key=lambda loop: loop.start)
-        before, front = front, written(front, loop)
-        yield Step(before, found, loop, front)
 
 
 def within(program: Program, always: bool) -> Program:
@@ -365,11 +373,19 @@ def verdicts(program: Program, always: bool = False) -> list[Verdict]:
                 overlapping.append(stretch)
             elif (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
+                if not verdict.why_not:
+                    pending += beside(stretch, verdict.stretch)
         loops = len([v for v in found if not v.why_not])
         found = worth_most(program, found, always, definitions)
         if len([v for v in found if not v.why_not]) == loops:
             return found
         pending = overlapping
+
+
+def beside(stretch: Stretch, part: Stretch) -> list[Stretch]:
+    """What is left of a stretch in front of one of its parts and behind it, where it is long enough for a loop."""
+    rest = Stretch(stretch.start, part.start, stretch.period), Stretch(part.stop, stretch.stop, stretch.period)
+    return [s for s in rest if s.stop - s.start >= FEWEST * s.period]
 
 
 def worth_most(

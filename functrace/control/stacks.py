@@ -5,12 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Equation
+from functrace.ir import Atom, Equation, Program, Var
 from functrace.primitives.space import Reshape, reshape, transpose
+from functrace.primitives.stacking import Stack, Unstack
 from functrace.primitives.structural import Concatenate, Slice, concatenate, rev, slice_along, with_size
 
 Place = tuple[Any, int]  # what an entry is of, as `(array, axis, shape of the entry)`, and which one
 Part = tuple[Any, int, int]  # the same of several entries in order: the first one and the last one
+
+
+def in_parts(program: Program) -> Program:
+    """The Program whose arrays are taken apart by slices and put together by concatenation, as this file knows them."""
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        prim: Any = eqn.primitive
+        if type(prim) is Unstack:
+            (array,) = eqn.inputs
+            shape, d = array.aval.shape, prim.axis
+            for i, v in enumerate(eqn.outputs):
+                cuts = with_size((0,) * len(shape), d, i), with_size(shape, d, i + 1), (1,) * len(shape)
+                part = Var(array.aval.with_shape(with_size(shape, d, 1)))
+                equations.append(Equation(Slice(*cuts), (array,), (part,), eqn.source))
+                equations.append(Equation(Reshape(v.aval.shape), (part,), (v,), eqn.source))
+        elif type(prim) is Stack:
+            thick = with_size(eqn.outputs[0].aval.shape, prim.axis, 1)
+            pieces = [Var(x.aval.with_shape(thick)) for x in eqn.inputs]
+            equations += [
+                Equation(Reshape(thick), (x,), (v,), eqn.source) for x, v in zip(eqn.inputs, pieces, strict=True)
+            ]
+            equations.append(Equation(Concatenate(prim.axis), tuple(pieces), eqn.outputs, eqn.source))
+        else:
+            equations.append(eqn)
+    return Program(program.inputs, tuple(equations), program.outputs)
 
 
 def entry(stack: Atom, i: int) -> Atom:

@@ -92,8 +92,8 @@ def rows(program: Program, inside: tuple[str, ...]) -> Iterator[RollRow]:
         return
     for step in steps(program):
         for verdict in step.found:
-            # The loop that is written; at the end, the runs that stay.
-            if verdict.loop is step.loop or step.loop is None:
+            # The loops that are written; at the end, the runs that stay.
+            if not verdict.why_not or step.after is None:
                 yield row(step.before, verdict, inside)
 
 
