@@ -4,7 +4,8 @@
 
 XLA copies a part of an array that a loop runs over. What a loop of a forward pass has stacked, the one of the backward
 pass often reads but for the first entry or the last, as the equations of its first step differ: all would be there
-twice. So the body gets the whole stack and counts its steps, which is how XLA runs a scan anyway.
+twice. So the body gets the whole stack and counts its steps, which is how XLA runs a scan anyway. Stacks that no loop
+has made stay operands: where JAX differentiates a compiled function, it adds up whole arrays for what a body indexes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ COUNTER = Aval((), np.dtype(np.int32))
 
 
 def read_in_place(program: Program) -> Program:
-    """The Program whose scans have no part of a stack as an operand."""
-    definitions = {eqn.outputs[0]: eqn for eqn in program.equations if type(eqn.primitive) is Slice}
+    """The Program whose scans have no part of another scan's result as an operand."""
+    scans = [eqn for eqn in program.equations if type(eqn.primitive) is Scan]
+    made = {v for eqn in scans for v in eqn.outputs}
+    slices = [eqn for eqn in program.equations if type(eqn.primitive) is Slice]
+    definitions = {eqn.outputs[0]: eqn for eqn in slices if eqn.inputs[0] in made}
     equations = [in_place(eqn, definitions) if type(eqn.primitive) is Scan else eqn for eqn in program.equations]
     if all([new is old for new, old in zip(equations, program.equations, strict=True)]):
         return program
