@@ -122,6 +122,32 @@ def test_nan_empty_scalar_and_shape(row):
         assert ours(x).shape == ft.grad(lambda x: ours(x).sum())(x).shape == shape
 
 
+@pytest.mark.parametrize("row", ["hard_silu", "silu", "mish", "gelu", "gelu exact"])
+def test_derivatives_where_a_line_begins(row):
+    """At the bounds beyond which a function is computed as a line."""
+    ours, theirs = pair(row)
+    x = np.array([s * b for b in (3, 30, 40, 800) for s in (-1, 1)], np.float32)
+    for f, g in zip(derivatives(ours, ft)[:2], derivatives(theirs, jax)[:2], strict=True):
+        np.testing.assert_allclose(f(x), g(x), rtol=1e-6, atol=1e-6)  # JAX's gelu loses digits
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("row", ["silu", "mish", "gelu"])
+def test_what_is_kept_for_the_backward_pass(row):
+    """The limits cost no memory: a deep network needs no more than with jax.nn's functions, which have none."""
+    ours, theirs = pair(row)
+
+    def loss(f, weights, x):
+        for w in weights:
+            x = f(x @ w)
+        return (x**2).sum()
+
+    args = [np.eye(64, dtype=np.float32)] * 12, np.ones((512, 64), np.float32)
+    compiled = [ft.jit(ft.grad(partial(loss, ours))), jax.jit(jax.grad(partial(loss, theirs)))]
+    sizes = [f.lower(*args).compile().memory_analysis().temp_size_in_bytes for f in compiled]
+    assert sizes[0] <= 1.01 * sizes[1]
+
+
 def test_soft_sign_keeps_its_digits():
     """jax.nn's derivative at 1e4 has three digits and at 1e6 none."""
     x = np.array([0.5, 1.0, 1.5, 1e3, 1e4, 1e6], np.float32)
