@@ -86,6 +86,23 @@ def training(n, grad):
     return loss
 
 
+def tuning(n, grad):
+    """How much 20 steps of Adam depend on their rate and momentum: its gradient is a second derivative through them."""
+
+    def trained(params, xs):
+        fit = lambda w: ((xs[0] @ w - xs[1, :, 0]) ** 2).mean()
+        rate, momentum = params["rates"]
+        w = m = v = n.zeros(8)
+        total = 0.0
+        for _ in range(20):
+            g = grad(fit)(w)
+            m, v = momentum * m + (1 - momentum) * g, 0.99 * v + 0.01 * g * g
+            w, total = w - rate * m / (n.sqrt(v) + 1e-3), total + fit(w)
+        return total
+
+    return lambda params, xs: (grad(trained)(params, xs)["rates"] ** 2).sum()
+
+
 def measure() -> list[Row]:
     """Rows for the first value and for a call, by loop."""
     rng = np.random.default_rng(0)
@@ -99,6 +116,7 @@ def measure() -> list[Row]:
         "Runge-Kutta": (lambda n, grad: lambda p, xs: runge_kutta(n, p, xs), params),
         "conjugate gradients": (lambda n, grad: lambda p, xs: conjugate_gradients(n, p, xs), params),
         "training inside a loss": (training, params),
+        "its rate and momentum": (tuning, {"rates": jnp.array([0.05, 0.9], jnp.float32)}),
         "layers in one array": (lambda n, grad: lambda p, xs: stacked(n, p, xs), layers),
     }
     return [row for name, (make, own) in tasks.items() for row in rows(name, make, (own, xs))]
