@@ -18,7 +18,7 @@ import jax.core
 import numpy as np
 from jax import lax
 
-from functrace.control.again import found_again
+from functrace.control.again import least_kept
 from functrace.control.alike import merged, starts
 from functrace.control.bent import bent_loop, spread_in, spread_out
 from functrace.control.call import uses_axis
@@ -529,10 +529,9 @@ def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> 
     invariant = [x for x in residuals if x in fixed]
     stacked = [x for x in residuals if x not in fixed]
     k_inputs = [[v for v in group if is_known[v]] for group in cut(program.inputs, consts, carry)]
-    # Stacks that the second half does without: it makes them of what it reads anyway.
-    remade = found_again(early, {*k_inputs[0], *invariant, *k_inputs[2]}, {x: x for x in stacked})
-    stacked = [x for x in stacked if x not in remade]
-    repeated += dict.fromkeys([eqn for equations in remade.values() for eqn in equations])
+    # The second half makes again what is cheap.
+    stacked, remade = least_kept(early, {*k_inputs[0], *invariant, *k_inputs[2]}, stacked)
+    repeated += remade
     u_inputs = [[v for v in group if not is_known[v]] for group in cut(program.inputs, consts, carry)]
     counters = tuple(v in cheap and v in late_reads for v in program.inputs[consts:n])
     counting = [v for v, c in zip(program.inputs[consts:n], counters, strict=True) if c]
