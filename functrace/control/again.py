@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping, Sequence, Set
+from itertools import pairwise
 from math import inf
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from functrace.ir import Equation, Literal
 
 K = TypeVar("K", bound=Hashable)
 LONGEST = 8  # equations that are computed again for one value
+START = "start"  # the node from which all flows that is not cheaply made
 
 
 def found_again(equations: Sequence[Equation], given: Set[Any], made: Mapping[K, Any]) -> dict[K, list[Equation]]:
@@ -54,58 +56,54 @@ def least_kept(
     found by shortest augmenting paths (Edmonds and Karp, 1972). Among equals it is the one with the fewest equations.
     """
     definitions = {v: eqn for eqn in equations for v in eqn.outputs}
-    room: dict[Any, dict[Any, float]] = defaultdict(dict)  # by node, what may still flow to others
+    room: dict[Any, dict[Any, float]] = defaultdict(dict)  # by node and node, what may still flow
     depths = dict.fromkeys(wanted, 0)
     pending = deque(depths)
-    for w in wanted:
-        room[w, True]["end"] = inf
+
+    def edge(a: Any, b: Any, size: float) -> None:
+        room[a][b] = size
+        room[b][a] = 0
+
     while pending:
         v = pending.popleft()
-        room[v, False][v, True] = v.aval.size * v.aval.dtype.itemsize
+        edge((v, False), (v, True), v.aval.size * v.aval.dtype.itemsize)
         eqn = definitions.get(v)
         if eqn is None or not eqn.primitive.fuses or depths[v] == LONGEST:
-            room["start"][v, False] = inf
+            edge(START, (v, False), inf)
             continue
         for x in eqn.inputs:
             if type(x) is not Literal and x not in given:
-                room[x, True][v, False] = inf
+                edge((x, True), (v, False), inf)
                 if x not in depths:
                     depths[x] = depths[v] + 1
                     pending.append(x)
-    while way := path(room):
-        amount = min([room[a][b] for a, b in way])
-        for a, b in way:
-            room[a][b] -= amount
-            room[b][a] = room[b].get(a, 0) + amount
-    after = {"end"}  # what the end can still be reached from
-    into = defaultdict(list)
-    for a, others in room.items():
-        for b, amount in others.items():
-            if amount:
-                into[b].append(a)
-    found = deque(after)
-    while found:
-        for a in into[found.popleft()]:
-            if a not in after:
-                after.add(a)
-                found.append(a)
+    after: set[Any] = set()  # what nothing can flow to any more; no later way leads there
+    for w in wanted:
+        while (w, True) not in after:
+            came = leading_to((w, True), room)
+            if START not in came:
+                after.update(came)
+                break
+            way = [START]
+            while way[-1] != (w, True):
+                way.append(came[way[-1]])
+            amount = min([room[a][b] for a, b in pairwise(way)])
+            for a, b in pairwise(way):
+                room[a][b] -= amount
+                room[b][a] += amount
     kept = [v for v in depths if (v, True) in after and (v, False) not in after]
     again = {v for v in depths if (v, False) in after}
     return kept, [eqn for eqn in equations if not again.isdisjoint(eqn.outputs)]
 
 
-def path(room: Mapping[Any, Mapping[Any, float]]) -> list[tuple[Any, Any]]:
-    """The edges of a shortest way to the end on which something may still flow; none where there is none."""
-    came: dict[Any, Any] = {"start": None}
+def leading_to(goal: Any, room: Mapping[Any, Mapping[Any, float]]) -> dict[Any, Any]:
+    """The nodes from which something may flow to a goal, nearest first up to the start, and where to from each."""
+    came: dict[Any, Any] = {goal: None}
     pending = deque(came)
-    while pending and "end" not in came:
-        a = pending.popleft()
-        for b, amount in room.get(a, {}).items():
-            if amount and b not in came:
-                came[b] = a
-                pending.append(b)
-    way, b = [], "end"
-    while came.get(b) is not None:
-        way.append((came[b], b))
-        b = came[b]
-    return way
+    while pending and START not in came:
+        b = pending.popleft()
+        for a in room[b]:
+            if room[a][b] and a not in came:
+                came[a] = b
+                pending.append(a)
+    return came
