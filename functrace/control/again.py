@@ -9,10 +9,31 @@ from math import inf
 from typing import Any, TypeVar
 
 from functrace.ir import Equation, Literal
+from functrace.primitives.elementwise import Elementwise
 
 K = TypeVar("K", bound=Hashable)
 LONGEST = 8  # equations that are computed again for one value
 START = "start"  # the node from which all flows that is not cheaply made
+
+
+def is_cheap(eqn: Equation, definitions: Mapping[Any, Equation]) -> bool:
+    """Whether XLA computes an equation again in each kernel that reads it, and may do so here.
+
+    Numbers that would be computed again are not compared: rounded otherwise, the greatest of a row were none of its
+    entries.
+    """
+    numbers = [x for x in eqn.inputs if type(x) is not Literal]
+    if eqn.outputs[0].aval.dtype != bool or len(numbers) < 2:
+        return eqn.primitive.fuses
+    return eqn.primitive.fuses and not any([is_computed_again(x, definitions) for x in numbers])
+
+
+def is_computed_again(x: Any, definitions: Mapping[Any, Equation]) -> bool:
+    """Whether `x`, or what it is moved from, is arithmetic that is cheap."""
+    eqn = definitions.get(x)
+    if eqn is None or not eqn.primitive.fuses or x.aval.dtype == bool:
+        return False
+    return isinstance(eqn.primitive, Elementwise) or any([is_computed_again(y, definitions) for y in eqn.inputs])
 
 
 def found_again(equations: Sequence[Equation], given: Set[Any], made: Mapping[K, Any]) -> dict[K, list[Equation]]:
@@ -21,23 +42,24 @@ def found_again(equations: Sequence[Equation], given: Set[Any], made: Mapping[K,
     They are what XLA computes again in each kernel that reads them, of what is `given` and of values that are kept.
     What such an equation reads is kept, given, or comes before it in the result.
     """
-    definitions = {v: (i, eqn) for i, eqn in enumerate(equations) for v in eqn.outputs}
+    definitions = {v: eqn for eqn in equations for v in eqn.outputs}
+    places = {v: i for i, eqn in enumerate(equations) for v in eqn.outputs}
     kept = set(made.values())
     found: dict[K, list[Equation]] = {}
 
     def chain(v: Any, done: dict[int, Equation]) -> bool:
         if v in given or v in kept or type(v) is Literal:
             return True
-        i, eqn = definitions.get(v, (-1, None))
-        if i in done:
+        eqn = definitions.get(v)
+        if eqn is not None and places[v] in done:
             return True
-        if eqn is None or not eqn.primitive.fuses or len(done) >= LONGEST:
+        if eqn is None or not is_cheap(eqn, definitions) or len(done) >= LONGEST:
             return False
-        done[i] = eqn
+        done[places[v]] = eqn
         return all([chain(x, done) for x in eqn.inputs])
 
     # The last ones first: what they were made of may be what is kept.
-    for k, v in sorted(made.items(), key=lambda item: -definitions.get(item[1], (-1, None))[0]):
+    for k, v in sorted(made.items(), key=lambda item: -places.get(item[1], -1)):
         kept.discard(v)
         done: dict[int, Equation] = {}
         if v in definitions and chain(v, done):
@@ -68,7 +90,7 @@ def least_kept(
         v = pending.popleft()
         edge((v, False), (v, True), v.aval.size * v.aval.dtype.itemsize)
         eqn = definitions.get(v)
-        if eqn is None or not eqn.primitive.fuses or depths[v] == LONGEST:
+        if eqn is None or not is_cheap(eqn, definitions) or depths[v] == LONGEST:
             edge(START, (v, False), inf)
             continue
         for x in eqn.inputs:

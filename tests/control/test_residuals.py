@@ -81,6 +81,21 @@ def test_the_input_of_an_activation_is_kept_in_place_of_its_slopes():
     assert kept_by_functrace(loss_of(fed, fnp, lax.scan)) == LENGTH * sizes
 
 
+def test_which_is_the_greatest_is_kept():
+    """The row is computed again of what is kept, perhaps rounded otherwise than where its maximum was found."""
+
+    def loss(a, h):
+        def step(h, _):
+            x = h * a + 0.1
+            return h * a * 0.3 + x.max(-1, keepdims=True) * fnp.tanh(x) * h, None
+
+        return lax.scan(step, h, None, length=LENGTH)[0].sum()
+
+    first = next(e for e in ft.make_program(ft.grad(loss))(H, H + 1).equations if type(e.primitive) is Scan)
+    assert [v.aval.dtype for v in first.outputs[first.primitive.carry :]].count(bool) == 1
+    np.testing.assert_allclose(ft.jit(ft.grad(loss))(H, H + 1), jax.grad(ft.from_jax(loss))(H, H + 1), rtol=1e-5)
+
+
 def test_what_is_kept_has_the_fewest_bytes(monkeypatch):
     """Of random equations, compared with all choices of up to four; chains may have any length."""
     monkeypatch.setattr("functrace.control.again.LONGEST", 99)
