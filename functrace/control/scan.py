@@ -529,12 +529,13 @@ def divided(body: Program, consts: int, carry: int, known: tuple[bool, ...]) -> 
     invariant = [x for x in residuals if x in fixed]
     stacked = [x for x in residuals if x not in fixed]
     k_inputs = [[v for v in group if is_known[v]] for group in cut(program.inputs, consts, carry)]
-    # The second half makes again what is cheap.
-    stacked, remade = least_kept(early, {*k_inputs[0], *invariant, *k_inputs[2]}, stacked)
-    repeated += remade
     u_inputs = [[v for v in group if not is_known[v]] for group in cut(program.inputs, consts, carry)]
     counters = tuple(v in cheap and v in late_reads for v in program.inputs[consts:n])
     counting = [v for v, c in zip(program.inputs[consts:n], counters, strict=True) if c]
+    # The second half makes again what is cheap, of what it has anyway and of what is kept.
+    given = {*k_inputs[0], *invariant, *counting, *k_inputs[2], *[v for eqn in repeated for v in eqn.outputs]}
+    stacked, remade = least_kept(early, given, stacked)
+    repeated += remade
     next_counts = [y for y, c in zip(program.outputs, counters, strict=False) if c]
     definitions: dict[Any, Equation] = {v: eqn for eqn in early for v in eqn.outputs}
     for y in next_counts:

@@ -96,6 +96,22 @@ def test_which_is_the_greatest_is_kept():
     np.testing.assert_allclose(ft.jit(ft.grad(loss))(H, H + 1), jax.grad(ft.from_jax(loss))(H, H + 1), rtol=1e-5)
 
 
+def test_what_both_halves_count_is_not_kept():
+    """The number of the step is a carry of the backward pass too; a row that is made of it needs no stack."""
+
+    def loss(h):
+        def step(carry, _):
+            i, h = carry
+            row = (i * np.arange(4)).astype("float32")
+            return (i + 1, fnp.sin(h) * i + h * row * 0.1), None
+
+        return lax.scan(step, (0, h), None, length=LENGTH)[0][1].sum()
+
+    first = next(e for e in ft.make_program(ft.grad(loss))(H).equations if type(e.primitive) is Scan)
+    assert [v.aval.shape for v in first.outputs[first.primitive.carry :]] == [(LENGTH, *H.shape)]
+    np.testing.assert_allclose(ft.jit(ft.grad(loss))(H), jax.grad(ft.from_jax(loss))(H), rtol=1e-5)
+
+
 def test_what_is_kept_has_the_fewest_bytes(monkeypatch):
     """Of random equations, compared with all choices of up to four; chains may have any length."""
     monkeypatch.setattr("functrace.control.again.LONGEST", 99)
