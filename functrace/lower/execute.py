@@ -14,7 +14,7 @@ import jax.core
 from functrace.config import config
 from functrace.ir import Equation, Literal, Program, Var
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.forms import known_forms
+from functrace.lower.forms import known_kinds
 from functrace.lower.staging import staged
 
 Rewrite = Callable[[Program], Program]
@@ -185,4 +185,4 @@ def forget_programs() -> None:
     for cache in (compiled_programs, known_programs, met_programs, numbered_programs):
         cache.clear()
     ran_alone.clear()
-    known_forms.clear()
+    known_kinds.clear()

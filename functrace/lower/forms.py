@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import jax
 import jax.core
 from jax.extend import core
 
-from functrace.ir import Aval, Var
+from functrace.ir import Aval, Equation, Var
+from functrace.lower.plain import Text
 
-FORMS = 10_000  # that are remembered
+KINDS = 10_000  # that are remembered
 
 
 def settings() -> tuple[Any, ...]:
@@ -29,6 +31,11 @@ def type_of(aval: Aval) -> Any:
     return jax.core.ShapedArray(aval.shape, aval.dtype, aval.weak_type)
 
 
+def jax_type(x: Any) -> Any:
+    """JAX's type of a variable or literal, of ours or of its own."""
+    return type_of(x.aval) if isinstance(x.aval, Aval) else x.aval
+
+
 class Form(NamedTuple):
     """The equations of JAX's that are a kind of equation here.
 
@@ -43,30 +50,63 @@ class Form(NamedTuple):
     is_whole: bool = True  # whether this is all there is to it: no effect, nothing that JAX is to take apart yet
 
 
-class Call(NamedTuple):
-    """A form, by its number, what it is applied to, and what it makes."""
+@dataclass(eq=False)
+class Kind:
+    """Equations that are alike: what JAX traces for them, the types of their operands, and what JAX is handed.
 
-    form: int
+    That is the text, if there is one for all modules, or the form and the texts that JAX makes of it. A form without
+    constants and effects, or a text, is remembered.
+    """
+
+    function: Callable[..., Sequence[Any]]
+    avals: Sequence[Aval]
+    text: Text | None = None
+    form: Form | None = None
+    texts: dict[Any, Text | None] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The constants, as they are read: one may be there twice."""
+        return [x for x in self.form.fixed if not isinstance(x, core.Literal)] if self.form else []
+
+    @property
+    def size(self) -> int:
+        """How many equations of JAX's it is."""
+        return len(self.form.equations) if self.form else 1
+
+
+class Call(NamedTuple):
+    """A kind, by its number, what it is applied to, what it makes, and the equation that it stands for."""
+
+    kind: int
     inputs: Sequence[Var]
     outputs: Sequence[Var]
+    equation: Equation | None = None
 
 
-known_forms: dict[Any, Form] = {}
+known_kinds: dict[Any, Kind] = {}
 
 
-def forms_of(kinds: Sequence[Any], functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
-    """The forms of functions, each of which is known by its kind: those that are new are traced, all at once."""
+def met(keys: Sequence[Any], kinds: Sequence[Callable[[], Kind]]) -> list[Kind]:
+    """The kinds that are known by these keys; those that are new are made, and traced where they have no text."""
     (probe,) = jax.make_jaxpr(jax.lax.neg)(1.0).jaxpr.eqns
     surroundings = probe.ctx, settings()
-    found = [known_forms.get((surroundings, kind)) for kind in kinds]
-    new = iter(traced([f for f, form in zip(functions, found, strict=True) if form is None]))
-    forms = [form or next(new) for form in found]
-    for kind, known, form in zip(kinds, found, forms, strict=True):
-        if known is None and form.is_whole and not form.constants:
-            if len(known_forms) >= FORMS:
-                known_forms.clear()
-            known_forms[surroundings, kind] = form
-    return forms
+    known = [known_kinds.get((surroundings, key)) for key in keys]
+    found = [kind or make() for kind, make in zip(known, kinds, strict=True)]
+    trace([kind for kind in found if not kind.text])
+    for key, old, kind in zip(keys, known, found, strict=True):
+        if old is None and (kind.form is None or (kind.form.is_whole and not kind.form.constants)):
+            if len(known_kinds) >= KINDS:
+                known_kinds.clear()
+            known_kinds[surroundings, key] = kind
+    return found
+
+
+def trace(kinds: Sequence[Kind]) -> None:
+    """Give all of these a form, by one trace of those that have none."""
+    new = [kind for kind in kinds if kind.form is None]
+    for kind, form in zip(new, traced([(kind.function, kind.avals) for kind in new]), strict=True):
+        kind.form = form
 
 
 def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
@@ -116,42 +156,41 @@ def form_of(
     return Form(fixed, steps, [number[id(x)] for x in outputs], constants, is_whole)
 
 
-def written(calls: Sequence[Call], forms: Sequence[Form], env: dict[Any, Any]) -> list[Any]:
+def written(calls: Sequence[Call], kinds: Sequence[Kind], env: dict[Any, Any]) -> list[Any]:
     """The equations of JAX's that these calls are.
 
     `env` holds JAX's variable for each variable that they read, and for each constant. What they make is added.
     """
-    make = core.Var
+    trace(kinds)
     equations: list[Any] = []
-    for number, xs, ys in calls:
-        form = forms[number]
-        own = [x if isinstance(x, core.Literal) else env[x] for x in form.fixed]
-        own += [env[x] for x in xs]
-        for q, reads, types in form.equations:
-            made = [make(t) for t in types]
-            equations.append(q.replace(invars=[own[i] for i in reads], outvars=made))
-            own += made
-        env.update(zip(ys, [own[i] for i in form.outputs], strict=True))
+    for number, xs, ys, _ in calls:
+        kind = kinds[number]
+        made = applied(kind, [env[x] for x in kind.variables], [env[x] for x in xs], equations)
+        env.update(zip(ys, made, strict=True))
     return equations
+
+
+def applied(kind: Kind, constants: Sequence[Any], operands: Sequence[Any], equations: list[Any]) -> list[Any]:
+    """JAX's variables that a kind of equation makes; its equations are added."""
+    form: Any = kind.form
+    rest = iter(constants)
+    own = [x if isinstance(x, core.Literal) else next(rest) for x in form.fixed]
+    own += operands
+    for q, reads, types in form.equations:
+        made = [core.Var(t) for t in types]
+        equations.append(q.replace(invars=[own[i] for i in reads], outvars=made))
+        own += made
+    return [own[i] for i in form.outputs]
+
+
+def jaxpr_of_kind(kind: Kind) -> Any:
+    """A kind that was traced, as a function of its constants, of which one may come twice, and its operands."""
+    constants, operands = [core.Var(x.aval) for x in kind.variables], [core.Var(type_of(a)) for a in kind.avals]
+    equations: list[Any] = []
+    outputs = applied(kind, constants, operands, equations)
+    return jaxpr_of([*constants, *operands], equations, outputs, "kind")
 
 
 def jaxpr_of(inputs: Sequence[Any], equations: Sequence[Any], outputs: Sequence[Any], name: str) -> Any:
     """A jaxpr with nothing to tell of its source."""
     return core.Jaxpr([], inputs, outputs, equations, debug_info=core.DebugInfo("jit", name, None, None))
-
-
-@cache
-def call_of_jitted() -> Any:
-    """JAX's equation that calls a jitted function of which nothing is said but that it negates its operand."""
-    (call,) = jax.make_jaxpr(jax.jit(jax.lax.neg))(1.0).jaxpr.eqns
-    return call
-
-
-def as_jitted(jaxpr: Any) -> dict[str, Any]:
-    """The parameters of the call of a jitted function of which this is the jaxpr."""
-    counts = {"in": len(jaxpr.invars), "donated": len(jaxpr.invars), "out": len(jaxpr.outvars)}
-    params = {
-        name: value * counts[name.partition("_")[0]] if name.partition("_")[0] in counts else value
-        for name, value in call_of_jitted().params.items()
-    }
-    return {**params, "jaxpr": core.ClosedJaxpr(jaxpr, ()), "name": jaxpr.debug_info.func_name}

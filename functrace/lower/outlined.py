@@ -4,7 +4,7 @@ A jaxpr costs JAX its lowering equation by equation, but that of a jitted functi
 So the layers of a deep model, forward and backward, and the updates of its optimizer are a function each. XLA puts
 functions in place of their calls before anything else, so that its code is the same.
 
-Repetitions are found by the numbers of their forms, as those of a loop are (`control/rolling.py`), but less is asked of
+Repetitions are found by the numbers of their kinds, as those of a loop are (`control/rolling.py`), but less is asked of
 them: that each input is made at the same place in the repetition, or elsewhere, wherever that is.
 """
 
@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
 
-from jax.extend import core
-
 from functrace.ir import Var
 from functrace.ir.repeats import Stretch, stretches
-from functrace.lower.forms import Call, Form, as_jitted, call_of_jitted, jaxpr_of, type_of, written
+from functrace.lower.block import Block, call_of
+from functrace.lower.forms import Call, Kind
 
 LEAST = 64  # equations of JAX's that a function saves
 A_CALL = 8  # equations that its call costs as much as
@@ -42,7 +41,7 @@ def repetition(calls: Sequence[Call]) -> Repetition:
     outside: list[Var] = []
     made: dict[Var, int] = {}
     count = 0
-    for _, xs, ys in calls:
+    for _, xs, ys, _ in calls:
         for x in xs:
             kinds.append(made.get(x, -1))
             if x not in made:
@@ -66,17 +65,17 @@ def grouped(stretch: Stretch, sizes: Sequence[int]) -> Stretch | None:
 
 
 def outlined(
-    calls: Sequence[Call], forms: Sequence[Form], results: Sequence[Var]
-) -> tuple[Sequence[Call], Sequence[Form]]:
-    """Calls that make the same `results`, each run that comes again one call of a new form."""
-    sizes = [len(forms[call.form].equations) for call in calls]
+    calls: Sequence[Call], kinds: Sequence[Kind], results: Sequence[Var]
+) -> tuple[Sequence[Call], Sequence[Kind]]:
+    """Calls that make the same `results`, each run that comes again one call of a new kind."""
+    sizes = [kinds[call.kind].size for call in calls]
     runs: list[Stretch] = []
-    for stretch in stretches([call.form for call in calls], sizes, fewest=2, least=LEAST):
+    for stretch in stretches([call.kind for call in calls], sizes, fewest=2, least=LEAST):
         if not any([stretch.overlaps(run) for run in runs]) and (run := grouped(stretch, sizes)):
             runs.append(run)
     read = {x: i for i, call in enumerate(calls) for x in call.inputs}  # where a value is read last
     read.update(dict.fromkeys(results, len(calls)))
-    more = list(forms)
+    more = list(kinds)
     calls_at: dict[int, tuple[Call, int]] = {}  # by where it begins, what stands for a part, and the part's length
     for run in runs:
         starts = range(run.start, run.stop - run.period + 1, run.period)
@@ -89,7 +88,7 @@ def outlined(
         needed = sorted({n for i in alike for n, v in names[i].items() if read.get(v, -1) >= i + run.period})
         first = next(iter(alike))
         inputs, outputs = [xs[0] for xs in operands], [names[first][n] for n in needed]
-        more.append(function(calls[first : first + run.period], forms, inputs, outputs))
+        more.append(function(calls[first : first + run.period], kinds, inputs, outputs))
         for k, i in enumerate(alike):
             call = Call(len(more) - 1, [xs[k] for xs in operands], [names[i][n] for n in needed])
             calls_at[i] = call, run.period
@@ -102,16 +101,7 @@ def outlined(
     return fewer, more
 
 
-def function(calls: Sequence[Call], forms: Sequence[Form], inputs: Sequence[Var], outputs: Sequence[Var]) -> Form:
-    """The form that is one call of the function of these calls."""
-    read = [x for call in calls for x in forms[call.form].fixed]
-    fixed = list(dict.fromkeys([x for x in read if not isinstance(x, core.Literal)]))
-    constants = [core.Var(x.aval) for x in fixed]
-    own = [core.Var(type_of(x.aval)) for x in inputs]
-    env = {**dict(zip(fixed, constants, strict=True)), **dict(zip(inputs, own, strict=True))}
-    equations = written(calls, forms, env)
-    results = [env[x] for x in outputs]
-    jaxpr = jaxpr_of([*constants, *own], equations, results, "repeated")
-    call = call_of_jitted().replace(params=as_jitted(jaxpr))
-    count = len(jaxpr.invars)
-    return Form(fixed, [(call, range(count), [x.aval for x in results])], range(count, count + len(results)))
+def function(calls: Sequence[Call], kinds: Sequence[Kind], inputs: Sequence[Var], outputs: Sequence[Var]) -> Kind:
+    """The kind that is one call of the function of these calls."""
+    constants = list(dict.fromkeys([x for call in calls for x in kinds[call.kind].variables]))
+    return call_of(Block(calls, kinds, [*constants, *inputs], outputs, "repeated"), constants)

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import jax.core
 import numpy as np
-from jax.extend import core
-from jax.extend.core.primitives import jit_p
 
-from functrace.ir import Aval, Literal, Program, Var
+from functrace.ir import Aval, Equation, Literal, Program, Var
+from functrace.lower.block import Block, block_p
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.forms import Call, as_jitted, forms_of, jaxpr_of, type_of, written
+from functrace.lower.forms import Call, Kind, met, type_of
 from functrace.lower.fusion import computed_once, kept, unknown_one
 from functrace.lower.outlined import outlined
+from functrace.lower.plain import Text, plain
 
 LONG = 64  # equations for which forms are worth their making
 
@@ -33,19 +33,21 @@ def staged(program: Program, values: Sequence[Any]) -> list[Any]:
     # Values of types that Programs do not have, as under JAX's explicit sharding, are for JAX's own tracing.
     is_plain = all([jax.typeof(x) == type_of(v.aval) for x, v in zip(values, program.inputs, strict=True)])
     if len(program.equations) >= LONG and is_plain and not program.has_effects:
-        found = Writing(program, once).jaxpr()
+        found = Writing(program, once).block()
         if found is not None:
-            jaxpr, consts = found
-            return jit_p.bind(*consts, *values, **as_jitted(jaxpr))
+            block, constants = found
+            known = {**constants, **dict(zip(program.inputs, values, strict=True))}
+            made = iter(block_p.bind(*[known[x] for x in block.inputs], block=block))
+            return [literal_value(x) if type(x) is Literal else next(made) for x in program.outputs]
     return evaluate(program, values, once)
 
 
 class Writing:
-    """The jaxpr of a Program, equation by equation."""
+    """A Program as calls of kinds of equation, one after the other."""
 
     def __init__(self, program: Program, once: frozenset[Var]):
         self.program = program
-        self.functions: list[tuple[Callable[..., Sequence[Any]], Sequence[Aval]]] = []
+        self.makers: list[Callable[[], Kind]] = []
         self.kinds: dict[Any, int] = {}
         self.calls: list[Call] = []
         asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None) if once else None
@@ -58,41 +60,46 @@ class Writing:
                 if v in once:
                     self.call("once", lambda x, one: [computed_once(x, one)], [v, one], [v])
 
-    def call(self, what: Any, function: Callable[..., Sequence[Any]], inputs: Sequence[Var], outputs: Any) -> None:
-        """Apply a function, known by `what` it is of, to values."""
+    def call(
+        self, what: Any, function: Callable[..., Any], inputs: Sequence[Var], outputs: Sequence[Var],
+        text: Callable[[], Text | None] = lambda: None, eqn: Equation | None = None,
+    ) -> None:  # fmt: skip
+        """Apply a function, known by `what` it is of, to values; `text` makes its text."""
         avals = [v.aval for v in inputs]
-        number = self.kinds.setdefault((what, *avals), len(self.functions))
-        if number == len(self.functions):
-            self.functions.append((function, avals))
-        self.calls.append(Call(number, inputs, outputs))
+        number = self.kinds.setdefault((what, *avals), len(self.makers))
+        if number == len(self.makers):
+            self.makers.append(lambda: Kind(function, avals, text()))
+        self.calls.append(Call(number, inputs, outputs, eqn))
 
-    def call_equation(self, eqn: Any) -> None:
+    def call_equation(self, eqn: Equation) -> None:
         """Apply what lowers an equation; its literals are part of what it is."""
+        primitive: Any = eqn.primitive
         fixed = tuple([x if type(x) is Literal else None for x in eqn.inputs])
 
         def lowered(*xs: Any) -> Sequence[Any]:
             rest = iter(xs)
-            ys = eqn.primitive.lower(*[next(rest) if x is None else literal_value(x) for x in fixed])
-            return ys if eqn.primitive.multiple_results else [ys]
+            ys = primitive.lower(*[next(rest) if x is None else literal_value(x) for x in fixed])
+            return ys if primitive.multiple_results else [ys]
 
-        operands = [x for x in eqn.inputs if type(x) is not Literal]
-        self.call((eqn.primitive, fixed), lowered, operands, eqn.outputs)
+        def text() -> Text | None:
+            operands = [x if type(x) is Literal else x.aval for x in eqn.inputs]
+            return None if primitive.multiple_results else plain(primitive, operands, eqn.outputs[0].aval)
 
-    def jaxpr(self) -> tuple[Any, Sequence[Any]] | None:
-        """A jaxpr of constants and the inputs, and the constants; None where it is not JAX's whole account.
+        operands = [x for x in eqn.inputs if type(x) is Var]
+        self.call((primitive, fixed), lowered, operands, eqn.outputs, text, eqn)
 
-        It is not where the order of equations may count, and where JAX is to take an equation apart yet ("high" ones).
+    def block(self) -> tuple[Block, dict[Any, Any]] | None:
+        """The Program as a block of what it reads, and the constants among that; None where that is not all there is.
+
+        That is so where the order of equations may count, and where JAX is to take an equation apart yet ("high" ones).
         """
-        forms = forms_of(list(self.kinds), self.functions)
+        kinds = met(list(self.kinds), self.makers)
+        forms = [kind.form for kind in kinds if kind.form]
         if not all([form.is_whole for form in forms]):
             return None
-        values = {x: value for form in forms for x, value in form.constants}
-        constants = list(values)
-        calls, forms = outlined(self.calls, forms, [x for x in self.program.outputs if type(x) is Var])
-        inputs = [core.Var(type_of(v.aval)) for v in self.program.inputs]
-        env: dict[Any, Any] = dict(zip([*self.program.inputs, *constants], [*inputs, *constants], strict=True))
-        equations = written(calls, forms, env)
-        outputs = [
-            core.Literal(x.value, type_of(x.aval)) if type(x) is Literal else env[x] for x in self.program.outputs
-        ]
-        return jaxpr_of([*constants, *inputs], equations, outputs, "program"), list(values.values())
+        constants = {x: value for form in forms for x, value in form.constants}
+        outputs = [x for x in self.program.outputs if type(x) is Var]
+        calls, kinds = outlined(self.calls, kinds, outputs)
+        read = {*outputs, *[x for call in calls for x in call.inputs]}
+        inputs = [*constants, *[x for x in self.program.inputs if x in read]]
+        return Block(calls, kinds, inputs, outputs, "program"), constants

@@ -64,7 +64,7 @@ def test_equals_jax(name):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert jax.typeof(a) == jax.typeof(b)
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-    assert "name=program" in str(jax.make_jaxpr(unrolled(lambda x: f(fnp, x)))(X))
+    assert "block[block=program" in str(jax.make_jaxpr(unrolled(lambda x: f(fnp, x)))(X))
 
 
 @pytest.mark.parametrize("transform", [
