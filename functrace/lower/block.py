@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, cached_property
-from itertools import count
 from typing import Any
 
 import jax
@@ -20,8 +19,6 @@ from functrace.lower.forms import Call, Form, Kind, jax_type, jaxpr_of, written
 from functrace.lower.plain import TYPES, Text, type_text
 from functrace.lower.stablehlo import lowered
 
-numbers = count()
-
 
 class Block:
     """Calls of kinds of equation as a function of some variables; it is equal to itself only."""
@@ -29,8 +26,7 @@ class Block:
     def __init__(
         self, calls: Sequence[Call], kinds: Sequence[Kind], inputs: Sequence[Any], outputs: Sequence[Any], name: str
     ):
-        self.calls, self.kinds, self.inputs, self.outputs = calls, kinds, inputs, outputs
-        self.name = f"{name}_{next(numbers)}"
+        self.calls, self.kinds, self.inputs, self.outputs, self.name = calls, kinds, inputs, outputs, name
 
     def __repr__(self) -> str:
         return self.name
@@ -88,8 +84,8 @@ def text_of_call(block: Block) -> Text | None:
         return None
     ins, outs = [", ".join([type_text(t) for t in ts]) for ts in (block.in_types, block.out_types)]
     n, operands = len(block.outputs), ", ".join([f"{{{i + 1}}}" for i in range(len(block.inputs))])
-    template = f"%v{{0}}:{n} = call @{block.name}({operands}) : ({ins}) -> ({outs})\n"
-    return Text(template, [f"%v{{0}}#{i}" for i in range(n)], blocks=(block,))
+    template = f"%v{{0}}:{n} = call @{{called}}({operands}) : ({ins}) -> ({outs})\n"
+    return Text(template, [f"%v{{0}}#{i}" for i in range(n)], called=block)
 
 
 def jvp_of_block(primals: Sequence[Any], tangents: Sequence[Any], block: Block) -> tuple[Any, Any]:

@@ -39,13 +39,13 @@ REDUCTIONS = {"reduce_sum": "add", "reduce_or": "or", "reduce_and": "and"}
 class Text(NamedTuple):
     """Operations: {0} is the number of the call, and part of all names in them, {1}, {2}... are the operands' names.
 
-    {at} is where they come from.
+    {at} is where they come from, and {called} the name of the block that they call.
     """
 
     template: str
     outputs: Sequence[str]
-    functions: Mapping[str, str] = MappingProxyType({})  # that it calls, and which they call, by name
-    blocks: Sequence[Any] = ()  # that it calls
+    functions: Mapping[str, str] = MappingProxyType({})  # that are called besides, at any depth, by name
+    called: Any = None
 
 
 @cache
@@ -60,10 +60,10 @@ class Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def add(self, operation: str) -> str:
+    def add(self, operation: str, dialect: str = "stablehlo") -> str:
         """The name of what an operation makes."""
         name = f"%v{{0}}_{len(self.lines)}"
-        self.lines.append(f"{name} = stablehlo.{operation} loc({{at}})\n")
+        self.lines.append(f"{name} = {dialect}.{operation} loc({{at}})\n")
         return name
 
     def constant(self, value: Any, aval: Aval) -> str:
@@ -120,6 +120,18 @@ def operation(primitive: Any, xs: Sequence[str], avals: Sequence[Aval], out: Ava
         return lines.add(
             f"reduce({xs[0]} init: {start}) applies stablehlo.{REDUCTIONS[name]} across dimensions = {dims} : {of}"
         )
+    if name == "square" and dtype.name in FLOATS:
+        return lines.add(f"square {xs[0]} : {result} -> {result}", "chlo")
+    if name == "integer_pow" and primitive.exponent in (2, -1, -2) and dtype.name in FLOATS:
+        power = xs[0] if primitive.exponent == -1 else lines.add(f"multiply {xs[0]}, {xs[0]} : {result}")
+        if primitive.exponent == 2:
+            return power
+        one = lines.constant(1, out.with_shape(()))
+        return lines.add(f"divide {lines.broadcast(one, out.with_shape(()), out.shape)}, {power} : {result}")
+    if name == "slice":
+        ends = zip(primitive.start, primitive.limit, primitive.strides, strict=True)
+        cut = ", ".join([f"{start}:{limit}{f':{stride}' if stride > 1 else ''}" for start, limit, stride in ends])
+        return lines.add(f"slice {xs[0]} [{cut}] : ({type_text(avals[0])}) -> {result}")
     if name in AXES:
         axes = getattr(primitive, AXES[name] or "new_shape")
         dims = f", dims = {list(axes)}" if AXES[name] else ""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -68,32 +69,42 @@ class Module:
         self.ctx = ctx
         self.key = ctx.module_context.platforms[0], ctx.module_context.axis_context
         self.places: dict[tuple[str, Source], str] = {}
+        self.names: dict[Block, str] = {}
+
+    @cached_property
+    def aside(self) -> Any:
+        """A context of JAX's like this one, but for the module that it writes in."""
+        module = ir.Module.create(ir.Location.unknown())
+        return self.ctx.replace(module_context=self.ctx.module_context.replace(
+            module=module, ip=ir.InsertionPoint(module.body), symbol_table=ir.SymbolTable(module.operation),
+            lowering_cache={}, cached_primitive_lowerings={}, keepalives=[], host_callbacks=[],
+        ))  # fmt: skip
 
     def text(self, block: Block) -> str | None:
         """The module with a block as its main function; None where a kind in it has no text."""
-        blocks = list(dict.fromkeys(self.all_of(block)))
-        texts = [self.of_kind(kind) for b in blocks for kind in b.kinds]
+        self.add(block, "main")
+        texts = [self.of_kind(kind) for b in self.names for kind in b.kinds]
         if not all(texts):
             return None
         shared = {name: function for text in texts if text for name, function in text.functions.items()}
-        functions = [self.function(b, "main" if b is block else b.name) for b in blocks]
+        functions = [self.function(b, name) for b, name in self.names.items()]
         places = [f"{alias} = {location(*place)}" for place, alias in self.places.items()]
         return "\n".join(["module {", *functions, *shared.values(), "}", *places])
 
-    def all_of(self, block: Block) -> Iterator[Block]:
-        """A block and those that it calls, at any depth."""
-        yield block
+    def add(self, block: Block, name: str) -> None:
+        """Name a block, and those that it calls, at any depth. Names are the same in every process."""
+        self.names[block] = name
         for kind in block.kinds:
             text = self.of_kind(kind)
-            for called in text.blocks if text else ():
-                yield from self.all_of(called)
+            if text and text.called and text.called not in self.names:
+                self.add(text.called, f"{text.called.name}_{len(self.names)}")
 
     def of_kind(self, kind: Kind) -> Text | None:
         """The text of a kind, or None."""
         if kind.text:
             return kind.text
         if self.key not in kind.texts:
-            kind.texts[self.key] = text_by_jax(kind, self.ctx)
+            kind.texts[self.key] = text_by_jax(kind, self.aside)
         return kind.texts[self.key]
 
     def function(self, block: Block, name: str) -> str:
@@ -105,7 +116,7 @@ class Module:
         for n, (number, xs, ys, eqn) in enumerate(block.calls):
             text = texts[number]
             own = [names[x] for x in constants[number]] + [names[x] for x in xs]
-            lines.append(text.template.format(n, *own, at=self.place(eqn)))
+            lines.append(text.template.format(n, *own, at=self.place(eqn), called=self.names.get(text.called)))
             names.update(zip(ys, [y.format(n, *own) for y in text.outputs], strict=True))
         ins, outs = [[str(t) for t in types_of(self.ctx, types)] for types in (block.in_types, block.out_types)]
         arguments = ", ".join([f"%arg{i}: {t}" for i, t in enumerate(ins)])
