@@ -23,7 +23,7 @@ from functrace.lower.fusion import computed_once, kept, unknown_one
 from functrace.lower.outlined import outlined
 from functrace.lower.plain import Text, plain
 
-LONG = 64  # equations for which forms are worth their making
+LONG = 16  # equations for which a block is worth its making
 
 
 def staged(program: Program, values: Sequence[Any]) -> list[Any]:
