@@ -15,7 +15,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from functrace.lower.forms import Call, Form, Kind, jax_type, jaxpr_of, written
+from functrace.lower.kinds import Call, Form, Kind, jax_type, jaxpr_of, written
 from functrace.lower.plain import TYPES, Text, type_text
 from functrace.lower.stablehlo import lowered
 
@@ -88,6 +88,15 @@ def text_of_call(block: Block) -> Text | None:
     return Text(template, [f"%v{{0}}#{i}" for i in range(n)], called=block)
 
 
+def reached(block: Block, chosen: Sequence[int]) -> list[bool]:
+    """Which outputs follow from the chosen inputs."""
+    found = {block.inputs[i] for i in chosen}
+    for _, xs, ys, _ in block.calls:
+        if not found.isdisjoint(xs):
+            found.update(ys)
+    return [y in found for y in block.outputs]
+
+
 def jvp_of_block(primals: Sequence[Any], tangents: Sequence[Any], block: Block) -> tuple[Any, Any]:
     """That of its jaxpr, along the inputs that have a tangent."""
     moving = [i for i, t in enumerate(tangents) if type(t) is not ad.Zero]
@@ -98,12 +107,16 @@ def jvp_of_block(primals: Sequence[Any], tangents: Sequence[Any], block: Block) 
             values[i] = x
         return block.function(*values)
 
-    return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
+    ys, dys = jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
+    moved = zip(ys, dys, reached(block, moving), strict=True)
+    return ys, [dy if moves else ad.Zero(jax.typeof(y).to_tangent_aval()) for y, dy, moves in moved]
 
 
 def rows_of_block(args: Sequence[Any], axes: Sequence[Any], *, block: Block) -> tuple[Any, Any]:
     """Its jaxpr, row by row."""
-    return jax.vmap(block.function, in_axes=tuple(axes))(*args), [0] * len(block.outputs)
+    rows = reached(block, [i for i, axis in enumerate(axes) if axis is not None])
+    out_axes = [0 if has_rows else None for has_rows in rows]
+    return jax.vmap(block.function, tuple(axes), out_axes)(*args), out_axes
 
 
 ad.primitive_jvps[block_p] = jvp_of_block

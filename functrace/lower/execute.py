@@ -14,7 +14,7 @@ import jax.core
 from functrace.config import config
 from functrace.ir import Equation, Literal, Program, Var
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.forms import known_kinds
+from functrace.lower.kinds import known_kinds
 from functrace.lower.staging import staged
 
 Rewrite = Callable[[Program], Program]

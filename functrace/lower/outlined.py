@@ -1,8 +1,8 @@
 """Runs of equations that come again and again are one function, called as often.
 
-A jaxpr costs JAX its lowering equation by equation, but that of a jitted function it lowers once, however many call it.
-So the layers of a deep model, forward and backward, and the updates of its optimizer are a function each. XLA puts
-functions in place of their calls before anything else, so that its code is the same.
+A module costs MLIR its reading operation by operation, and JAX what it does to it then; a function that it calls often
+is there once. So the layers of a deep model, forward and backward, and the updates of its optimizer are a function
+each. XLA puts functions in place of their calls before anything else, so that its code is the same.
 
 Repetitions are found by the numbers of their kinds, as those of a loop are (`control/rolling.py`), but less is asked of
 them: that each input is made at the same place in the repetition, or elsewhere, wherever that is.
@@ -18,10 +18,10 @@ from typing import NamedTuple
 from functrace.ir import Var
 from functrace.ir.repeats import Stretch, stretches
 from functrace.lower.block import Block, call_of
-from functrace.lower.forms import Call, Kind
+from functrace.lower.kinds import Call, Kind
 
-LEAST = 64  # equations of JAX's that a function saves
-A_CALL = 8  # equations that its call costs as much as
+LEAST = 64  # operations that a function saves
+A_CALL = 8  # operations that its call costs as much as
 
 
 class Repetition(NamedTuple):
@@ -30,26 +30,26 @@ class Repetition(NamedTuple):
     An input is the number of what the part has made before, or -1 for the next of those from elsewhere.
     """
 
-    kinds: tuple[int, ...]
+    reads: tuple[int, ...]
     outside: list[Var]
     made: dict[Var, int]
 
 
 def repetition(calls: Sequence[Call]) -> Repetition:
     """These calls as a part of all."""
-    kinds: list[int] = []
+    reads: list[int] = []
     outside: list[Var] = []
     made: dict[Var, int] = {}
     count = 0
     for _, xs, ys, _ in calls:
         for x in xs:
-            kinds.append(made.get(x, -1))
+            reads.append(made.get(x, -1))
             if x not in made:
                 outside.append(x)
         for y in ys:  # a value may be put in the place of another one
             made[y] = count
             count += 1
-    return Repetition(tuple(kinds), outside, made)
+    return Repetition(tuple(reads), outside, made)
 
 
 def grouped(stretch: Stretch, sizes: Sequence[int]) -> Stretch | None:
@@ -80,8 +80,8 @@ def outlined(
     for run in runs:
         starts = range(run.start, run.stop - run.period + 1, run.period)
         parts = {i: repetition(calls[i : i + run.period]) for i in starts}
-        usual = Counter([part.kinds for part in parts.values()]).most_common(1)[0][0]
-        alike = {i: part for i, part in parts.items() if part.kinds == usual}
+        usual = Counter([part.reads for part in parts.values()]).most_common(1)[0][0]
+        alike = {i: part for i, part in parts.items() if part.reads == usual}
         # An operand is a value from elsewhere: one that is the same in all of them, or one for each.
         operands = list(dict.fromkeys(zip(*[part.outside for part in alike.values()], strict=True)))
         names = {i: {number: v for v, number in part.made.items()} for i, part in alike.items()}

@@ -22,7 +22,7 @@ from jax.interpreters import mlir
 
 from functrace.ir import Equation
 from functrace.ir.source import Source
-from functrace.lower.forms import Kind, jaxpr_of_kind
+from functrace.lower.kinds import Kind, jaxpr_of_kind
 from functrace.lower.plain import Text
 
 if TYPE_CHECKING:

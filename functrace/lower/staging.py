@@ -1,9 +1,8 @@
-"""Program -> JAX while JAX traces: equations that are alike are traced once, and JAX is handed one jaxpr.
+"""Program -> JAX while JAX traces: one equation of JAX's, the call of a block (`lower/block.py`).
 
-JAX spends on each operation of a function that it traces about as long as on lowering it. A deep model repeats a few
-hundred kinds of equation thousands of times: the primitive and its parameters, the types of its operands. Each kind is
-traced alone, as a form; the jaxpr is the forms' equations written out once an equation of the Program, but once for all
-of a run that comes again (`lower/outlined.py`); the call of a jitted function, as JAX itself writes one, applies it.
+JAX spends as long on each operation of a function that it traces as on lowering it. So it is asked about kinds of
+equation alone (`lower/kinds.py`). A block is the calls of kinds that a Program's equations are, and one call for all of
+a run that comes again (`lower/outlined.py`). A short Program is applied to JAX's tracers equation by equation.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import numpy as np
 from functrace.ir import Aval, Equation, Literal, Program, Var
 from functrace.lower.block import Block, block_p
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.forms import Call, Kind, met, type_of
 from functrace.lower.fusion import computed_once, kept, unknown_one
+from functrace.lower.kinds import Call, Kind, met, type_of
 from functrace.lower.outlined import outlined
 from functrace.lower.plain import Text, plain
 

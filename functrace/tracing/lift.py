@@ -26,7 +26,7 @@ from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Aval, Builder, Primitive, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
-from functrace.lower.forms import settings
+from functrace.lower.kinds import settings
 from functrace.tracing.axes import AXES
 from functrace.tracing.tracer import Tracer, at, atom_of, aval_of, concrete, leaked, suspended
 

@@ -18,7 +18,7 @@ from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
-from functrace.lower.forms import settings
+from functrace.lower.kinds import settings
 from functrace.tracing import Tracer, aval_of
 from functrace.tracing.axes import AXES
 from functrace.tracing.trace import trace, with_captures

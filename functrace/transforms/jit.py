@@ -20,7 +20,7 @@ from functrace.errors import ArgumentError
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
-from functrace.lower.forms import settings
+from functrace.lower.kinds import settings
 from functrace.rewrites.memo import collector_paused
 from functrace.tracing import Tracer, aval_of, trace
 from functrace.tracing.axes import AXES

@@ -11,9 +11,9 @@ import functrace as ft
 from functrace import numpy as fnp
 from functrace.errors import ShapeError
 from functrace.ir import Aval, Equation, Literal, Program, Var
-from functrace.lower import evaluate, forms, plain, stablehlo
+from functrace.lower import evaluate, plain, stablehlo
 from functrace.lower.block import Block, block_p
-from functrace.lower.forms import Kind, met
+from functrace.lower.kinds import Kind, met, trace
 from functrace.lower.staging import LONG, Writing
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import add, mul, sub
@@ -69,7 +69,7 @@ def block_of(program):
 def left_to_jax(block):
     """The same block, every kind of which JAX writes anew, but for those with constants, which are so already."""
     kinds = [kind if kind.variables else Kind(kind.function, kind.avals) for kind in block.kinds]
-    forms.trace(kinds)
+    trace(kinds)
     return Block(block.calls, kinds, block.inputs, block.outputs, block.name)
 
 

@@ -67,18 +67,51 @@ def test_equals_jax(name):
     assert "block[block=program" in str(jax.make_jaxpr(unrolled(lambda x: f(fnp, x)))(X))
 
 
-@pytest.mark.parametrize("transform", [
-    lambda f: jax.grad(lambda x: f(x).sum()),
-    lambda f: jax.jacfwd(jax.grad(lambda x: f(x).sum())),
-    lambda f: jax.vmap(f),
-    lambda f: jax.jit(lambda x: f(f(x))),
-    lambda f: jax.checkpoint(f),
-    lambda f: lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=3)[0],
-], ids=["grad", "hessian", "vmap", "jit", "checkpoint", "scan"])  # fmt: skip
-def test_under_transforms_of_jax(transform):
+TRANSFORMS = {
+    "grad": lambda f: jax.grad(lambda x: f(x).sum()),
+    "hessian": lambda f: jax.jacfwd(jax.grad(lambda x: f(x).sum())),
+    "linearize": lambda f: lambda x: jax.linearize(f, x)[1](x),
+    "vmap": lambda f: jax.vmap(f),
+    "jit": lambda f: jax.jit(lambda x: f(f(x))),
+    "checkpoint": lambda f: jax.grad(
+        jax.checkpoint(lambda x: f(x).sum(), policy=jax.checkpoint_policies.dots_saveable)
+    ),
+    "scan": lambda f: lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, length=3)[0],
+    "cond": lambda f: lambda x: jax.lax.cond(x[0, 0] < 0, f, lambda x: x, x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_under_transforms_of_jax(name):
     step = repeated(lambda n, x: n.tanh(x * 1.1) + 0.01 * n.maximum(x, 0.5))
+    transform = TRANSFORMS[name]
     found, expected = transform(unrolled(lambda x: step(fnp, x)))(X), transform(lambda x: step(jnp, x))(X)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def both(n):
+    """Of an integer too, which has no tangent, and of an array of which that has rows elsewhere."""
+    return lambda x, i, w: (repeated(lambda n, x: n.tanh(x @ w) * 1.5 + i * 0.01)(n, x), i + 1)
+
+
+@pytest.mark.parametrize("transform", [
+    lambda f: jax.grad(lambda w: f(X, np.int32(3), w)[0].sum())(np.eye(4, dtype=F32)),
+    lambda f: jax.jvp(lambda x, w: f(x, np.int32(3), w), *[(X, np.eye(4, dtype=F32))] * 2),
+    lambda f: jax.vmap(f, (0, None, None), (1, None))(X[:, None], np.int32(3), np.eye(4, dtype=F32)),
+    lambda f: jax.vmap(f, (None, 0, 1))(X, np.arange(3, dtype=np.int32), np.ones((4, 3, 4), F32) / 4),
+], ids=["grad", "jvp", "rows of one", "rows of the others"])  # fmt: skip
+def test_some_inputs_move(transform):
+    found, expected = transform(unrolled(both(fnp))), transform(both(jnp))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        if a.dtype != jax.dtypes.float0:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_without_jit():
+    step = repeated(lambda n, x: n.sin(x) + 0.1)
+    with jax.disable_jit():
+        np.testing.assert_allclose(unrolled(lambda x: step(fnp, x))(X), step(jnp, X), rtol=1e-6)
 
 
 class Counted(Primitive):

@@ -1,4 +1,8 @@
-"""Kinds of equation as JAX writes them, and jaxprs that are put together from those."""
+"""Kinds of equation: what JAX is handed for equations that are alike, found once.
+
+A deep model repeats a few hundred kinds of equation thousands of times: a primitive and its parameters, the types of
+its operands, and those of them that are literals. Each is text (`lower/plain.py`), or JAX traces it, alone, as a form.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +56,13 @@ class Form(NamedTuple):
 
 @dataclass(eq=False)
 class Kind:
-    """Equations that are alike: what JAX traces for them, the types of their operands, and what JAX is handed.
+    """Equations that are alike."""
 
-    That is the text, if there is one for all modules, or the form and the texts that JAX makes of it. A form without
-    constants and effects, or a text, is remembered.
-    """
-
-    function: Callable[..., Sequence[Any]]
-    avals: Sequence[Aval]
-    text: Text | None = None
-    form: Form | None = None
-    texts: dict[Any, Text | None] = field(default_factory=dict)
+    function: Callable[..., Sequence[Any]]  # what JAX traces for them
+    avals: Sequence[Aval]  # of the operands, without literals
+    text: Text | None = None  # if JAX need not be asked
+    form: Form | None = None  # else; and where JAX is to transform it
+    texts: dict[Any, Text | None] = field(default_factory=dict)  # that JAX made of the form, by where they are good
 
     @property
     def variables(self) -> list[Any]:
