@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.core
 import numpy as np
-from jax import Array, lax, numpy as jnp, tree_util
+from jax import Array, numpy as jnp, tree_util
 
 from functrace.errors import DtypeError
 from functrace.io.safetensors import NAMES
 from functrace.ir.source import caller_source
+from functrace.lower.evaluate import weakly_typed
 from functrace.tracing import Tracer
 from functrace.tracing.tracer import at
 
@@ -121,7 +122,7 @@ def restored(data: np.ndarray, spec: Spec) -> Any:
 def as_jax(data: np.ndarray, weak: bool = False) -> Array:
     """An array of JAX's; that of a weak type gives way to its partner's, as a Python scalar's does."""
     x = jnp.asarray(data)
-    return lax.convert_element_type_p.bind(x, new_dtype=x.dtype, weak_type=True, sharding=None) if weak else x
+    return weakly_typed(x) if weak else x
 
 
 def rebuilt(spec: Spec, array: Callable[[Spec], Any]) -> PyTree:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from functrace.ir import Literal, Program, Var
 from functrace.lower.fusion import computed_once, unknown_one
@@ -19,6 +20,11 @@ def literal_value(x: Literal) -> Any:
         if jax.dtypes.canonicalize_dtype(np.dtype(kind)) == x.aval.dtype:
             return kind(x.value)
     return x.value
+
+
+def weakly_typed(x: Any) -> Any:
+    """An array whose type gives way to its partner's, as a Python number's does."""
+    return lax.convert_element_type_p.bind(x, new_dtype=x.dtype, weak_type=True, sharding=None)
 
 
 def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = frozenset()) -> list[Any]:

@@ -7,7 +7,7 @@ what JAX writes: `tests/lower/test_plain.py` compares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from types import MappingProxyType
@@ -54,6 +54,11 @@ def type_text(aval: Aval) -> str:
     return f"tensor<{''.join([f'{n}x' for n in aval.shape])}{TYPES[aval.dtype.name]}>"
 
 
+def listed(axes: Iterable[Any]) -> str:
+    """Axes, which may be numbers of NumPy's."""
+    return f"[{', '.join([f'{i}' for i in axes])}]"
+
+
 class Lines:
     """Operations that are written one after the other."""
 
@@ -78,7 +83,7 @@ class Lines:
         """An array of a shape that NumPy broadcasts it to."""
         if aval.shape == shape:
             return x
-        dims, to = list(range(len(shape) - aval.ndim, len(shape))), type_text(aval.with_shape(shape))
+        dims, to = listed(range(len(shape) - aval.ndim, len(shape))), type_text(aval.with_shape(shape))
         return self.add(f"broadcast_in_dim {x}, dims = {dims} : ({type_text(aval)}) -> {to}")
 
 
@@ -116,7 +121,7 @@ def operation(primitive: Any, xs: Sequence[str], avals: Sequence[Aval], out: Ava
         scalar = out.with_shape(())
         start = lines.constant(name == "reduce_and", scalar)
         of = f"({type_text(avals[0])}, {type_text(scalar)}) -> {result}"
-        dims = list(primitive.axes)
+        dims = listed(primitive.axes)
         return lines.add(
             f"reduce({xs[0]} init: {start}) applies stablehlo.{REDUCTIONS[name]} across dimensions = {dims} : {of}"
         )
@@ -134,6 +139,6 @@ def operation(primitive: Any, xs: Sequence[str], avals: Sequence[Aval], out: Ava
         return lines.add(f"slice {xs[0]} [{cut}] : ({type_text(avals[0])}) -> {result}")
     if name in AXES:
         axes = getattr(primitive, AXES[name] or "new_shape")
-        dims = f", dims = {list(axes)}" if AXES[name] else ""
+        dims = f", dims = {listed(axes)}" if AXES[name] else ""
         return lines.add(f"{name} {xs[0]}{dims} : ({type_text(avals[0])}) -> {result}")
     return None

@@ -38,6 +38,7 @@ from functrace.ir import (
 from functrace.ir.aval import is_complex
 from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.ir.primitive import AMBIENT, primitive
+from functrace.lower.evaluate import weakly_typed
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.recurrences import series_of_product
 from functrace.primitives.space import (
@@ -562,9 +563,7 @@ class ConvertElementType(Elementwise):
 
     def lower(self, x: Any) -> Any:
         y = lax.convert_element_type(x, self.new_dtype)
-        if self.weak_type:  # the public function gives no weak types
-            y = lax.convert_element_type_p.bind(y, new_dtype=self.new_dtype, weak_type=True, sharding=None)
-        return y
+        return weakly_typed(y) if self.weak_type else y
 
     def fold(self, *xs: Any) -> Any:
         (x,) = xs
