@@ -62,8 +62,8 @@ block_p.def_abstract_eval(lambda *xs, block: block.out_types)
 
 
 @cache
-def call_of_none() -> Any:
-    """JAX's equation that calls an empty block."""
+def call_of_none(mesh: Any) -> Any:
+    """JAX's equation that calls an empty block, under a mesh, which is part of it."""
     (call,) = jax.make_jaxpr(lambda: block_p.bind(block=Block((), (), (), (), "empty")))().jaxpr.eqns
     return call
 
@@ -71,7 +71,7 @@ def call_of_none() -> Any:
 def call_of(block: Block, constants: Sequence[Any]) -> Kind:
     """The kind that is a call of a block, the first inputs of which are constants."""
     k, n = len(constants), len(block.outputs)
-    call = call_of_none().replace(params={"block": block})
+    call = call_of_none(jax.sharding.get_abstract_mesh()).replace(params={"block": block})
     form = Form(constants, [(call, range(len(block.inputs)), block.out_types)], range(-n, 0))
     avals = [x.aval for x in block.inputs[k:]]
     return Kind(lambda *xs: block.function(*constants, *xs), avals, text_of_call(block), form)
