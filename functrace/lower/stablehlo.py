@@ -41,7 +41,8 @@ CONTINUED = re.compile(r"\s*(cond|do|reducer)\b")  # lines with which none begin
 def lowered(ctx: Any, *operands: Any, block: Block) -> Any:
     """The rule by which JAX lowers the call of a block."""
     module = ctx.module_context
-    text = Module(ctx).text(block) if len(module.platforms) == 1 else None
+    is_usual = len(module.platforms) == 1 and not module.shape_poly_state.dim_vars
+    text = Module(ctx).text(block) if is_usual else None
     if text is None:
         return written_by_jax(ctx, block.jaxpr, operands)
     name = mlir.merge_mlir_modules(module.module, block.name, ir.Module.parse(text), module.symbol_table)
