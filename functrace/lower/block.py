@@ -73,8 +73,7 @@ def call_of(block: Block, constants: Sequence[Any]) -> Kind:
     k, n = len(constants), len(block.outputs)
     call = call_of_none(jax.sharding.get_abstract_mesh()).replace(params={"block": block})
     form = Form(constants, [(call, range(len(block.inputs)), block.out_types)], range(-n, 0))
-    avals = [x.aval for x in block.inputs[k:]]
-    return Kind(lambda *xs: block.function(*constants, *xs), avals, text_of_call(block), form)
+    return Kind(None, [x.aval for x in block.inputs[k:]], text_of_call(block), form)
 
 
 def text_of_call(block: Block) -> Text | None:

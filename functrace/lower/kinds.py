@@ -58,7 +58,7 @@ class Form(NamedTuple):
 class Kind:
     """Equations that are alike."""
 
-    function: Callable[..., Sequence[Any]]  # what JAX traces for them
+    function: Callable[..., Sequence[Any]] | None  # what JAX traces for them; None with a form from the start
     avals: Sequence[Aval]  # of the operands, without literals
     text: Text | None = None  # if JAX need not be asked
     form: Form | None = None  # else; and where JAX is to transform it
@@ -109,7 +109,7 @@ def trace(kinds: Sequence[Kind]) -> None:
         kind.form = form
 
 
-def traced(functions: Sequence[tuple[Callable[..., Any], Sequence[Aval]]]) -> list[Form]:
+def traced(functions: Sequence[tuple[Any, Sequence[Aval]]]) -> list[Form]:
     """The forms of functions, by one trace of them all."""
 
     def all_of_them(groups: Any) -> Any:
