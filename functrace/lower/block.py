@@ -83,7 +83,7 @@ def text_of_call(block: Block) -> Text | None:
         return None
     ins, outs = [", ".join([type_text(t) for t in ts]) for ts in (block.in_types, block.out_types)]
     n, operands = len(block.outputs), ", ".join([f"{{{i + 1}}}" for i in range(len(block.inputs))])
-    template = f"%v{{0}}:{n} = call @{{called}}({operands}) : ({ins}) -> ({outs})\n"
+    template = f"%v{{0}}:{n} = call @{{called}}({operands}) : ({ins}) -> ({outs}) loc({{at}})\n"
     return Text(template, [f"%v{{0}}#{i}" for i in range(n)], called=block)
 
 

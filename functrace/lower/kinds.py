@@ -36,7 +36,7 @@ def type_of(aval: Aval) -> Any:
 
 
 def jax_type(x: Any) -> Any:
-    """JAX's type of a variable or literal, of ours or of its own."""
+    """JAX's type of a variable, of ours or of its own."""
     return type_of(x.aval) if isinstance(x.aval, Aval) else x.aval
 
 

@@ -108,6 +108,20 @@ def test_some_inputs_move(transform):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2 * LONG])
+def test_weak_types_are_those_of_jax(count):
+    """Of a loop whose state began as a number, in a Program that is short and in one that is not."""
+
+    def f(n, x):
+        turns = library(n).lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] * 1.5 + 1, s[1] + 1), (x, 0))
+        for _ in range(count):
+            x = n.sin(x)
+        return turns, x
+
+    found, expected = unrolled(lambda x: f(fnp, x))(X[0, 0]), jax.jit(lambda x: f(jnp, x))(X[0, 0])
+    assert [jax.typeof(y) for y in jax.tree.leaves(found)] == [jax.typeof(y) for y in jax.tree.leaves(expected)]
+
+
 def test_without_jit():
     step = repeated(lambda n, x: n.sin(x) + 0.1)
     with jax.disable_jit():
