@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax import lax, tree_util
 
@@ -368,9 +367,8 @@ def fori_loop(
             raise DtypeError(f"fori_loop: {name} must be an integer scalar, got {bound!r}.{at(caller_source())}")
     names = Names("fori_loop", "init_val", f"body_fun ({fun_name(body_fun)})", 1)
     if all(isinstance(n, int | np.integer) for n in (lower, upper)):
-        start, dtype = int(lower), np.asarray(lower).dtype if isinstance(lower, np.integer) else None
-        count = max(int(upper) - start, 0)
-        first = np.asarray(start, dtype or jax.dtypes.canonicalize_dtype(np.int64))[()]
+        first = int(lower)  # a Python number, whose type gives way, as the counter of JAX's loop does
+        count = max(int(upper) - first, 0)
 
         def step(carry: Any, _: Any) -> Any:
             i, val = carry
@@ -387,7 +385,7 @@ def fori_loop(
             f"{at(caller_source())}"
         )
     kind = Aval((), next(iter(strong), types[0].dtype))
-    start, stop = cast(lower, kind), cast(upper, kind)
+    start, stop = lower if types[0].dtype == kind.dtype else cast(lower, kind), cast(upper, kind)
 
     def turn(carry: Any) -> Any:
         i, val = carry

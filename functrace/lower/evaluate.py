@@ -49,7 +49,9 @@ def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = fro
             env[eqn.outputs[0]] = ys
         if one is not None:
             env.update([(v, computed_once(env[v], one)) for v in eqn.outputs if v in once])
-    return [read(x) for x in program.outputs]
+    # JAX makes strong types of loops and branches whose state is a number.
+    outputs = [(read(x), x.aval.weak_type) for x in program.outputs]
+    return [weakly_typed(y) if is_weak and not jax.typeof(y).weak_type else y for y, is_weak in outputs]
 
 
 def at_once(function: Callable[..., Any], *values: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 
 from functrace.ir import Aval, Equation, Literal, Program, Var
 from functrace.lower.block import Block, block_p
-from functrace.lower.evaluate import evaluate, literal_value, weakly_typed
+from functrace.lower.evaluate import evaluate, literal_value
 from functrace.lower.fusion import computed_once, kept, unknown_one
 from functrace.lower.kinds import Call, Kind, met, type_of
 from functrace.lower.outlined import outlined
@@ -38,9 +38,7 @@ def staged(program: Program, values: Sequence[Any]) -> list[Any]:
             known = {**constants, **dict(zip(program.inputs, values, strict=True))}
             made = iter(block_p.bind(*[known[x] for x in block.inputs], block=block))
             return [literal_value(x) if type(x) is Literal else next(made) for x in program.outputs]
-    # JAX makes strong types of loops whose state is a number.
-    outputs = zip(evaluate(program, values, once), program.outputs, strict=True)
-    return [weakly_typed(y) if x.aval.weak_type and not jax.typeof(y).weak_type else y for y, x in outputs]
+    return evaluate(program, values, once)
 
 
 class Writing:

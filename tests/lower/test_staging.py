@@ -122,6 +122,22 @@ def test_weak_types_are_those_of_jax(count):
     assert [jax.typeof(y) for y in jax.tree.leaves(found)] == [jax.typeof(y) for y in jax.tree.leaves(expected)]
 
 
+@pytest.mark.parametrize("f", [
+    lambda l: l.while_loop(lambda c: c < 10, lambda c: c * 2.0, 1.0),
+    lambda l: l.fori_loop(0, 3, lambda i, c: c + i, 1),
+    lambda l: l.scan(lambda c, x: (c * 2.0, c + x), 1.0, np.arange(3, dtype=np.float16)),
+    lambda l: l.cond(np.bool_(True), lambda c: c * 2.0, lambda c: c, 1.0),
+    lambda l: l.fori_loop(0, 3, lambda i, c: c * 2.0, np.float32(1)),
+    lambda l: l.fori_loop(0, 3, lambda i, c: c + i, np.int8(1)),
+    lambda l: l.fori_loop(0, jnp.int32(3), lambda i, c: c + i, np.int8(1)),
+], ids=["while", "fori", "scan", "cond", "strong", "counter", "counter to a traced bound"])  # fmt: skip
+@pytest.mark.parametrize("run", [lambda f: f(), lambda f: jax.jit(f)()], ids=["at once", "within jax.jit"])
+def test_weak_types_of_loops_without_jit(f, run):
+    for _ in range(2):  # a Program that is new may run equation by equation
+        found, expected = run(lambda: f(ft.lax)), run(lambda: f(jax.lax))
+        assert [jax.typeof(y) for y in jax.tree.leaves(found)] == [jax.typeof(y) for y in jax.tree.leaves(expected)]
+
+
 def test_without_jit():
     step = repeated(lambda n, x: n.sin(x) + 0.1)
     with jax.disable_jit():
