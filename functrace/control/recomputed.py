@@ -1,21 +1,22 @@
-"""What one loop makes for a later one, that one computes again, where this takes less than to write and to read it.
+"""What loops stack for later ones: the values of fewest bytes from which those compute the rest again cheaply.
 
-    recomputed    : operands of a scan -> operands of a scan
-    entries_again : Program -> Program
+    least_stacked : Program -> Program
 
 A loop over the steps of a backward pass reads what the loop of the forward pass has stacked. Much of it is a sum or a
-product of two other stacks that are read too; XLA would compute it twice in a Program without loops, and does so here.
-Entries of two loops that stand at the same place of a stack belong together, whichever way the loops run. What is read
-of a stack besides, an entry or two for a step that is no part of the loop, is computed from the same entries.
+product of other values; XLA would compute it twice in a Program without loops, and does so here. So a loop stacks a
+minimum cut (`control/again.py`) between what it reads and what the others want of it. Entries of two loops that stand
+at the same place of a stack belong together, whichever way the loops run. What is read of a stack besides, an entry or
+two for a step that is no part of the loop, is computed from the same entries.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from functrace.control.again import found_again
+from functrace.control.again import least_kept
 from functrace.control.groups import cut
 from functrace.control.scan import Scan
 from functrace.control.stacks import entry, rows_of
@@ -26,104 +27,200 @@ from functrace.rewrites.memo import copy_input
 
 FEW = 4  # entries of a stack that are rather computed again one by one than kept with it
 
-
-class Places(NamedTuple):
-    """By variable of a scan's body what it is outside: a constant, an entry of an operand, an entry of a result."""
-
-    consts: dict[Any, Atom]
-    rows: dict[Any, Atom]
-    results: dict[Any, Atom]
+Uses = dict[Any, list[Equation | None]]  # by variable, the equations that read it, and None for a result of the Program
 
 
-def places(maker: Equation) -> Places:
-    """What the variables of a scan's body are outside."""
+class Read(NamedTuple):
+    """A part of a stack, from `start` on, that a scan reads entry by entry, or one entry that a slice takes."""
+
+    reader: Equation
+    part: Any
+    stack: Any
+    start: int
+
+
+class Plan(NamedTuple):
+    """What a scan is to stack, and how the others make of it what they read.
+
+    `stacks` and `consts` say what variables of the body are outside: entry by entry, and at each step.
+    """
+
+    maker: Equation
+    results: list[tuple[Any, Any]]  # what is stacked, in the body and outside
+    stacks: dict[Any, Any]
+    consts: dict[Any, Any]
+    again: list[Equation]
+    gone: dict[Any, Any]  # by stack that is no more, the variable of the body
+    reads: list[Read]  # of these
+
+
+def least_stacked(program: Program) -> Program:
+    """The Program with loops that stack least for one another."""
+    uses, k = uses_in(program), 0
+    while True:
+        scans = [eqn for eqn in program.equations if type(eqn.primitive) is Scan]
+        if k >= len(scans):
+            return program
+        plan = planned(scans[k], uses)
+        if plan is not None:
+            program = followed(program, plan)
+            uses = uses_in(program)
+        k += 1
+
+
+def uses_in(program: Program) -> Uses:
+    """Who reads what."""
+    uses: Uses = defaultdict(list)
+    for eqn in program.equations:
+        for x in eqn.inputs:
+            uses[x].append(eqn)
+    for x in program.outputs:
+        uses[x].append(None)
+    return uses
+
+
+def planned(maker: Equation, uses: Uses) -> Plan | None:
+    """What a scan had better stack; None where that is what it does."""
     scan: Any = maker.primitive
-    inner, outer = (cut(xs, scan.consts, scan.carry) for xs in (scan.body.inputs, maker.inputs))
-    results = zip(scan.body.outputs[scan.carry :], maker.outputs[scan.carry :], strict=True)
-    return Places(dict(zip(inner[0], outer[0], strict=True)), dict(zip(inner[2], outer[2], strict=True)), dict(results))
+    body = scan.body
+    inner, outer = (cut(xs, scan.consts, scan.carry) for xs in (body.inputs, maker.inputs))
+    consts, rows = (dict(zip(inner[i], outer[i], strict=True)) for i in (0, 2))
+    made = [*zip(body.outputs, maker.outputs, strict=True)][scan.carry :]
+    reads = {stack: reads_of(stack, uses) for _, stack in made}
+    stay = [(x, stack) for x, stack in made if reads[stack] is None or (type(x) is not Var and reads[stack])]
+    whole = {x: stack for x, stack in stay if type(x) is Var}
+    wanted = {stack: x for x, stack in made if reads[stack] and type(x) is Var}
+    given = {*consts, *rows, *whole}
+    kept, again = least_kept(body.equations, given, [x for x in dict.fromkeys(wanted.values()) if x not in given])
+    if set(kept) == set(wanted.values()):
+        return None
+    known = {x: stack for stack, x in wanted.items()}
+    stacks = {x: known.get(x) or Var(x.aval.with_shape((scan.length, *x.aval.shape))) for x in kept} | whole | rows
+    # Two stacks of one variable are one.
+    gone = {stack: x for stack, x in wanted.items() if stacks.get(x) is not stack}
+    results = [*stay, *[(x, stacks[x]) for x in kept]]
+    return Plan(maker, results, stacks, consts, again, gone, [read for stack in gone for read in reads[stack] or ()])
 
 
-def recomputed(
-    b: Builder, body: Program, consts: Sequence[Atom], inits: Sequence[Atom], stacks: Sequence[Atom], length: int
-) -> tuple[Program, list[Atom], list[Atom]]:
-    """The body, constants and stacks of a scan that needs fewer stacks."""
-    consts, read = list(consts), dict(enumerate(stacks))
-    recipes: list[tuple[Places, int, dict[int, list[Equation]], dict[int, Any]]] = []
-    parts = [rows_of(b.definition, x, length) for x in stacks]
-    for maker, start in dict.fromkeys([(b.definition(x), start) for x, start in parts]):
-        if maker is None or type(maker.primitive) is not Scan:
+def reads_of(stack: Any, uses: Uses) -> list[Read] | None:
+    """Who reads a stack, where each is a scan that reads it entry by entry, or takes one of a few entries."""
+    found: list[Read] = []
+    singles = 0
+    for eqn in uses.get(stack, ()):
+        if eqn is not None and reads_rows(eqn, stack):
+            found.append(Read(eqn, stack, stack, 0))
             continue
-        at = places(maker)
-        results = {x: v for v, x in at.results.items()}
-        made = {k: results[x] for k, (x, first) in enumerate(parts) if x in results and first == start}
-        found = found_again(maker.primitive.body.equations, {*at.consts, *at.rows}, made)
-        if found:
-            recipes.append((at, start, found, made))
-            for k in found:
-                del read[k]
-    if not recipes:
-        return body, consts, list(stacks)
-    with Builder() as inner:
-        first = [inner.input(x.aval) for x in consts]
-        carry = [inner.input(x.aval) for x in inits]
-        entries = {k: inner.input(row(x)) for k, x in read.items()}
+        if eqn is None or type(eqn.primitive) is not Slice:
+            return None
+        part = eqn.outputs[0]
+        array, start = rows_of({part: eqn}.get, part, part.aval.shape[0])
+        readers = uses.get(part, [])
+        if array is stack and readers and all([reads_rows(reader, part) for reader in readers]):
+            found += [Read(reader, part, stack, start) for reader in readers if reader is not None]
+        elif array is stack and part.aval.shape[0] == 1 and singles < FEW:
+            found.append(Read(eqn, part, stack, start))
+            singles += 1
+        else:
+            return None
+    return found
+
+
+def reads_rows(eqn: Equation | None, stack: Any) -> bool:
+    """Whether an equation is a scan that reads a stack entry by entry alone."""
+    scan: Any = eqn.primitive if eqn is not None else None
+    return eqn is not None and type(scan) is Scan and stack not in eqn.inputs[: scan.consts + scan.carry]
+
+
+def followed(program: Program, plan: Plan) -> Program:
+    """The Program with what is planned."""
+    of_reader: dict[Any, list[Read]] = defaultdict(list)
+    for read in plan.reads:
+        of_reader[read.reader].append(read)
+    scan: Any = plan.maker.primitive
+    with Builder() as b:
+        env: dict[Any, Any] = {v: copy_input(b, v) for v in program.inputs}
+        for eqn in program.equations:
+            if eqn is plan.maker:
+                inner, outer = zip(*plan.results, strict=True) if plan.results else ((), ())
+                body = Program(scan.body.inputs, scan.body.equations, (*scan.body.outputs[: scan.carry], *inner))
+                b.source = eqn.source
+                made = b.emit(replace(scan, body=body), tuple([env.get(x, x) for x in eqn.inputs]))
+                env.update(zip([*eqn.outputs[: scan.carry], *outer], made, strict=True))
+            elif eqn not in of_reader:
+                if not (type(eqn.primitive) is Slice and eqn.inputs[0] in plan.gone):
+                    copy(b, [eqn], env)
+            elif type(eqn.primitive) is Slice:
+                entry_again(b, plan, of_reader[eqn][0], env)
+            else:
+                read_again(b, plan, eqn, of_reader[eqn], env)
+        return b.build([env.get(x, x) for x in program.outputs])
+
+
+def needed(plan: Plan, wanted: Sequence[Any]) -> tuple[list[Equation], list[Any]]:
+    """The equations that make variables of the body again, and what these read and what is there."""
+    missing, equations = set(wanted), []
+    for eqn in reversed(plan.again):
+        if not missing.isdisjoint(eqn.outputs):
+            equations.append(eqn)
+            missing.update(eqn.inputs)
+    return equations[::-1], [x for x in [*plan.consts, *plan.stacks] if x in missing]
+
+
+def entry_again(b: Builder, plan: Plan, read: Read, env: dict[Any, Any]) -> None:
+    """Write one entry of a stack that is no more."""
+    variable = plan.gone[read.stack]
+    equations, sources = needed(plan, [variable])
+    values: dict[Any, Any] = {}
+    for x in sources:
+        outside = plan.consts.get(x) or plan.stacks[x]
+        known = env.get(outside, outside)
+        values[x] = known if x in plan.consts else entry(known, read.start)
+    copy(b, equations, values)
+    env[read.part] = reshape(values[variable], read.part.aval.shape)
+
+
+def read_again(b: Builder, plan: Plan, eqn: Equation, reads: Sequence[Read], env: dict[Any, Any]) -> None:
+    """Write a scan that read stacks which are no more."""
+    scan: Any = eqn.primitive
+    gone = {read.part: read for read in reads}
+    consts, inits, stacks = cut([env.get(x, x) for x in eqn.inputs], scan.consts, scan.carry)
+    inner = cut(scan.body.inputs, scan.consts, scan.carry)
+    parts = cut(eqn.inputs, scan.consts, scan.carry)[2]
+    rest = [k for k, part in enumerate(parts) if part not in gone]
+    with Builder() as inside:
+        fixed, carry = ([inside.input(v.aval) for v in vs] for vs in inner[:2])
+        entries: dict[int, Atom] = {k: inside.input(inner[2][k].aval) for k in rest}
+        there = {rows_of(b.definition, stacks[k], scan.length): entries[k] for k in rest}
         more_consts: dict[Atom, Var] = {}
         more_stacks: dict[Atom, Var] = {}
-        for at, start, found, made in recipes:
-            env: dict[Any, Any] = {made[k]: x for k, x in entries.items() if k in made}
-            needed = {x for equations in found.values() for eqn in equations for x in eqn.inputs}
-            for v, x in at.consts.items():
-                if v in needed:
-                    env[v] = x if type(x) is Literal else more_consts.setdefault(x, Var(x.aval))
-            for v, x in at.rows.items():
-                if v in needed and v not in env:
+        for start in dict.fromkeys([read.start for read in reads]):
+            equations, sources = needed(plan, [plan.gone[read.stack] for read in reads if read.start == start])
+            values: dict[Any, Any] = {}
+            for x in sources:
+                outside = plan.consts.get(x) or plan.stacks[x]
+                outside = env.get(outside, outside)
+                if type(outside) is Literal:
+                    values[x] = outside
+                elif x in plan.consts:
+                    values[x] = more_consts.setdefault(outside, Var(outside.aval))
+                elif (outside, start) in there:
+                    values[x] = there[outside, start]
+                else:
                     with b:
-                        part = slice_along(x, 0, start, start + length)
-                    env[v] = more_stacks.setdefault(part, Var(row(part)))
-            for k in found:
-                copy(inner, found[k], env)
-                entries[k] = env[made[k]]
-        outputs = inner.inline(body, [*first, *carry, *[entries[k] for k in range(len(stacks))]])
-        inner.inputs[len(first) : len(first)] = more_consts.values()
-        inner.inputs.extend(more_stacks.values())
-        return inner.build(outputs), [*consts, *more_consts], [*read.values(), *more_stacks]
-
-
-def entries_again(program: Program) -> Program:
-    """The Program without stacks of which a few entries are read, and which others tell."""
-    scans = {eqn: places(eqn) for eqn in program.equations if type(eqn.primitive) is Scan}
-    makers = {x: eqn for eqn, at in scans.items() for x in at.results.values()}
-    slices = {eqn.outputs[0]: eqn for eqn in program.equations if type(eqn.primitive) is Slice}
-    taken = {v: place for v in slices if (place := rows_of(slices.get, v, 1))[0] in makers}
-    reads = Counter([x for eqn in program.equations for x in eqn.inputs if x in makers])
-    singles = Counter([stack for stack, _ in taken.values()])
-    whole = {x for x in makers if reads[x] > min(singles[x], FEW)}.union(program.outputs)
-    found: dict[Any, list[Equation]] = {}
-    for eqn, at in scans.items():
-        scan: Any = eqn.primitive
-        given = {*at.consts, *at.rows, *[v for v, x in at.results.items() if x in whole]}
-        made = {x: v for v, x in at.results.items() if x not in whole}
-        found |= found_again(scan.body.equations, given, made)
-    if not found:
-        return program
-    with Builder() as b:
-        env: dict[Any, Atom] = {v: copy_input(b, v) for v in program.inputs}
-        for eqn in program.equations:
-            place = taken.get(eqn.outputs[0]) if eqn.outputs else None
-            if place is None or place[0] not in found:
-                copy(b, [eqn], env)
-                continue
-            stack, i = place
-            at = scans[makers[stack]]
-            [made] = [v for v, x in at.results.items() if x is stack]
-            again = [each for x, equations in found.items() if makers[x] is makers[stack] for each in equations]
-            needed = {x for each in again for x in each.inputs}
-            stacks = {v: x for v, x in (at.rows | at.results).items() if v in needed and x not in found}
-            values = {v: env.get(x, x) for v, x in at.consts.items()}
-            values |= {v: entry(env.get(x, x), i) for v, x in stacks.items()}
-            copy(b, again, values)
-            env[eqn.outputs[0]] = reshape(values[made], eqn.outputs[0].aval.shape)
-        return b.build([env.get(x, x) for x in program.outputs])
+                        part = slice_along(outside, 0, start, start + scan.length)
+                    values[x] = there[outside, start] = more_stacks.setdefault(part, Var(row(part)))
+            copy(inside, equations, values)
+            for k, part in enumerate(parts):
+                if part in gone and gone[part].start == start:
+                    entries[k] = values[plan.gone[gone[part].stack]]
+        outputs = inside.inline(scan.body, [*fixed, *carry, *[entries[k] for k in range(len(parts))]])
+        inside.inputs[len(fixed) : len(fixed)] = more_consts.values()
+        inside.inputs.extend(more_stacks.values())
+        body = inside.build(outputs)
+    b.source = eqn.source
+    operands = (*consts, *more_consts, *inits, *[stacks[k] for k in rest], *more_stacks)
+    made = b.emit(replace(scan, body=body, consts=scan.consts + len(more_consts)), operands)
+    env.update(zip(eqn.outputs, made, strict=True))
 
 
 def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> None:

@@ -38,7 +38,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from functrace.control.in_place import read_in_place
-from functrace.control.recomputed import copy, entries_again, recomputed, row
+from functrace.control.recomputed import copy, least_stacked, row
 from functrace.control.scan import Scan
 from functrace.control.stacks import entry, entry_of, in_parts, joined_entries, parts, stacked
 from functrace.ir import Atom, Builder, Equation, Literal, Program
@@ -51,9 +51,16 @@ from functrace.rewrites.memo import copy_input
 
 LEAST = 16  # equations that a loop saves
 ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
-EACH = 16  # equations that it saves for each array that is copied
+MUCH = 1536  # equations that save XLA seconds
+BYTES = 16  # operations for each byte of a repetition's own inputs: a copy takes a twentieth of them, or less
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
+
+
+def each(saved: int) -> int:
+    """Equations that a loop is to save for each array that it copies: fewer where it saves many, as what XLA for CPU does
+    grows with the square of the kernels."""
+    return 16 if saved < MUCH else 4
 
 
 def sizes(equations: Sequence[Equation]) -> list[int]:
@@ -263,7 +270,6 @@ def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -
         outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
         body = inner.build(outputs)
     b.source = made[0].source
-    body, fixed, stacks = recomputed(b, body, fixed, inits, stacks, loop.count)
     results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
     last = loop.stop - loop.period
     for (q, j, _), y in zip(slots, results, strict=False):
@@ -317,7 +323,7 @@ def rolled(program: Program, always: bool = False) -> Program:
     if always or len(current.equations) >= ENOUGH:
         for step in steps(current, always):
             current = step.after or current
-    return read_in_place(entries_again(current))
+    return read_in_place(least_stacked(current))
 
 
 class Step(NamedTuple):
@@ -402,10 +408,10 @@ def worth_most(
         counts = copies(program, [loop for v in current if (loop := v.loop) and not v.why_not], definitions)
         for i, count in zip(made, counts, strict=True):
             current[i] = current[i]._replace(copied=count)
-        worth = sum([current[i].saved - EACH * current[i].copied for i in made])
+        worth = sum([current[i].saved - each(current[i].saved) * current[i].copied for i in made])
         if worth > most:
             best, most = list(current), worth
-        losing = [i for i in made if current[i].saved < EACH * current[i].copied]
+        losing = [i for i in made if current[i].saved < each(current[i].saved) * current[i].copied]
         if always or not losing:
             return best
         worst = current[min(losing, key=lambda i: current[i].saved / current[i].copied)]
@@ -415,16 +421,24 @@ def worth_most(
 
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     """What a stretch is worth, whatever is copied between loops; None where it is no loop."""
-    own, size = own_inputs(program, stretch)
-    if own * EACH > size and not always:
+    start, stop, period = stretch
+    repetition = program.equations[start : start + period]
+    size, operations = sum(sizes(repetition)), work(repetition)
+    if not operations:  # what only moves values, as stacking does, stays
+        return None
+    own, taken = own_inputs(program, stretch)
+    if not always and own * each((stop - start - period) // period * size) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
+        return Verdict(stretch, None, 0, own, why)
+    if not always and operations < BYTES * taken:
+        why = f"each repetition reads {taken} bytes of its own, which a loop copies, and computes little with them"
         return Verdict(stretch, None, 0, own, why)
     loop = found_in(program, stretch)
     if loop is None:
         return None
     body = program.equations[loop.start : loop.start + loop.period]
     saved = sum(sizes(body)) * (loop.count - 1)
-    if not computes(body) or saved < LEAST:
+    if saved < LEAST:
         return None
     return Verdict(
         Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, "" if always else reason(body, saved)
@@ -432,21 +446,22 @@ def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
 
 
 def own_inputs(program: Program, stretch: Stretch) -> tuple[int, int]:
-    """How many arrays among the inputs one repetition reads and the next one does not, and the size of a repetition."""
+    """How many arrays among the inputs one repetition reads and the next one does not, and their bytes."""
     start, stop, period = stretch
     count = (stop - start) // period
     inputs = set(program.inputs)
-    counts = []
+    found = []
     for n in {count // 4, count // 2 - 1, count // 2}:
         one, other = (program.equations[i : i + period] for i in (start + n * period, start + (n + 1) * period))
         read, next_read = ({x for eqn in part for x in eqn.inputs if x in inputs} for part in (one, other))
-        counts.append(len([x for x in read - next_read if x.aval.shape]))
-    return min(counts), sum(sizes(program.equations[start : start + period]))
+        own = [x.aval for x in read - next_read if x.aval.shape]
+        found.append((len(own), sum([a.size * a.dtype.itemsize for a in own])))
+    return min(found)
 
 
-def computes(body: Sequence[Equation]) -> bool:
-    """Whether the body computes; what only moves values, as stacking does, stays."""
-    return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
+def work(equations: Sequence[Equation]) -> int:
+    """The operations that they take."""
+    return sum([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in equations])
 
 
 def reason(body: Sequence[Equation], saved: int) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from functrace.ir import Aval, Equation, Literal, Program, Var
 from functrace.lower.block import Block, block_p
+from functrace.lower.entries import entry, taken, unknown_places
 from functrace.lower.evaluate import evaluate, literal_value
 from functrace.lower.fusion import computed_once, kept, unknown_one
 from functrace.lower.kinds import Call, Kind, met, type_of
@@ -49,13 +50,25 @@ class Writing:
         self.makers: list[Callable[[], Kind]] = []
         self.kinds: dict[Any, int] = {}
         self.calls: list[Call] = []
-        asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None) if once else None
-        one = Var(Aval((), np.dtype(np.float32)))
-        if asked is not None:
-            self.call("one", lambda x: [unknown_one([x])], [asked], [one])
+        asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None)
+        entries_of: dict[Equation, range] = {}
+        one, places = Var(Aval((), np.dtype(np.float32))), []
+        if asked is None:  # then there is nothing that XLA cannot know
+            once = frozenset()
+        else:
+            if once:
+                self.call("one", lambda x: [unknown_one([x])], [asked], [one])
+            entries_of = taken(program)
+            count = max([at.stop for at in entries_of.values()], default=0)
+            places = [Var(Aval((), np.dtype(np.int32))) for _ in range(count)]
+            if places:
+                self.call(("places", count), lambda x: unknown_places(x, count), [asked], places)
         for eqn in program.equations:
-            self.call_equation(eqn)
-            for v in eqn.outputs if asked is not None else ():
+            if eqn in entries_of:
+                self.call_entries(eqn, [places[i] for i in entries_of[eqn]])
+            else:
+                self.call_equation(eqn)
+            for v in eqn.outputs:
                 if v in once:
                     self.call("once", lambda x, one: [computed_once(x, one)], [v, one], [v])
 
@@ -86,6 +99,12 @@ class Writing:
 
         operands = [x for x in eqn.inputs if type(x) is Var]
         self.call((primitive, fixed), lowered, operands, eqn.outputs, text, eqn)
+
+    def call_entries(self, eqn: Equation, places: Sequence[Var]) -> None:
+        """Take entries of a stack, each where it is said at run time to be."""
+        for v, place in zip(eqn.outputs, places, strict=True):
+            shape = v.aval.shape
+            self.call(("entry", shape), lambda x, i, s=shape: [entry(x, i, s)], [eqn.inputs[0], place], [v], eqn=eqn)
 
     def block(self) -> tuple[Block, dict[Any, Any]] | None:
         """The Program as a block of what it reads, and the constants among that; None where that is not all there is.
