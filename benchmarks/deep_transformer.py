@@ -18,7 +18,7 @@ TITLE = "Training step of a transformer, its layers a Python loop"
 NOTE = """Adam by hand, in each contender's numpy and otherwise the same code. "first step" is from the Python function
 to its first result, once: tracing, lowering, compilation and a step; on a GPU it needs a process of its own, and is
 under "with nothing kept" below. The norm of a layer can be written with `x - mean` computed once, or with it written
-twice: XLA for CPU tells them apart."""
+twice: XLA for CPU tells them apart. 96 layers would take it many minutes as JAX writes them."""
 
 
 class Size(NamedTuple):
@@ -44,6 +44,7 @@ class Size(NamedTuple):
         return {"g1": d, "b1": d, "g2": d, "b2": d, "c1": 4 * d, "c2": d}
 
 
+UNROLLED = "functrace, roll=False"
 SMALL = Size(width=128, heads=4, tokens=64, batch=8, words=256, dtype="float32")
 LARGE = Size(width=1024, heads=16, tokens=512, batch=8, words=8192, dtype="bfloat16")
 
@@ -116,18 +117,23 @@ def arguments(depth, size=SMALL):
 def measure() -> list[Row]:
     """Rows for the first step and for a step, by depth."""
     if jax.default_backend() == "cpu":
-        return [row for task in product((12, 24), (centred_once, centred_twice)) for row in rows(*task, SMALL)]
+        tasks = product((12, 24), (centred_once, centred_twice))
+        deeper = rows(96, centred_once, SMALL, ("functrace", UNROLLED))
+        return [*[row for task in tasks for row in rows(*task, SMALL)], *deeper]
     # XLA for GPU keeps in the process how it tuned a kernel, so that the second contender's first step has it for free.
     return rows(24, centred_once, LARGE)[1:]
 
 
-def rows(depth, norm, size) -> list[Row]:
+def rows(depth, norm, size, contenders=("functrace", "jax")) -> list[Row]:
     """What one transformer takes."""
     args = arguments(depth, size)
+    ours = make_step(fnp, ft.value_and_grad, norm, size)
     steps = {
-        "functrace": ft.jit(make_step(fnp, ft.value_and_grad, norm, size)),
+        "functrace": ft.jit(ours),
+        UNROLLED: ft.jit(ours, roll=False),
         "jax": jax.jit(make_step(jnp, jax.value_and_grad, norm, size)),
     }
+    steps = {name: steps[name] for name in contenders}
     first, calls, memory, losses = {}, {}, {}, []
     for name, step in steps.items():
         start = time.perf_counter()

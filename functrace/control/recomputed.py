@@ -17,13 +17,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from functrace.control.again import least_kept
-from functrace.control.groups import cut
+from functrace.control.groups import cut, needed_equations
 from functrace.control.scan import Scan
 from functrace.control.stacks import entry, rows_of
 from functrace.ir import Atom, Builder, Equation, Literal, Program, Var
-from functrace.primitives.space import reshape
+from functrace.primitives.space import Reshape
 from functrace.primitives.structural import Slice, slice_along
-from functrace.rewrites.memo import copy_input
 
 FEW = 4  # entries of a stack that are rather computed again one by one than kept with it
 
@@ -133,27 +132,29 @@ def reads_rows(eqn: Equation | None, stack: Any) -> bool:
 
 def followed(program: Program, plan: Plan) -> Program:
     """The Program with what is planned."""
+    scan: Any = plan.maker.primitive
+    slices = {eqn.outputs[0]: eqn for eqn in program.equations if type(eqn.primitive) is Slice}
     of_reader: dict[Any, list[Read]] = defaultdict(list)
     for read in plan.reads:
         of_reader[read.reader].append(read)
-    scan: Any = plan.maker.primitive
-    with Builder() as b:
-        env: dict[Any, Any] = {v: copy_input(b, v) for v in program.inputs}
-        for eqn in program.equations:
-            if eqn is plan.maker:
-                inner, outer = zip(*plan.results, strict=True) if plan.results else ((), ())
-                body = Program(scan.body.inputs, scan.body.equations, (*scan.body.outputs[: scan.carry], *inner))
-                b.source = eqn.source
-                made = b.emit(replace(scan, body=body), tuple([env.get(x, x) for x in eqn.inputs]))
-                env.update(zip([*eqn.outputs[: scan.carry], *outer], made, strict=True))
-            elif eqn not in of_reader:
-                if not (type(eqn.primitive) is Slice and eqn.inputs[0] in plan.gone):
-                    copy(b, [eqn], env)
-            elif type(eqn.primitive) is Slice:
-                entry_again(b, plan, of_reader[eqn][0], env)
-            else:
-                read_again(b, plan, eqn, of_reader[eqn], env)
-        return b.build([env.get(x, x) for x in program.outputs])
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        if eqn is plan.maker:
+            inner, outer = zip(*plan.results, strict=True) if plan.results else ((), ())
+            body = Program(scan.body.inputs, scan.body.equations, (*scan.body.outputs[: scan.carry], *inner))
+            outputs = (*eqn.outputs[: scan.carry], *outer)
+            equations.append(Equation(replace(scan, body=body), eqn.inputs, outputs, eqn.source))
+            with Builder() as b:
+                entries = [entry_again(b, plan, read) for read in plan.reads if read.reader.outputs[0] in slices]
+            equations += [*b.equations, *entries]
+        elif eqn not in of_reader:
+            equations.append(eqn)
+        elif eqn.outputs[0] not in slices:
+            with Builder() as b:
+                loop = read_again(b, plan, eqn, of_reader[eqn], slices)
+            equations += [*b.equations, loop]
+    whole = Program(program.inputs, tuple(equations), program.outputs)
+    return Program(program.inputs, needed_equations(whole, program.outputs), program.outputs)
 
 
 def needed(plan: Plan, wanted: Sequence[Any]) -> tuple[list[Equation], list[Any]]:
@@ -166,31 +167,28 @@ def needed(plan: Plan, wanted: Sequence[Any]) -> tuple[list[Equation], list[Any]
     return equations[::-1], [x for x in [*plan.consts, *plan.stacks] if x in missing]
 
 
-def entry_again(b: Builder, plan: Plan, read: Read, env: dict[Any, Any]) -> None:
-    """Write one entry of a stack that is no more."""
+def entry_again(b: Builder, plan: Plan, read: Read) -> Equation:
+    """One entry of a stack that is no more; what it is made of is written in `b`."""
+    b.source = read.reader.source
     variable = plan.gone[read.stack]
     equations, sources = needed(plan, [variable])
-    values: dict[Any, Any] = {}
-    for x in sources:
-        outside = plan.consts.get(x) or plan.stacks[x]
-        known = env.get(outside, outside)
-        values[x] = known if x in plan.consts else entry(known, read.start)
+    values = {x: plan.consts[x] if x in plan.consts else entry(plan.stacks[x], read.start) for x in sources}
     copy(b, equations, values)
-    env[read.part] = reshape(values[variable], read.part.aval.shape)
+    return Equation(Reshape(read.part.aval.shape), (values[variable],), (read.part,), read.reader.source)
 
 
-def read_again(b: Builder, plan: Plan, eqn: Equation, reads: Sequence[Read], env: dict[Any, Any]) -> None:
-    """Write a scan that read stacks which are no more."""
+def read_again(b: Builder, plan: Plan, eqn: Equation, reads: Sequence[Read], slices: dict[Any, Equation]) -> Equation:
+    """A scan that read stacks which are no more; the parts of others that it reads are written in `b`."""
+    b.source = eqn.source
     scan: Any = eqn.primitive
     gone = {read.part: read for read in reads}
-    consts, inits, stacks = cut([env.get(x, x) for x in eqn.inputs], scan.consts, scan.carry)
+    consts, inits, parts = cut(eqn.inputs, scan.consts, scan.carry)
     inner = cut(scan.body.inputs, scan.consts, scan.carry)
-    parts = cut(eqn.inputs, scan.consts, scan.carry)[2]
     rest = [k for k, part in enumerate(parts) if part not in gone]
     with Builder() as inside:
         fixed, carry = ([inside.input(v.aval) for v in vs] for vs in inner[:2])
         entries: dict[int, Atom] = {k: inside.input(inner[2][k].aval) for k in rest}
-        there = {rows_of(b.definition, stacks[k], scan.length): entries[k] for k in rest}
+        there = {rows_of(slices.get, parts[k], scan.length): entries[k] for k in rest}
         more_consts: dict[Atom, Var] = {}
         more_stacks: dict[Atom, Var] = {}
         for start in dict.fromkeys([read.start for read in reads]):
@@ -198,7 +196,6 @@ def read_again(b: Builder, plan: Plan, eqn: Equation, reads: Sequence[Read], env
             values: dict[Any, Any] = {}
             for x in sources:
                 outside = plan.consts.get(x) or plan.stacks[x]
-                outside = env.get(outside, outside)
                 if type(outside) is Literal:
                     values[x] = outside
                 elif x in plan.consts:
@@ -217,10 +214,8 @@ def read_again(b: Builder, plan: Plan, eqn: Equation, reads: Sequence[Read], env
         inside.inputs[len(fixed) : len(fixed)] = more_consts.values()
         inside.inputs.extend(more_stacks.values())
         body = inside.build(outputs)
-    b.source = eqn.source
-    operands = (*consts, *more_consts, *inits, *[stacks[k] for k in rest], *more_stacks)
-    made = b.emit(replace(scan, body=body, consts=scan.consts + len(more_consts)), operands)
-    env.update(zip(eqn.outputs, made, strict=True))
+    operands = (*consts, *more_consts, *inits, *[parts[k] for k in rest], *more_stacks)
+    return Equation(replace(scan, body=body, consts=scan.consts + len(more_consts)), operands, eqn.outputs, eqn.source)
 
 
 def copy(b: Builder, equations: Sequence[Equation], env: dict[Any, Atom]) -> None:

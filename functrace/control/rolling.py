@@ -51,16 +51,11 @@ from functrace.rewrites.memo import copy_input
 
 LEAST = 16  # equations that a loop saves
 ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
-MUCH = 1536  # equations that save XLA seconds
-BYTES = 16  # operations for each byte of a repetition's own inputs: a copy takes a twentieth of them, or less
+EACH = 16  # equations that it saves for each array that is copied
+MUCH, LESS = 1536, 4  # the same where it saves so many, as what XLA does for them grows with their square
+ROOM = 4  # bytes that such loops keep for one another for each byte of what is copied: without a loop it is not there
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
-
-
-def each(saved: int) -> int:
-    """Equations that a loop is to save for each array that it copies: fewer where it saves many, as what XLA for CPU does
-    grows with the square of the kernels."""
-    return 16 if saved < MUCH else 4
 
 
 def sizes(equations: Sequence[Equation]) -> list[int]:
@@ -405,13 +400,15 @@ def worth_most(
     best, most = current, -inf
     while True:
         made = [i for i, v in enumerate(current) if not v.why_not]
-        counts = copies(program, [loop for v in current if (loop := v.loop) and not v.why_not], definitions)
-        for i, count in zip(made, counts, strict=True):
+        found_copies = copies(program, [loop for v in current if (loop := v.loop) and not v.why_not], definitions)
+        for i, count in zip(made, found_copies.counts, strict=True):
             current[i] = current[i]._replace(copied=count)
-        worth = sum([current[i].saved - each(current[i].saved) * current[i].copied for i in made])
+        has_room = ROOM * found_copies.copied <= found_copies.kept
+        gain = {i: v.saved - price(v.saved, has_room) * v.copied for i in made if (v := current[i])}
+        worth = sum(gain.values())
         if worth > most:
             best, most = list(current), worth
-        losing = [i for i in made if current[i].saved < each(current[i].saved) * current[i].copied]
+        losing = [i for i in made if gain[i] < 0]
         if always or not losing:
             return best
         worst = current[min(losing, key=lambda i: current[i].saved / current[i].copied)]
@@ -419,49 +416,51 @@ def worth_most(
         current[current.index(worst)] = worst._replace(why_not=why)
 
 
+def price(saved: int, has_room: bool) -> int:
+    """The equations that a loop saving so many is to save for each array that it copies."""
+    return LESS if saved >= MUCH and has_room else EACH
+
+
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     """What a stretch is worth, whatever is copied between loops; None where it is no loop."""
     start, stop, period = stretch
     repetition = program.equations[start : start + period]
-    size, operations = sum(sizes(repetition)), work(repetition)
-    if not operations:  # what only moves values, as stacking does, stays
+    size = sum(sizes(repetition))
+    if not computes(repetition):
         return None
-    own, taken = own_inputs(program, stretch)
-    if not always and own * each((stop - start - period) // period * size) > size:
+    own = own_inputs(program, stretch)
+    saved = size * ((stop - start) // period - 1)
+    if not always and own * price(saved, True) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
         return Verdict(stretch, None, 0, own, why)
-    if not always and operations < BYTES * taken:
-        why = f"each repetition reads {taken} bytes of its own, which a loop copies, and computes little with them"
-        return Verdict(stretch, None, 0, own, why)
+    if not always and (why := reason(repetition, saved)):
+        return Verdict(stretch, None, saved, own, why)
     loop = found_in(program, stretch)
     if loop is None:
         return None
-    body = program.equations[loop.start : loop.start + loop.period]
-    saved = sum(sizes(body)) * (loop.count - 1)
+    saved = size * (loop.count - 1)
     if saved < LEAST:
         return None
-    return Verdict(
-        Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, "" if always else reason(body, saved)
-    )
+    why = "" if always else reason(repetition, saved)
+    return Verdict(Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, why)
 
 
-def own_inputs(program: Program, stretch: Stretch) -> tuple[int, int]:
-    """How many arrays among the inputs one repetition reads and the next one does not, and their bytes."""
+def own_inputs(program: Program, stretch: Stretch) -> int:
+    """How many arrays among the inputs one repetition reads and the next one does not."""
     start, stop, period = stretch
     count = (stop - start) // period
     inputs = set(program.inputs)
-    found = []
+    counts = []
     for n in {count // 4, count // 2 - 1, count // 2}:
         one, other = (program.equations[i : i + period] for i in (start + n * period, start + (n + 1) * period))
         read, next_read = ({x for eqn in part for x in eqn.inputs if x in inputs} for part in (one, other))
-        own = [x.aval for x in read - next_read if x.aval.shape]
-        found.append((len(own), sum([a.size * a.dtype.itemsize for a in own])))
-    return min(found)
+        counts.append(len([x for x in read - next_read if x.aval.shape]))
+    return min(counts)
 
 
-def work(equations: Sequence[Equation]) -> int:
-    """The operations that they take."""
-    return sum([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in equations])
+def computes(body: Sequence[Equation]) -> bool:
+    """Whether the body computes; what only moves values, as stacking does, stays."""
+    return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
 
 
 def reason(body: Sequence[Equation], saved: int) -> str:
@@ -474,8 +473,17 @@ def reason(body: Sequence[Equation], saved: int) -> str:
     return ""
 
 
-def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equation]) -> list[int]:
-    """How many arrays each of these loops puts into stacks and takes out of them."""
+class Copies(NamedTuple):
+    """Of each loop, how many arrays it puts into stacks and takes out of them; the bytes of all these, and of what
+    loops keep for one another."""
+
+    counts: list[int]
+    copied: int
+    kept: int
+
+
+def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equation]) -> Copies:
+    """What these loops copy and keep."""
     equations = program.equations
     results: dict[Any, tuple[Any, int]] = {
         equations[loop.start + n * loop.period + q].outputs[j]: ((k, q, j), n)
@@ -494,12 +502,20 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
             pieces = parts(eqn.inputs, place) if type(eqn.primitive) is Concatenate else eqn.inputs
             alone.update([x for x in pieces if type(x) is not tuple])
     counts = [0] * len(loops)
+    single: set[Any] = set()  # what is put into stacks one by one
     for k, loop in enumerate(loops):
         alone.update(loop.constants.values(), [x for _, _, x in loop.carried.values()])
         for xs in dict.fromkeys(loop.each.values()):
             pieces = parts(xs, place)
-            alone.update([x for x in pieces if type(x) is not tuple])
+            single.update([x for x in pieces if type(x) is not tuple])
             counts[k] += len(pieces) if len(pieces) > 1 or type(pieces[0]) is not tuple else 0
-    for x, ((k, _, _), _) in results.items():
-        counts[k] += x in alone
-    return counts
+    alone |= single
+    taken = [x for x in results if x in alone]
+    for x in taken:
+        counts[results[x][0][0]] += 1
+    return Copies(counts, nbytes([*single, *taken]), nbytes([x for x in results if x not in alone]))
+
+
+def nbytes(xs: Sequence[Atom]) -> int:
+    """The bytes of these values."""
+    return sum([x.aval.size * x.aval.dtype.itemsize for x in xs])

@@ -14,7 +14,7 @@ import jax
 import jax.core
 import numpy as np
 
-from functrace.ir import Aval, Equation, Literal, Program, Var
+from functrace.ir import Aval, Equation, Literal, Program, Var, is_complex
 from functrace.lower.block import Block, block_p
 from functrace.lower.entries import entry, taken, unknown_places
 from functrace.lower.evaluate import evaluate, literal_value
@@ -50,10 +50,12 @@ class Writing:
         self.makers: list[Callable[[], Kind]] = []
         self.kinds: dict[Any, int] = {}
         self.calls: list[Call] = []
-        asked = next((v for v in program.inputs if v.aval.size and v.aval.dtype.kind == "f"), None)
+        # A number that XLA does not know: what a function closes over, which comes first, it may know.
+        floating = [v for v in program.inputs if v.aval.is_inexact and not is_complex(v.aval.dtype)]
+        asked = next((v for v in reversed(floating) if v.aval.size), None)
         entries_of: dict[Equation, range] = {}
         one, places = Var(Aval((), np.dtype(np.float32))), []
-        if asked is None:  # then there is nothing that XLA cannot know
+        if asked is None:
             once = frozenset()
         else:
             if once:
@@ -102,9 +104,10 @@ class Writing:
 
     def call_entries(self, eqn: Equation, places: Sequence[Var]) -> None:
         """Take entries of a stack, each where it is said at run time to be."""
+        stack: Any = eqn.inputs[0]
         for v, place in zip(eqn.outputs, places, strict=True):
             shape = v.aval.shape
-            self.call(("entry", shape), lambda x, i, s=shape: [entry(x, i, s)], [eqn.inputs[0], place], [v], eqn=eqn)
+            self.call(("entry", shape), lambda x, i, s=shape: [entry(x, i, s)], [stack, place], [v], eqn=eqn)
 
     def block(self) -> tuple[Block, dict[Any, Any]] | None:
         """The Program as a block of what it reads, and the constants among that; None where that is not all there is.

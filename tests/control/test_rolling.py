@@ -373,6 +373,23 @@ def test_what_does_not_pay_stays(fun, args, why):
     assert all([row.why_not for row in report.rows])
 
 
+def deeper(params, x):  # layers with parameters of their own, and many equations for each
+    for w, b in params:
+        h = fnp.tanh(x @ w + b)
+        x = fnp.sin(x) * h + nn.sigmoid(h - 0.5) * fnp.cos(x) - fnp.exp(-h * h) / (2.0 + fnp.sin(h))
+    return (x**2).mean()
+
+
+@pytest.mark.parametrize(("rows", "is_rolled"), [(64, True), (1, False)])
+def test_a_deep_model_is_rolled_where_parameters_are_few_beside_what_is_kept(rows, is_rolled, monkeypatch):
+    monkeypatch.setattr("functrace.control.rolling.MUCH", 512)
+    args, gradient = (layers(40), normal(rows, 4)), ft.value_and_grad(deeper)
+    assert lengths(rolled(ft.make_program(gradient)(*args))) == ([39, 39] if is_rolled else [])
+    whys = [row.why_not for row in ft.debug.explain_roll(gradient)(*args).rows]
+    assert (whys == ["", ""]) == is_rolled
+    close(ft.jit(gradient)(*args), ft.jit(gradient, roll=False)(*args))
+
+
 def test_a_loop_inside_of_what_does_not_pay():
     """Layers of their own parameters each, and in each of them many steps that share them."""
 
@@ -448,9 +465,33 @@ def test_a_step_outside_of_the_loop_keeps_no_stack():
     forward, backward = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
     assert backward.primitive.length < forward.primitive.length
     stacks = set(forward.outputs[forward.primitive.carry :])
-    assert len(stacks) == 8  # of each of four stages what the network reads, and the derivative of tanh
-    assert len(stacks.intersection(backward.inputs)) == 7  # the state is read from before each step
+    # Of three stages what they make, of the last one the derivative of that, and the state before a step and after it.
+    assert len(stacks) == 6
+    assert len(stacks.intersection(backward.inputs)) == 5
     assert len(backward.inputs) == backward.primitive.consts + backward.primitive.carry + 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_loop_stacks_what_tells_most(reverse):
+    """Of what one value tells, some is read in a loop, some entry by entry, and some is returned."""
+
+    def fun(start, xs):
+        def first(s, x):
+            h = fnp.tanh(s * x)
+            return h, (h * 2.0, h + x, 1.0 - h * h, h * 3.0, 4.0)
+
+        two, more, slope, three, four = lax.scan(first, start, xs)[1]
+        rows = two[1:], more[1:], four[1:]
+        total = lax.scan(lambda s, r: (s * r[0] + r[1] * r[2], None), start, rows, reverse=reverse)[0]
+        return total, slope[0] + slope[-1], three, lax.scan(lambda s, r: (s + r, s), start, three, reverse=reverse)
+
+    args = normal(4), normal(6, 4)
+    plain = ft.make_program(fun)(*args)
+    short = rolled(plain).verify()
+    maker, plain_maker = [next(e for e in p.equations if e.primitive.name == "scan") for p in (short, plain)]
+    stacks = lambda eqn: len(eqn.outputs) - eqn.primitive.carry
+    assert (stacks(plain_maker), stacks(maker)) == (5, 3)  # the value, what is returned, and what is a number
+    close(evaluate(short, args), evaluate(plain, args))
 
 
 def test_explanation():

@@ -39,7 +39,11 @@ def gradient(depth):
 
 def largest_kernel(program, values, once):
     """The number of operations in the largest fused computation."""
-    text = jax.jit(lambda *xs: evaluate(program, xs, once)).lower(*values).compile().as_text()
+    return largest_in(jax.jit(lambda *xs: evaluate(program, xs, once)).lower(*values).compile().as_text())
+
+
+def largest_in(text):
+    """The same of what XLA says of its program."""
     fused = re.findall(r"^%(?:fused|wrapped)\S* \(.*?^}", text, re.DOTALL | re.MULTILINE)
     return max(body.count("\n") for body in fused)
 
@@ -55,6 +59,15 @@ def test_kernels_do_not_grow_with_the_depth():
     shallow, deep = gradient(6), gradient(18)
     assert largest_kernel(*deep, kept(deep[0])) <= largest_kernel(*shallow, kept(shallow[0]))
     assert largest_kernel(*deep, frozenset()) > largest_kernel(*deep, kept(deep[0]))
+
+
+@pytest.mark.cpu
+def test_what_xla_knows_is_not_asked():
+    """Of a table that a function closes over, XLA may know that no number is below minus infinity."""
+    table = jnp.cos(jnp.arange(float(WIDTH)))
+    step = ft.jit(ft.grad(lambda params, x: residual(fnp, params, x * table)))
+    shallow, deep = [largest_in(step.lower(*drawn(depth)).compile().as_text()) for depth in (6, 18)]
+    assert deep <= shallow
 
 
 def test_equals_jax():
