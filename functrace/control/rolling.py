@@ -19,14 +19,20 @@ In a run each operand is one of five things, the same one in every repetition:
 What later equations read of one repetition or of several comes out stacked. A run that reads what another one made
 finds it stacked already, in the same order or in the opposite one, as the backward pass does; nothing is copied then.
 
-Whether a loop pays is a matter of the arrays that it copies. XLA compiles a kernel once however often it comes, so that
-layers with parameters of their own cost little more than to write them down; to stack those parameters costs a piece of
-code for each. Repetitions that share their parameters, as the steps of a solver, of a recurrent network, of a training
-loop inside a loss, copy nothing. So `rolled(program)` makes the loops that save `ENOUGH` equations, and that cut no
-kernel in two: where all that is repeated is elementwise, XLA runs many repetitions as one kernel. Of these it keeps
-those that together are worth most, an array put into a stack or taken out of one at `EACH` equations: where the steps
-of a solver are differentiated twice, the first loop copies much, and the others read what it stacks.
-`rolled(program, always=True)` makes all.
+Whether a loop pays is a matter of the arrays that it copies. XLA compiles a kernel once however often it comes, so
+that layers with parameters of their own cost little more than to write them down; to stack those parameters, and to
+take their gradients out of a stack, costs a piece of code and time for each. Repetitions that share their parameters,
+as the steps of a solver, of a recurrent network, of a training loop inside a loss, copy nothing. So `rolled(program)`
+makes the loops that save `ENOUGH` equations, and that cut no kernel in two: where all that is repeated is elementwise,
+XLA runs many repetitions as one kernel. Of these it keeps those that together are worth most, an array put into a
+stack or taken out of one at `EACH` equations: where the steps of a solver are differentiated twice, the first loop
+copies much, and the others read what it stacks.
+
+On a CPU, loops that save `MUCH`, as those over the layers of a deep model, forward and backward, may copy an array for
+`LESS` equations. What XLA for CPU does grows with the square of the kernels, and it loads fewer: a deep transformer
+starts in two thirds to half of the time, or, found on disk, in a third. Such a loop holds all that it copies until it
+ends. So what it copies must be little beside what it keeps, which is there without it too: parameters beside a large
+batch. `rolled(program, always=True)` makes all.
 """
 
 from __future__ import annotations
@@ -36,6 +42,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from typing import Any, NamedTuple
+
+import jax
 
 from functrace.control.in_place import read_in_place
 from functrace.control.recomputed import copy, least_stacked, row
@@ -52,8 +60,8 @@ from functrace.rewrites.memo import copy_input
 LEAST = 16  # equations that a loop saves
 ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
 EACH = 16  # equations that it saves for each array that is copied
-MUCH, LESS = 1536, 4  # the same where it saves so many, as what XLA does for them grows with their square
-ROOM = 4  # bytes that such loops keep for one another for each byte of what is copied: without a loop it is not there
+MUCH, LESS = 1536, 4  # the same for a loop that saves so many
+ROOM = 4  # bytes that loops keep for one another, to each byte that is copied, for copies to be that cheap
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
 
@@ -418,7 +426,7 @@ def worth_most(
 
 def price(saved: int, has_room: bool) -> int:
     """The equations that a loop saving so many is to save for each array that it copies."""
-    return LESS if saved >= MUCH and has_room else EACH
+    return LESS if saved >= MUCH and has_room and jax.default_backend() == "cpu" else EACH
 
 
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:

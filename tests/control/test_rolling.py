@@ -380,6 +380,7 @@ def deeper(params, x):  # layers with parameters of their own, and many equation
     return (x**2).mean()
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("rows", "is_rolled"), [(64, True), (1, False)])
 def test_a_deep_model_is_rolled_where_parameters_are_few_beside_what_is_kept(rows, is_rolled, monkeypatch):
     monkeypatch.setattr("functrace.control.rolling.MUCH", 512)
@@ -465,7 +466,8 @@ def test_a_step_outside_of_the_loop_keeps_no_stack():
     forward, backward = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
     assert backward.primitive.length < forward.primitive.length
     stacks = set(forward.outputs[forward.primitive.carry :])
-    # Of three stages what they make, of the last one the derivative of that, and the state before a step and after it.
+    # Of three stages what they make, of the last one the derivative of that, and the state before a step and after it:
+    # the first state was made by no step.
     assert len(stacks) == 6
     assert len(stacks.intersection(backward.inputs)) == 5
     assert len(backward.inputs) == backward.primitive.consts + backward.primitive.carry + 1
