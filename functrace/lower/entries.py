@@ -41,7 +41,7 @@ def entries(eqn: Equation) -> range:
 
 def entry(stack: Any, place: Any, shape: Sequence[int]) -> Any:
     """The entry of a stack at a place, in its shape or with an axis of length one in front."""
-    return lax.reshape(lax.dynamic_index_in_dim(stack, place), shape)
+    return lax.reshape(lax.dynamic_index_in_dim(stack, place, allow_negative_indices=False), shape)
 
 
 def unknown_places(asked: Any, count: int) -> list[Any]:
