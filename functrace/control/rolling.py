@@ -421,6 +421,8 @@ def worth_most(
             return best
         worst = current[min(losing, key=lambda i: current[i].saved / current[i].copied)]
         why = f"a loop copies {worst.copied} arrays to save {worst.saved} equations"
+        if worst.saved >= MUCH and not has_room:
+            why += f"; all loops copy {found_copies.copied:,} bytes, and keep {found_copies.kept:,} for one another"
         current[current.index(worst)] = worst._replace(why_not=why)
 
 
