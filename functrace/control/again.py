@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 from functrace.ir import Equation, Literal
 from functrace.primitives.elementwise import Elementwise
 
-K = TypeVar("K", bound=Hashable)
 LONGEST = 8  # equations that are computed again for one value
 START = "start"  # the node from which all flows that is not cheaply made
 
@@ -36,39 +35,6 @@ def is_computed_again(x: Any, definitions: Mapping[Any, Equation]) -> bool:
     return isinstance(eqn.primitive, Elementwise) or any([is_computed_again(y, definitions) for y in eqn.inputs])
 
 
-def found_again(equations: Sequence[Equation], given: Set[Any], made: Mapping[K, Any]) -> dict[K, list[Equation]]:
-    """Of the values that are `made` by equations and would be kept, those that need not be, and the equations for each.
-
-    They are what XLA computes again in each kernel that reads them, of what is `given` and of values that are kept.
-    What such an equation reads is kept, given, or comes before it in the result.
-    """
-    definitions = {v: eqn for eqn in equations for v in eqn.outputs}
-    places = {v: i for i, eqn in enumerate(equations) for v in eqn.outputs}
-    kept = set(made.values())
-    found: dict[K, list[Equation]] = {}
-
-    def chain(v: Any, done: dict[int, Equation]) -> bool:
-        if v in given or v in kept or type(v) is Literal:
-            return True
-        eqn = definitions.get(v)
-        if eqn is not None and places[v] in done:
-            return True
-        if eqn is None or not is_cheap(eqn, definitions) or len(done) >= LONGEST:
-            return False
-        done[places[v]] = eqn
-        return all([chain(x, done) for x in eqn.inputs])
-
-    # The last ones first: what they were made of may be what is kept.
-    for k, v in sorted(made.items(), key=lambda item: -places.get(item[1], -1)):
-        kept.discard(v)
-        done: dict[int, Equation] = {}
-        if v in definitions and chain(v, done):
-            found[k] = [done[i] for i in sorted(done)]
-        else:
-            kept.add(v)
-    return dict(reversed(found.items()))
-
-
 def least_kept(
     equations: Sequence[Equation], given: Set[Any], wanted: Sequence[Any]
 ) -> tuple[list[Any], list[Equation]]:
@@ -88,7 +54,7 @@ def least_kept(
 
     while pending:
         v = pending.popleft()
-        edge((v, False), (v, True), v.aval.size * v.aval.dtype.itemsize)
+        edge((v, False), (v, True), v.aval.nbytes)
         eqn = definitions.get(v)
         if eqn is None or not is_cheap(eqn, definitions) or depths[v] == LONGEST:
             edge(START, (v, False), inf)

@@ -171,7 +171,7 @@ def needs(program: Program, moving: tuple[bool, ...]) -> list[Needs]:
 
 def nbytes(v: Any) -> int:
     """The bytes of a value."""
-    return v.aval.size * v.aval.dtype.itemsize
+    return v.aval.nbytes
 
 
 def cheapest(segments: Segments, budget: int) -> State | None:

@@ -523,9 +523,5 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
     taken = [x for x in results if x in alone]
     for x in taken:
         counts[results[x][0][0]] += 1
-    return Copies(counts, nbytes([*single, *taken]), nbytes([x for x in results if x not in alone]))
-
-
-def nbytes(xs: Sequence[Atom]) -> int:
-    """The bytes of these values."""
-    return sum([x.aval.size * x.aval.dtype.itemsize for x in xs])
+    copied = sum([x.aval.nbytes for x in [*single, *taken]])
+    return Copies(counts, copied, sum([x.aval.nbytes for x in results if x not in alone]))

@@ -252,7 +252,7 @@ def placed(source: Source | None, outer: Source) -> Source:
 
 def nbytes(x: Any) -> int:
     """The bytes of a value; a number that stands in the Program takes none."""
-    return x.aval.size * x.aval.dtype.itemsize if isinstance(x, Var) else 0
+    return x.aval.nbytes if isinstance(x, Var) else 0
 
 
 def ancestors(scope: str) -> Iterator[str]:

@@ -67,6 +67,11 @@ class Aval:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an array of this type."""
+        return self.size * self.dtype.itemsize
+
     def with_shape(self, shape: tuple[int, ...]) -> Aval:
         """The same dtype with another shape."""
         return Aval(shape, self.dtype, self.weak_type)

@@ -82,8 +82,8 @@ def kernels(program: Program) -> tuple[dict[Var, tuple[int, ...]], list[Equation
 def unknown_one(values: Sequence[Any]) -> Any:
     """A scalar that is one, where XLA for CPU cannot know it: no value is below minus infinity. None without a value
     to ask; the last one is, as what a function closes over, which XLA may know, comes first."""
-    floating = [x for x in values if jnp.issubdtype(jnp.result_type(x), np.floating)]
-    asked = next((x for x in reversed(floating) if np.size(x)), None)
+    may_be_asked = lambda x: np.size(x) and jnp.issubdtype(jnp.result_type(x), np.floating)
+    asked = next((x for x in reversed(values) if may_be_asked(x)), None)
     if asked is None:
         return None
     one = jnp.float32(1)

@@ -51,8 +51,8 @@ class Writing:
         self.kinds: dict[Any, int] = {}
         self.calls: list[Call] = []
         # A number that XLA does not know: what a function closes over, which comes first, it may know.
-        floating = [v for v in program.inputs if v.aval.is_inexact and not is_complex(v.aval.dtype)]
-        asked = next((v for v in reversed(floating) if v.aval.size), None)
+        may_be_asked = lambda v: v.aval.size and v.aval.is_inexact and not is_complex(v.aval.dtype)
+        asked = next((v for v in reversed(program.inputs) if may_be_asked(v)), None)
         entries_of: dict[Equation, range] = {}
         one, places = Var(Aval((), np.dtype(np.float32))), []
         if asked is None:

@@ -31,8 +31,8 @@ class Constant(Primitive):
 
     def shape(self, *xs: Aval) -> Aval:
         y = Aval(self.new_shape, self.dtype)
-        if 2 * y.size * y.dtype.itemsize != len(self.data):
-            raise ShapeError(f"constant: {y} has {y.size * y.dtype.itemsize} bytes, data has {len(self.data) // 2}")
+        if 2 * y.nbytes != len(self.data):
+            raise ShapeError(f"constant: {y} has {y.nbytes} bytes, data has {len(self.data) // 2}")
         return y
 
     def lower(self, *xs: Any) -> Any:
