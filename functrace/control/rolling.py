@@ -10,7 +10,7 @@ A run is found by its period. Equations that have the same primitive, parameters
 is a string of numbers, and a run of n repetitions is a place where the string is its own copy, shifted by the period.
 In a run each operand is one of five things, the same one in every repetition:
 
-    a literal           the body has it too
+    a number            the body has it too; one each where they differ, as the times of a solver do
     internal            made by the same repetition: a variable of the body
     carried             made by the repetition before: a carry of the scan
     constant            one value, made before the run: a constant of the scan
@@ -78,13 +78,13 @@ def size(program: Program) -> int:
 
 
 def numbered(equations: Sequence[Equation]) -> list[int]:
-    """A number for each equation: equal for equal primitives, parameters, literals and types."""
+    """A number for each equation: equal for equal primitives, parameters and types, whatever literals they read."""
     numbers: dict[Any, int] = {}
     return [
         numbers.setdefault(
             (
                 eqn.primitive,
-                tuple([x if type(x) is Literal else x.aval for x in eqn.inputs]),
+                tuple([(type(x), x.aval) for x in eqn.inputs]),
                 tuple([v.aval for v in eqn.outputs]),
             ),
             len(numbers),
@@ -167,7 +167,7 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     first, stop = count // 2, count // 2 + 1
     # What is made before, and is the same in two repetitions in a row, is a constant: the run ends where it changes.
     pairs = zip(operands[first], operands[min(stop, count - 1)], strict=True)
-    fixed = [i for i, (x, y) in enumerate(pairs) if usual[i] is None and x is y]
+    fixed = [i for i, (x, y) in enumerate(pairs) if usual[i] is None and x is y and type(x) is not Literal]
 
     def is_fixed(n: int) -> bool:
         return all([operands[n][i] is operands[count // 2][i] for i in fixed])
@@ -191,12 +191,11 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     each: dict[int, tuple[Atom, ...]] = {}
     for i, k in enumerate(usual):
         xs = tuple([operands[n][i] for n in range(first, stop)])
-        if type(xs[0]) is Literal:
-            continue
         if k is not None and k[0] == 1:
             carried[i] = k[1], k[2], xs[0]
         elif k is None and len(set(xs)) == 1:
-            constants[i] = xs[0]
+            if type(xs[0]) is not Literal:
+                constants[i] = xs[0]
         elif k is None:
             each[i] = xs
     if any([x.aval is not repetitions[first][q].outputs[j].aval for q, j, x in carried.values()]):
@@ -287,9 +286,11 @@ def hoisted(program: Program) -> Program:
     """The Program with what is made for all repetitions in front.
 
     That is what depends on no input, numbers that depend on numbers, and parts of arrays, as the rows of a sequence:
-    those of inputs come first, those of what is made follow it at once. Parts of parts stay where they are.
+    those of inputs come first, those of what is made follow it at once. Parts of parts stay where they are, and so does
+    what is made of a number that is another one each time.
     """
     free: set[Any] = set()
+    own = of_own_numbers(program)
     numbers: set[Any] = {v for v in program.inputs if not v.aval.shape}
     whole: dict[Any, Any] = {}  # by what is a part of an array or all of it, the array
     cut: set[Any] = set()  # what is a part
@@ -299,13 +300,13 @@ def hoisted(program: Program) -> Program:
     parts_of: dict[Any, list[Equation]] = {}
     for eqn in in_parts(program).equations:
         needs = [x for x in eqn.inputs if type(x) is not Literal and x not in free]
-        if not needs:
+        if not needs and own.isdisjoint(eqn.outputs):
             free.update(eqn.outputs)
             early.append(eqn)
-        elif numbers.issuperset(needs) and all([not v.aval.shape for v in eqn.outputs]):
+        elif needs and numbers.issuperset(needs) and all([not v.aval.shape for v in eqn.outputs]):
             numbers.update(eqn.outputs)
             early.append(eqn)
-        elif type(eqn.primitive) is Reshape or (type(eqn.primitive) is Slice and needs[0] not in cut):
+        elif needs and (type(eqn.primitive) is Reshape or (type(eqn.primitive) is Slice and needs[0] not in cut)):
             if type(eqn.primitive) is Slice or needs[0] in cut:
                 cut.add(eqn.outputs[0])
             array = whole[eqn.outputs[0]] = whole.get(needs[0], needs[0])
@@ -315,6 +316,19 @@ def hoisted(program: Program) -> Program:
             late.append(eqn)
     equations = [each for eqn in late for each in (eqn, *[part for v in eqn.outputs for part in parts_of.get(v, ())])]
     return Program(program.inputs, (*early, *equations), program.outputs)
+
+
+def of_own_numbers(program: Program) -> set[Any]:
+    """What depends on no input and is made of a number that is another one in equations that are else the same: the
+    times of a solver, the keys of layers."""
+    free: set[Any] = set()
+    alike: dict[Any, dict[tuple[Atom, ...], tuple[Any, ...]]] = {}
+    for eqn, number in zip(program.equations, numbered(program.equations), strict=True):
+        needs = tuple([x for x in eqn.inputs if type(x) is not Literal])
+        if free.issuperset(needs):
+            free.update(eqn.outputs)
+            alike.setdefault((number, needs), {})[eqn.inputs] = eqn.outputs
+    return {v for made in alike.values() if len(made) >= FEWEST for vs in made.values() for v in vs}
 
 
 @memoised
@@ -516,6 +530,8 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
     for k, loop in enumerate(loops):
         alone.update(loop.constants.values(), [x for _, _, x in loop.carried.values()])
         for xs in dict.fromkeys(loop.each.values()):
+            if type(xs[0]) is Literal:  # they are all, and make one constant
+                continue
             pieces = parts(xs, place)
             single.update([x for x in pieces if type(x) is not tuple])
             counts[k] += len(pieces) if len(pieces) > 1 or type(pieces[0]) is not tuple else 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from functrace.ir import Atom, Equation, Program, Var
+import numpy as np
+
+from functrace.ir import Atom, Equation, Literal, Program, Var
+from functrace.primitives.constant import constant
 from functrace.primitives.space import Reshape, reshape, transpose
 from functrace.primitives.stacking import Stack, Unstack
 from functrace.primitives.structural import Concatenate, Slice, concatenate, rev, slice_along, with_size
@@ -87,6 +90,8 @@ def parts(xs: Sequence[Atom], place: Callable[[Atom], Place | None]) -> list[Par
 
 def stacked(xs: Sequence[Part | Atom]) -> Atom:
     """The stack that is put together from these parts."""
+    if all([type(x) is Literal for x in xs]):
+        return constant(np.array([x.value for x in xs if type(x) is Literal]))
     pieces: list[Atom] = []
     for x in xs:
         if type(x) is tuple:

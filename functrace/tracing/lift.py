@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import update_wrapper
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from jax import tree_util
 from functrace.errors import ArgumentError, ConcretizationError, FunctraceError, IndexingError, ShapeError
 from functrace.foreign import import_jaxpr
 from functrace.foreign.importing import to_jax_struct
-from functrace.ir import Aval, Builder, Primitive, Program
+from functrace.ir import Aval, Builder, Literal, Primitive, Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import caller_source
 from functrace.lower.kinds import settings
@@ -39,6 +39,7 @@ class Lifted(NamedTuple):
     program: Program
     constants: tuple[Any, ...]
     out_tree: Any
+    stand_ins: dict[Literal, int]  # literals in the place of a number, and which leaf it is
 
     @property
     def is_equation(self) -> bool:
@@ -60,6 +61,13 @@ OF_ENTRIES = {
     for name, fun in vars(np).items()
     if isinstance(fun, np.ufunc) and fun.nin == fun.nout == 1 and hasattr(jnp, name)
 } | {jax.lax.logistic, jax.lax.rsqrt, jax.lax.erf, jax.lax.erfc, jax.lax.exp, jax.lax.log, jax.lax.tanh}
+
+# Functions that make literals of floating numbers, whatever these are: what they record for one serves for all.
+OF_NUMBERS = OF_ENTRIES | {
+    jnp.add, jnp.subtract, jnp.multiply, jnp.divide, jnp.true_divide, jnp.maximum, jnp.minimum, jnp.where, jnp.clip,
+    jnp.full, jnp.full_like, jnp.array, jnp.asarray,
+}  # fmt: skip
+STAND_INS = [0.8462910517, 0.6713095824, 0.7395128463]  # numbers that no function makes by itself
 
 
 def static_key(x: Any) -> Any:
@@ -188,19 +196,44 @@ def record(
     ]
     operands = [x for x, flag in zip(leaves, flags, strict=True) if flag]
     avals = [x.atom.aval if type(x) is Tracer else aval_of(x) for x in operands]
+    found = of_any_numbers(name, fun, leaves, tree, flags, avals)
+    if found is None:
+        found = lifted_call(name, fun, leaves, tree, flags, avals)
+    source, builder.source = builder.source, caller_source()
     try:
-        key = (
-            fun,
-            tree,
-            tuple([a if f else static_key(x) for x, a, f in merged(leaves, avals, flags)]),
-            settings(),
-            AXES.bound,
-        )
+        atoms = [atom_of(x, builder) for x in (*found.constants, *operands)]
+        numbers = {y: Literal(leaves[i], y.aval) for y, i in found.stand_ins.items()}
+        outputs = inline_here(builder, found.program, atoms, numbers)
+    finally:
+        builder.source = source
+    return tree_util.tree_unflatten(found.out_tree, [Tracer(y, builder) for y in outputs])
+
+
+def of_any_numbers(name: str, fun: Callable[..., Any], leaves: Any, tree: Any, flags: Any, avals: Any) -> Lifted | None:
+    """The Program of a call whatever floating numbers are among its arguments; None where there are none, or they are
+    not literals of it."""
+    where = [i for i, x in enumerate(leaves) if isinstance(x, float | np.floating)]
+    if not 0 < len(where) <= len(STAND_INS) or not isinstance(fun, Hashable) or fun not in OF_NUMBERS:
+        return None
+    standing = list(leaves)
+    for i, number in zip(where, STAND_INS, strict=False):
+        standing[i] = type(leaves[i])(number)
+    found = lifted_call(name, fun, standing, tree, flags, avals, tuple(where))
+    return found if set(found.stand_ins.values()) == set(where) else None
+
+
+def lifted_call(
+    name: str, fun: Callable[..., Any], leaves: Any, tree: Any, flags: Any, avals: Any, any_number: tuple[int, ...] = ()
+) -> Lifted:
+    """Find or make the Program of a call form, in which the leaves `any_number` may be any."""
+    try:
+        keys = tuple([a if f else static_key(x) for x, a, f in merged(leaves, avals, flags)])
+        key = (fun, tree, keys, any_number, settings(), AXES.bound)
         found = _lifted.get(key)
     except TypeError:  # a static argument that does not hash: imported anew each time
         key = found = None
     if found is None:
-        found = import_call(name, fun, leaves, flags, tree, avals)
+        found = import_call(name, fun, leaves, flags, tree, avals, any_number)
         if key is not None:
             if len(leaves) <= 2 and all(flags) and tree == POSITIONAL[len(leaves)] and found.is_equation:
                 _single[call_key(fun, avals)] = found.program.equations[0].primitive
@@ -211,13 +244,16 @@ def record(
                 while len(_lifted) > CAPACITY:
                     _lifted.popitem(last=False)
                     _single.clear()
-    source, builder.source = builder.source, caller_source()
-    try:
-        atoms = [atom_of(x, builder) for x in (*found.constants, *operands)]
-        outputs = inline_here(builder, found.program, atoms)
-    finally:
-        builder.source = source
-    return tree_util.tree_unflatten(found.out_tree, [Tracer(y, builder) for y in outputs])
+    return found
+
+
+def literals_for(program: Program, leaves: Any, which: Sequence[int]) -> dict[Literal, int]:
+    """The literals of a Program that some leaves, numbers, have become; none where it may have others inside."""
+    if any([eqn.primitive.runs() for eqn in program.equations]):
+        return {}
+    atoms = {x for eqn in program.equations for x in eqn.inputs if type(x) is Literal}
+    atoms.update([x for x in program.outputs if type(x) is Literal])
+    return {x: i for x in atoms for i in which if x.aval.is_inexact and x == Literal(leaves[i], x.aval)}
 
 
 def merged(leaves: Any, avals: Any, flags: Any) -> Any:
@@ -226,9 +262,9 @@ def merged(leaves: Any, avals: Any, flags: Any) -> Any:
     return [(x, next(rest) if flag else None, flag) for x, flag in zip(leaves, flags, strict=True)]
 
 
-def inline_here(builder: Builder, program: Program, atoms: Any) -> Any:
-    """Write an imported Program, every equation with the user's line that is running."""
-    env: dict[Any, Any] = dict(zip(program.inputs, atoms, strict=True))
+def inline_here(builder: Builder, program: Program, atoms: Any, literals: dict[Literal, Literal]) -> Any:
+    """Write an imported Program, with others for some literals, and the user's line that is running for each equation."""
+    env: dict[Any, Any] = {**literals, **dict(zip(program.inputs, atoms, strict=True))}
     for eqn in program.equations:
         ys = builder.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs]))
         env.update(zip(eqn.outputs, ys, strict=True))
@@ -236,7 +272,7 @@ def inline_here(builder: Builder, program: Program, atoms: Any) -> Any:
 
 
 def import_call(
-    name: str, fun: Callable[..., Any], leaves: Any, flags: Any, tree: Any, avals: Any
+    name: str, fun: Callable[..., Any], leaves: Any, flags: Any, tree: Any, avals: Any, any_number: tuple[int, ...]
 ) -> Lifted:
     """Trace the jax function at these avals and import the jaxpr."""
     out_trees: list[Any] = []
@@ -261,7 +297,8 @@ def import_call(
     finally:
         AMBIENT.builder = outer
     imported = import_jaxpr(closed)
-    return Lifted(imported.program, imported.constants, out_trees[-1])
+    stand_ins = {} if imported.constants else literals_for(imported.program, leaves, any_number)
+    return Lifted(imported.program, imported.constants, out_trees[-1], stand_ins)
 
 
 def translated(name: str, error: Exception, leaves: Any) -> FunctraceError:

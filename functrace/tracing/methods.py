@@ -100,8 +100,10 @@ ARITHMETIC = {
     "mul": (mul, ANY, jnp.multiply),
     "truediv": (div, FLOAT, jnp.true_divide),
 }
+UFUNCS: dict[Any, Any] = {}  # NumPy's functions that are operators, with two of a tracer's
 for _name, (_prim, _kinds, _fun) in ARITHMETIC.items():
     _forward, _reflected = direct(_prim, _kinds, lift(_fun, _name))
+    UFUNCS[getattr(np, _fun.__name__)] = _forward, _reflected
     setattr(Tracer, f"__{_name}__", _forward)
     setattr(Tracer, f"__r{_name}__", _reflected)
 
@@ -232,6 +234,12 @@ Tracer.at = property(IndexUpdate)  # pyright: ignore[reportAttributeAccessIssue]
 
 def array_ufunc(self: Tracer, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
     """`np.sin(tracer)`, `np.add.reduce(tracer)`: the jax.numpy function of the same name, or its method."""
+    if method == "__call__" and not kwargs and ufunc in UFUNCS:  # `np.float32(2) * tracer` among them
+        forward, reflected = UFUNCS[ufunc]
+        x, y = inputs
+        known = forward(x, y) if type(x) is Tracer else reflected(y, x)
+        if known is not NotImplemented:
+            return known
     fun = getattr(jnp, ufunc.__name__, None)
     if method != "__call__":
         fun = getattr(fun, method, None)

@@ -79,6 +79,13 @@ def dropped(params, x):
     return x.sum()
 
 
+def timed(params, x):  # numbers of its own in each layer, by themselves and in full shape
+    for i, p in enumerate(params):
+        column = fnp.full((3, 1), (i + 1) / 7)
+        x = layer(p, x) * np.float32(1 / (2 + i)) + column * fnp.sin(0.3 + i) - np.float64(i % 2 + 0.5)
+    return x.sum()
+
+
 @ft.jit
 def jitted_layer(params, x):
     return layer(params, x)
@@ -137,6 +144,7 @@ PROGRAMS = {  # how often each loop runs
     "two back": (two_back, []),
     "two kinds": (two_kinds, [DEPTH // 2]),
     "dropout": (dropped, [6]),
+    "timed": (timed, [6]),
     "calls": (calls, [6]),
     "all states": (all_states, [DEPTH]),
     "backwards": (backwards, [5, 6]),
@@ -145,7 +153,8 @@ PROGRAMS = {  # how often each loop runs
     "gradient": (ft.grad(deep), [5, 6]),
     "gradient of first and last": (ft.grad(first_and_last_differ), [5, 6]),
     "gradient of calls": (ft.grad(calls), [4, 6]),
-    "gradient of dropout": (ft.grad(dropped), [4, 5]),
+    "gradient of dropout": (ft.grad(dropped), [5, 5]),
+    "gradient of timed": (ft.grad(timed), [4, 5]),
     "hessian product": (lambda ps, x: ft.jvp(ft.grad(deep), (ps, x), (ps, x))[1], [5, 5]),
     "batch": (lambda ps, x: ft.vmap(ft.grad(deep), (None, 0))(ps, np.stack([x, x + 1])), [5, 6]),
     "step": (step, [5, 6, 6, 6]),
@@ -305,7 +314,16 @@ def collected(p, xs):  # states are put together in the end
     return (fnp.stack(states, 1) ** 2).sum()
 
 
-LOOPS = (recurrent, gated, collected, trained_inside, solved, integrated, scalars, indexed, of_columns)
+def at_times(p, xs):  # a solver whose rate depends on time, a number of Python's
+    rate = lambda z, t: fnp.tanh(z @ p["w"] + fnp.concatenate([xs[0] @ p["u"][:, 1:], fnp.full((4, 1), t)], 1))
+    z = xs[0] @ p["u"]
+    for i in range(len(xs)):
+        middle = z + 0.05 * rate(z, 0.1 * i)
+        z = z + np.float32(0.1 / (1 + i)) * rate(middle, 0.1 * i + 0.05)
+    return (z**2).sum()
+
+
+LOOPS = (recurrent, gated, collected, at_times, trained_inside, solved, integrated, scalars, indexed, of_columns)
 PAY = {f.__name__: f for f in LOOPS}
 STEPS = 60
 
