@@ -1,0 +1,60 @@
+"""Calls of jax.numpy's functions: what is recorded for one number serves for all."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import functrace as ft
+from functrace import numpy as fnp
+
+lift = importlib.import_module("functrace.tracing.lift")
+
+CALLS = {  # of a number and an array
+    "operator": lambda n, t, x: t * x - x / t,
+    "add": lambda n, t, x: n.add(x, t),
+    "multiply": lambda n, t, x: n.multiply(t, x),
+    "ufunc": lambda n, t, x: (n if n is jnp else np).subtract(x, np.float32(t)),
+    "maximum": lambda n, t, x: n.maximum(x, t) + x,
+    "where": lambda n, t, x: n.where(x > 0, t, x),
+    "clip": lambda n, t, x: n.clip(x, t, t + 0.7),
+    "full": lambda n, t, x: x + n.full((2, 1), t),
+    "full_like": lambda n, t, x: x * n.full_like(x, t),
+    "full integers": lambda n, t, x: x * n.full((2, 1), t, jnp.int32),
+    "asarray": lambda n, t, x: x + n.asarray(t),
+    "array": lambda n, t, x: x[0] * n.array([t, 1.0, 2.0]),
+    "exp": lambda n, t, x: x * n.exp(t),
+    "power": lambda n, t, x: x * n.power(n.abs(x), t),
+}
+TYPES = (float, np.float64, np.float32, np.float16)
+SPECIAL = (0.25, -1.5, 0.0, -0.0, 3.0, 1.0, np.inf, np.nan)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_numbers_mean_what_they_mean_to_jax(name, kind, dtype):
+    x = np.array([[0.3, -0.2, 1.1], [-0.7, 2.0, 0.9]], np.float32)
+    for number in SPECIAL:
+        if name == "full integers" and not np.isfinite(number):
+            continue
+        call = lambda n, x: CALLS[name](n, kind(number), x.astype(dtype))  # noqa: B023
+        ours = ft.jit(lambda x: call(fnp, x))(x)  # noqa: B023
+        theirs = jax.jit(lambda x: call(jnp, x))(x)  # noqa: B023
+        assert (ours.dtype, ours.weak_type) == (theirs.dtype, theirs.weak_type)
+        np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(theirs, np.float32))
+
+
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"full integers", "array", "power"}))
+@pytest.mark.parametrize("kind", TYPES)
+def test_another_number_asks_jax_no_more(name, kind, monkeypatch):
+    asked = []
+    importing = lift.import_call
+    monkeypatch.setattr(lift, "import_call", lambda *args: asked.append(args) or importing(*args))
+    program = lambda number: ft.make_program(lambda x: CALLS[name](fnp, kind(number), x))(np.ones((2, 3), np.float32))
+    program(0.125)
+    asked.clear()
+    program(0.375)
+    assert not asked
