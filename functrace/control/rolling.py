@@ -12,7 +12,7 @@ In a run each operand is one of five things, the same one in every repetition:
 
     a number            the body has it too; one each where they differ, as the times of a solver do
     internal            made by the same repetition: a variable of the body
-    carried             made by the repetition before: a carry of the scan
+    carried             made by the repetition before, or two or three before: a carry of the scan, one for each
     constant            one value, made before the run: a constant of the scan
     one each            another value for each repetition, made before the run: an operand of the scan, stacked
 
@@ -64,6 +64,7 @@ MUCH, LESS = 1536, 4  # the same for a loop that saves so many
 ROOM = 4  # bytes that loops keep for one another, to each byte that is copied, for copies to be that cheap
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
 FEWEST = 3  # repetitions that are worth a loop
+OLDEST = 3  # repetitions ago that a value is carried from, as two-step methods do
 
 
 def sizes(equations: Sequence[Equation]) -> list[int]:
@@ -93,22 +94,34 @@ def numbered(equations: Sequence[Equation]) -> list[int]:
     ]
 
 
+class Carried(NamedTuple):
+    """Result `j` of equation `q`, of as many repetitions before as there are `inits`.
+
+    These are what it is in the first repetition, the youngest one first.
+    """
+
+    q: int
+    j: int
+    inits: tuple[Atom, ...]
+
+
 @dataclass(frozen=True)
 class Loop:
     """`count` repetitions of `period` equations from `start` on, as a scan.
 
     Operands of the body are numbered as they come. `constants`, `carried` and `each` say for an operand what it is: its
-    value; which result of which equation of the repetition before it is, and its first value; its values by repetition.
-    Results `(q, j)` that are read outside are `final`, read after the last repetition alone, or in `every`.
+    value; which result it is, of a repetition before; its values by repetition. Of results `(q, j)` that are read
+    outside, those of the last repetitions that are carried anyway are `final`, with how many before the end, if no
+    others are read. The rest is in `every`.
     """
 
     start: int
     period: int
     count: int
     constants: dict[int, Atom]
-    carried: dict[int, tuple[int, int, Atom]]
+    carried: dict[int, Carried]
     each: dict[int, tuple[Atom, ...]]
-    final: tuple[tuple[int, int], ...]
+    final: tuple[tuple[int, int, int], ...]
     every: tuple[tuple[int, int], ...]
 
     @property
@@ -126,7 +139,7 @@ def fewest_alive(program: Program, stretch: Stretch) -> int:
     for i, eqn in enumerate(program.equations[start:stop]):
         last.update([(x, i) for x in eqn.inputs if x in made])
     for v, i in last.items():
-        if i - made[v] <= period:
+        if i - made[v] <= OLDEST * period:
             change[made[v] + 1] += 1
             change[i + 1] -= 1
     alive = list(accumulate(change))
@@ -156,11 +169,11 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     operands = [[x for eqn in equations for x in eqn.inputs] for equations in repetitions]
 
     def kind(n: int, x: Atom) -> tuple[int, int, int] | None:
-        # How many repetitions ago, 0 or 1, it was made, and where.
+        # How many repetitions ago it was made, 0 to OLDEST, and where.
         if x not in made:
             return None
         m, q, j = made[x]
-        return (n - m, q, j) if n - m <= 1 else None
+        return (n - m, q, j) if n - m <= OLDEST else None
 
     kinds = [[kind(n, x) for x in xs] for n, xs in enumerate(operands)]
     usual = kinds[count // 2]
@@ -172,33 +185,35 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     def is_fixed(n: int) -> bool:
         return all([operands[n][i] is operands[count // 2][i] for i in fixed])
 
-    while first > 0 and kinds[first - 1] == usual and is_fixed(first - 1):
+    def begins(n: int) -> bool:
+        # What the others have from a repetition before, the first ones have from elsewhere.
+        return all([k == u or (k is None and u is not None and u[0] > 0) for k, u in zip(kinds[n], usual, strict=True)])
+
+    while first > 0 and begins(first - 1) and is_fixed(first - 1):
         first -= 1
     while stop < count and kinds[stop] == usual and is_fixed(stop):
         stop += 1
-    # What the others have from the repetition before, the first one has from elsewhere.
-    fits = [k == u or (k is None and u is not None and u[0] == 1) for k, u in zip(kinds[first - 1], usual, strict=True)]
-    if first > 0 and all(fits) and is_fixed(first - 1):
-        first -= 1
-    # What was made in the stretch, and longer ago than that, must have been made before the run.
-    pairs = [pair for n in range(first, stop) for pair in zip(operands[n], kinds[n], strict=True)]
-    far = [made[x][0] for x, k in pairs if k is None and x in made]
-    first = max([first, *[m + 1 for m in far]])
+    # From elsewhere are as many as it was made ago. What was made in the stretch, and longer ago than that, must have
+    # been made before the run.
+    for n in range(stop - 1, first - 1, -1):
+        for x, k, u in zip(operands[n], kinds[n], usual, strict=True):
+            if k is None and ((u is not None and n - first >= u[0]) or (x in made and made[x][0] >= first)):
+                first = max(first, n - u[0] + 1 if u is not None else made[x][0] + 1)
     if stop - first < FEWEST:
         return None
     constants: dict[int, Atom] = {}
-    carried: dict[int, tuple[int, int, Atom]] = {}
+    carried: dict[int, Carried] = {}
     each: dict[int, tuple[Atom, ...]] = {}
     for i, k in enumerate(usual):
         xs = tuple([operands[n][i] for n in range(first, stop)])
-        if k is not None and k[0] == 1:
-            carried[i] = k[1], k[2], xs[0]
+        if k is not None and k[0]:
+            carried[i] = Carried(k[1], k[2], xs[: k[0]][::-1])
         elif k is None and len(set(xs)) == 1:
             if type(xs[0]) is not Literal:
                 constants[i] = xs[0]
         elif k is None:
             each[i] = xs
-    if any([x.aval is not repetitions[first][q].outputs[j].aval for q, j, x in carried.values()]):
+    if any([x.aval is not repetitions[first][q].outputs[j].aval for q, j, inits in carried.values() for x in inits]):
         return None
     begin, end = base + first * period, base + stop * period
     last = last_reads(program)
@@ -206,8 +221,12 @@ def found_in(program: Program, stretch: Stretch) -> Loop | None:
     for v, (n, q, j) in made.items():
         if first <= n < stop and last.get(v, -1) >= end:
             read.setdefault((q, j), set()).add(n)
-    final = tuple([at for at, ns in read.items() if ns == {stop - 1}])
-    every = tuple([at for at in read if at not in final])
+    ages = dict.fromkeys(read, 1)
+    for q, j, inits in carried.values():
+        ages[q, j] = max(len(inits), ages.get((q, j), 1))
+    late = {at: ns for at, ns in read.items() if stop - min(ns) <= ages[at]}
+    final = tuple([(*at, stop - n) for at, ns in late.items() for n in sorted(ns)])
+    every = tuple([at for at in read if at not in late])
     return Loop(begin, period, stop - first, constants, carried, each, final, every)
 
 
@@ -237,14 +256,15 @@ def written(program: Program, loops: Sequence[Loop]) -> Program:
 def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -> None:
     """Write one loop; `env` says what stands for the variables of the Program."""
     constants = list(dict.fromkeys(loop.constants.values()))
-    slots = list(dict.fromkeys(loop.carried.values()))
+    chains = loop.carried.values()
+    slots = list(dict.fromkeys([Carried(q, j, xs[: n + 1]) for q, j, xs in chains for n in range(len(xs))]))
     each = list(dict.fromkeys(loop.each.values()))
     made = program.equations[loop.start : loop.start + loop.period]
-    carries = {(q, j) for q, j, _ in slots}
-    inits = [env.get(x, x) for _, _, x in slots]
-    for q, j in loop.final:
+    carries = {(slot.q, slot.j) for slot in slots}
+    inits = [env.get(slot.inits[-1], slot.inits[-1]) for slot in slots]
+    for q, j, _ in loop.final:
         if (q, j) not in carries:
-            slots.append((q, j, made[q].outputs[j]))
+            slots.append(Carried(q, j, made[q].outputs[j : j + 1]))
             inits.append(zeros(made[q].outputs[j].aval))
     values = [[env.get(x, x) for x in xs] for xs in each]
     place = lambda x: entry_of(b.definition, x)
@@ -269,13 +289,13 @@ def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -
             operands = tuple([stands.get(k, values_in.get(x, x)) for k, x in zip(places, eqn.inputs, strict=True)])
             inner.source = eqn.source
             values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
-        outputs = [values_in[made[q].outputs[j]] for q, j in [*[slot[:2] for slot in slots], *loop.every]]
-        body = inner.build(outputs)
+        younger = [of_slot.get(slot._replace(inits=slot.inits[:-1])) for slot in slots]
+        carry = [y or values_in[made[slot.q].outputs[slot.j]] for y, slot in zip(younger, slots, strict=True)]
+        body = inner.build([*carry, *[values_in[made[q].outputs[j]] for q, j in loop.every]])
     b.source = made[0].source
     results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
-    last = loop.stop - loop.period
-    for (q, j, _), y in zip(slots, results, strict=False):
-        env[program.equations[last + q].outputs[j]] = y
+    for (q, j, ages), y in zip(slots, results, strict=False):
+        env[program.equations[loop.stop - len(ages) * loop.period + q].outputs[j]] = y
     for (q, j), ys in zip(loop.every, results[len(slots) :], strict=True):
         for n in range(loop.count):
             v = program.equations[loop.start + n * loop.period + q].outputs[j]
@@ -528,7 +548,7 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
     counts = [0] * len(loops)
     single: set[Any] = set()  # what is put into stacks one by one
     for k, loop in enumerate(loops):
-        alone.update(loop.constants.values(), [x for _, _, x in loop.carried.values()])
+        alone.update(loop.constants.values(), [x for slot in loop.carried.values() for x in slot.inits])
         for xs in dict.fromkeys(loop.each.values()):
             if type(xs[0]) is Literal:  # they are all, and make one constant
                 continue

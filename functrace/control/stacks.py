@@ -49,8 +49,9 @@ def entry(stack: Atom, i: int) -> Atom:
 
 def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> Place | None:
     """What `x` is an entry of, as `array[..., i, ...]` is written, in whatever shape, and which one."""
-    made = definition(x)
-    taken = definition(made.inputs[0]) if made is not None and type(made.primitive) is Reshape else made
+    taken = definition(x)
+    while taken is not None and type(taken.primitive) is Reshape:
+        taken = definition(taken.inputs[0])
     if taken is None or type(taken.primitive) is not Slice:
         return None
     prim, (array,) = taken.primitive, taken.inputs

@@ -58,7 +58,7 @@ def of_the_first(params, x):  # what the first layer makes of an input is read b
     return x.sum()
 
 
-def two_back(params, x):  # an operand of the layer before the last one: no run
+def two_back(params, x):  # an operand of the layer before the last one
     before = x
     for p in params:
         x, before = layer(p, x) + 0.1 * before, x
@@ -141,7 +141,7 @@ PROGRAMS = {  # how often each loop runs
     "first and last differ": (first_and_last_differ, [DEPTH]),
     "mask": (masked, [DEPTH]),
     "of the first": (of_the_first, [DEPTH]),
-    "two back": (two_back, []),
+    "two back": (two_back, [4]),
     "two kinds": (two_kinds, [DEPTH // 2]),
     "dropout": (dropped, [6]),
     "timed": (timed, [6]),
