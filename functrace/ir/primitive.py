@@ -39,16 +39,20 @@ class Undefined(NamedTuple):
 class Masked(NamedTuple):
     """A cotangent `value` with entries that are absent: they stay zero whatever they are multiplied by.
 
-    `there` says which are not, a `Presence` of `primitives.selection`. The others hold zeros, or anything if `dirty`.
+    `there` says which are not, a `Presence` of `primitives.selection`. The others hold zeros, or anything if `dirty`:
+    by factors in which no pole is seen if `ordinary`, so that what is absent by chance holds zeros still.
     """
 
     value: Any
     there: Any
     dirty: bool = False
+    ordinary: bool = False
 
     def clean(self) -> Any:
         """The value with zeros where it is absent."""
-        return self.there.zeroed(self.value) if self.dirty else self.value
+        if not self.dirty:
+            return self.value
+        return (self.there.sure if self.ordinary else self.there).zeroed(self.value)
 
 
 class Through(NamedTuple):

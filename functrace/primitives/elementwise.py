@@ -191,20 +191,23 @@ class Elementwise(Primitive):
         # Entries do not mix, so that one that is dirty may go on; but for the sum over what was repeated.
         if type(ct) is not Masked:
             return self.transpose(ct, *xs)
-        value, mask, dirty = ct
+        value, mask, dirty, ordinary = ct
         shape = value.aval.shape
         wide = list(xs)
         for i, x in enumerate(xs):
             if type(x) is not Undefined:
-                dirty = dirty or not (is_ordinary(x) if mask.by_chance else is_mild(x))
+                if (dirty and not ordinary) or is_mild(x):
+                    continue
+                ordinary = is_ordinary(x)
+                dirty = not (ordinary and mask.by_chance)
             elif x.aval.shape != shape:
                 wide[i] = Undefined(x.aval.with_shape(shape))
         found: list[Any] = list(self.transpose(value, *wide))
         for i, (x, c) in enumerate(zip(xs, found, strict=True)):
             if c is not None and x.aval.shape == shape:
-                found[i] = Masked(c, mask, dirty)
+                found[i] = Masked(c, mask, dirty, ordinary)
             elif c is not None:
-                found[i] = self._summed(Masked(c, mask, dirty), x.aval)
+                found[i] = self._summed(Masked(c, mask, dirty, ordinary), x.aval)
         return found
 
     def _summed(self, ct: Masked, aval: Aval) -> Masked:

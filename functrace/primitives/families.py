@@ -79,7 +79,7 @@ class Linear(OneSign):
         if not self.permutes or type(ct) is not Masked:
             return super().transpose_masked(ct, *xs)
         (found,), (mask,) = self.transpose(ct.value, *xs), self.presence([ct], *xs)
-        return [Masked(found, mask, ct.dirty)]
+        return [Masked(found, mask, ct.dirty, ct.ordinary)]
 
     def jvp(self, xs: Sequence[Any], dxs: Sequence[Any]) -> tuple[Any, Any]:
         """The map itself, applied to the tangents. Operands beyond the first are not linear."""

@@ -30,10 +30,10 @@ class Presence:
 
     `uniform` are axes along which all entries are known to be equal. `case` is `(which, i, outer)` for case i of a
     select, of whose result `outer` is the presence. `by_chance` is a row in which all entries happen to be absent, as
-    those behind a relu may be: that is followed only where a pole is in sight.
+    those behind a relu may be: that is followed only where a pole is in sight. `sure` is without what is by chance.
     """
 
-    __slots__ = ("_atom", "_parents", "_rule", "by_chance", "case", "shape", "uniform")
+    __slots__ = ("_atom", "_parents", "_rule", "_sure", "by_chance", "case", "shape", "uniform")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Presence:
         self.shape, self.uniform, self.case = shape, frozenset(uniform) if uniform else NOWHERE, case
         self._rule, self._parents = rule, tuple(parents)
         self._atom: Atom | None = None
+        self._sure: Presence | None = None
         self.by_chance = False
         for p in parents:
             self.by_chance = self.by_chance or p.by_chance
@@ -65,6 +66,11 @@ class Presence:
             stack.pop()
         assert self._atom is not None
         return self._atom
+
+    @property
+    def sure(self) -> Presence:
+        """What is there by this mask and those that others follow from for sure."""
+        return self._sure or self
 
     @property
     def type(self) -> tuple[tuple[int, ...], frozenset[int]]:
@@ -187,7 +193,10 @@ def selected(which: Atom, i: int, outer: Presence | None) -> Presence:
         return eq(which, i)
 
     own = Presence(which.aval.shape, here, (), uniform)
-    mask = own if outer is None else own.meet(outer, logical_and)
+    mask = own
+    if outer is not None:
+        mask = own.meet(outer, logical_and)
+        mask._sure = own if outer.by_chance else own.meet(outer.sure, logical_and) if outer.sure is not outer else None
     mask.case, mask.by_chance = (which, i, outer), False
     return mask
 
@@ -230,14 +239,14 @@ class _Select(Formula):
         return [None, *cts]
 
     def transpose_masked(self, ct: Any, *xs: Any) -> Any:
-        value, outer, dirty = ct if type(ct) is Masked else (ct, None, False)
+        value, outer, dirty, ordinary = ct if type(ct) is Masked else (ct, None, False, False)
         found: list[Any] = list(self.transpose(value, *xs))
         for i, c in enumerate(found):
             if c is not None and outer is not None and outer.case is not None and outer.case[:2] == (xs[0], i - 1):
                 # As of a select in another one of the same: what that has left out, so does this one.
-                found[i] = Masked(c, outer, dirty and outer.case[2] is not None)
+                found[i] = Masked(c, outer, dirty and outer.case[2] is not None, ordinary)
             elif c is not None:
-                found[i] = Masked(c, selected(xs[0], i - 1, outer), dirty)
+                found[i] = Masked(c, selected(xs[0], i - 1, outer), dirty, ordinary)
         return found
 
     def squares(self, *xs: Any) -> Any:

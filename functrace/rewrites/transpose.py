@@ -39,7 +39,8 @@ def plus(x: Cotangent, y: Cotangent) -> Cotangent:
     if type(x) is not Masked or type(y) is not Masked:
         return united(cleaned(x), cleaned(y))
     if x.there is y.there:
-        return Masked(united(x.value, y.value), x.there, x.dirty or y.dirty)
+        ordinary = (x.ordinary or not x.dirty) and (y.ordinary or not y.dirty)
+        return Masked(united(x.value, y.value), x.there, x.dirty or y.dirty, ordinary)
     total, there = united(x.clean(), y.clean()), x.there.either(y.there)
     return total if there is None else Masked(total, there)
 

@@ -272,7 +272,7 @@ def inline_here(builder: Builder, program: Program, atoms: Any, literals: dict[L
 
 
 def import_call(
-    name: str, fun: Callable[..., Any], leaves: Any, flags: Any, tree: Any, avals: Any, any_number: tuple[int, ...]
+    name: str, fun: Callable[..., Any], leaves: Any, flags: Any, tree: Any, avals: Any, any_number: tuple[int, ...] = ()
 ) -> Lifted:
     """Trace the jax function at these avals and import the jaxpr."""
     out_trees: list[Any] = []
