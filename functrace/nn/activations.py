@@ -16,7 +16,10 @@ from jax import Array
 
 from functrace import lax, numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
+from functrace.primitives.selection import Whole
 from functrace.scipy.special import logsumexp as logsumexp
+from functrace.tracing import Tracer
+from functrace.tracing.binding import bind
 
 ArrayLike = Any  # an array of JAX or NumPy, a tracer, a Python scalar
 Axis = int | tuple[int, ...] | None
@@ -230,8 +233,10 @@ def _relu_beyond(bound: float, x: Any, inner: Callable[[Any], Any]) -> Any:
 
     The derivatives of `inner` would multiply 0 by something that overflows. Beyond the bound it is asked about the
     bound, not about 0: XLA keeps one array less for the backward pass, as it computes a clip again and not a choice.
+    There all is finite, so that the choice leaves no mask for what comes before `x`.
     """
-    return fnp.where(fnp.abs(x) < bound, inner(fnp.clip(x, -bound, bound)), relu(x))
+    known = bind(Whole(), x) if type(x) is Tracer else x
+    return fnp.where(fnp.abs(x) < bound, inner(fnp.clip(known, -bound, bound)), relu(x))
 
 
 def glu(x: ArrayLike, axis: int = -1) -> Array:

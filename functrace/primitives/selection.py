@@ -15,11 +15,23 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Through, Undefined, ambient
+from functrace.ir import (
+    Atom,
+    Aval,
+    Builder,
+    Literal,
+    Masked,
+    Primitive,
+    Sample,
+    Through,
+    Undefined,
+    ambient,
+    primitive,
+)
 from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
-from functrace.primitives.elementwise import F32, Formula, align, convert_element_type
-from functrace.primitives.families import broadcast_shapes, literal
+from functrace.primitives.elementwise import C64, F32, Formula, align, convert_element_type
+from functrace.primitives.families import Linear, broadcast_shapes, literal
 from functrace.primitives.space import BroadcastInDim, broadcast_to, transpose, zeros
 
 NOWHERE: frozenset[int] = frozenset()
@@ -317,3 +329,37 @@ def where(condition: Atom, x: Any, y: Any) -> Atom:
     shape = broadcast_shapes("where", (condition.aval, x.aval, y.aval))
     which = condition if not condition.aval.shape else broadcast_to(condition, shape)
     return select_n(which, broadcast_to(y, shape), broadcast_to(x, shape))
+
+
+@primitive
+class Whole(Linear):
+    """The identity. Of its cotangent nothing is absent: what a select has left out are zeros, and no mask goes on.
+
+    It is for a function that a select asks at a harmless point where it leaves it out, so that these zeros have met
+    finite numbers alone.
+    """
+
+    name = "whole"
+    fuses = True
+    adds_up = False
+    keeps_values = True
+    permutes = True
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(Whole(), (Aval((2, 3), F32),))
+        yield Sample(Whole(), (Aval((), C64),))
+
+    def shape(self, x: Aval) -> Aval:
+        return x
+
+    def lower(self, x: Any) -> Any:
+        return x
+
+    def transpose(self, ct: Any, x: Any) -> Any:
+        return [ct]
+
+    def transpose_masked(self, ct: Any, x: Any) -> Any:
+        return [ct.value if type(ct) is Masked else ct]
+
+    def batch(self, size: int, xs: Sequence[Any], batched: Sequence[bool]) -> tuple[Any, Any]:
+        return self(*xs), True

@@ -263,7 +263,7 @@ def merged(leaves: Any, avals: Any, flags: Any) -> Any:
 
 
 def inline_here(builder: Builder, program: Program, atoms: Any, literals: dict[Literal, Literal]) -> Any:
-    """Write an imported Program, with others for some literals, and the user's line that is running for each equation."""
+    """Write an imported Program, with others for some literals; each equation has the user's line that is running."""
     env: dict[Any, Any] = {**literals, **dict(zip(program.inputs, atoms, strict=True))}
     for eqn in program.equations:
         ys = builder.emit(eqn.primitive, tuple([env.get(x, x) for x in eqn.inputs]))

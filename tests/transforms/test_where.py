@@ -285,7 +285,11 @@ def test_linear_transpose_of_select():
     np.testing.assert_array_equal(ct, [2, 0, 2])
 
 
-@pytest.mark.parametrize("activation", [nn.relu, nn.leaky_relu, nn.elu, lambda x: fnp.maximum(x, 0.0), fnp.tanh])
+SMOOTH = [nn.silu, nn.mish, nn.gelu, lambda x: nn.gelu(x, approximate=False)]
+ACTIVATIONS = [nn.relu, nn.leaky_relu, nn.elu, lambda x: fnp.maximum(x, 0.0), fnp.tanh, *SMOOTH]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_masks_that_nobody_reads_are_not_there(activation):
     """The gradient of a network with no singular function has as many equations as without masks."""
     layers = [(np.eye(4, dtype=np.float32), ONE[:1].repeat(4))] * 3
@@ -298,6 +302,14 @@ def test_masks_that_nobody_reads_are_not_there(activation):
     program = ft.make_program(ft.grad(loss))(layers, np.ones((2, 4), np.float32))
     booleans = [e for e in program.equations if e.outputs[0].aval.dtype == bool]
     assert not [e for e in booleans if e.primitive.name in ("and", "or", "reduce_or", "not")]
+
+
+@pytest.mark.parametrize("activation", SMOOTH)
+def test_a_smooth_activation_leaves_no_mask(activation):
+    """Not for what moves and multiplies entries before it, either."""
+    loss = lambda x, y: activation(fnp.concatenate([x[1:] * y, x[:1] + x.sum()]) * y[0]).sum()
+    program = ft.make_program(ft.grad(loss, (0, 1)))(X, X[1:])
+    assert not [e for e in program.equations if e.primitive.name in ("and", "or", "reduce_or", "not")]
 
 
 def test_masks_of_long_programs():
