@@ -26,7 +26,8 @@ as the steps of a solver, of a recurrent network, of a training loop inside a lo
 makes the loops that save `ENOUGH` equations, and that cut no kernel in two: where all that is repeated is elementwise,
 XLA runs many repetitions as one kernel. Of these it keeps those that together are worth most, an array put into a
 stack or taken out of one at `EACH` equations: where the steps of a solver are differentiated twice, the first loop
-copies much, and the others read what it stacks.
+copies much, and the others read what it stacks. In a loop of fewer than `SHORT` repetitions an array is put at `MORE`: its
+kernels are compiled besides those of the repetition that differs, which would serve all without it.
 
 On a CPU, loops that save `MUCH`, as those over the layers of a deep model, forward and backward, may copy an array for
 `LESS` equations. What XLA for CPU does grows with the square of the kernels, and it loads fewer: a deep transformer
@@ -60,6 +61,7 @@ from functrace.rewrites.memo import copy_input
 LEAST = 16  # equations that a loop saves
 ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
 EACH = 16  # equations that it saves for each array that is copied
+SHORT, MORE = 8, 64  # the same for a loop of fewer repetitions
 MUCH, LESS = 1536, 4  # the same for a loop that saves so many
 ROOM = 4  # bytes that loops keep for one another, to each byte that is copied, for copies to be that cheap
 SMALL = 1024  # entries of an array below which a kernel of its own costs nothing
@@ -446,7 +448,10 @@ def worth_most(
         for i, count in zip(made, found_copies.counts, strict=True):
             current[i] = current[i]._replace(copied=count)
         has_room = ROOM * found_copies.copied <= found_copies.kept
-        gain = {i: v.saved - price(v.saved, has_room) * v.copied for i in made if (v := current[i])}
+        gain = {
+            i: v.saved - price(v.saved, loop.count, has_room) * v.copied
+            for i in made if (loop := (v := current[i]).loop)
+        }  # fmt: skip
         worth = sum(gain.values())
         if worth > most:
             best, most = list(current), worth
@@ -460,9 +465,11 @@ def worth_most(
         current[current.index(worst)] = worst._replace(why_not=why)
 
 
-def price(saved: int, has_room: bool) -> int:
-    """The equations that a loop saving so many is to save for each array that it copies."""
-    return LESS if saved >= MUCH and has_room and jax.default_backend() == "cpu" else EACH
+def price(saved: int, count: int, has_room: bool) -> int:
+    """The equations that a loop of `count` repetitions, saving so many, is to save for each array that it copies."""
+    if saved >= MUCH and has_room and jax.default_backend() == "cpu":
+        return LESS
+    return EACH if count >= SHORT else MORE
 
 
 def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
@@ -473,8 +480,9 @@ def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     if not computes(repetition):
         return None
     own = own_inputs(program, stretch)
-    saved = size * ((stop - start) // period - 1)
-    if not always and own * price(saved, True) > size:
+    count = (stop - start) // period
+    saved = size * (count - 1)
+    if not always and own * price(saved, count, True) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
         return Verdict(stretch, None, 0, own, why)
     if not always and (why := reason(repetition, saved)):

@@ -16,7 +16,7 @@ from jax import Array
 
 from functrace import lax, numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
-from functrace.primitives.selection import Whole
+from functrace.primitives.selection import Within
 from functrace.scipy.special import logsumexp as logsumexp
 from functrace.tracing import Tracer
 from functrace.tracing.binding import bind
@@ -233,10 +233,9 @@ def _relu_beyond(bound: float, x: Any, inner: Callable[[Any], Any]) -> Any:
 
     The derivatives of `inner` would multiply 0 by something that overflows. Beyond the bound it is asked about the
     bound, not about 0: XLA keeps one array less for the backward pass, as it computes a clip again and not a choice.
-    There all is finite, so that the choice leaves no mask for what comes before `x`.
     """
-    known = bind(Whole(), x) if type(x) is Tracer else x
-    return fnp.where(fnp.abs(x) < bound, inner(fnp.clip(known, -bound, bound)), relu(x))
+    known = bind(Within(bound), x) if type(x) is Tracer else fnp.clip(x, -bound, bound)
+    return fnp.where(fnp.abs(x) < bound, inner(known), relu(x))
 
 
 def glu(x: ArrayLike, axis: int = -1) -> Array:

@@ -30,7 +30,7 @@ from functrace.ir import (
 )
 from functrace.ir.dependence import Matrix, Site, repeated
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
-from functrace.primitives.elementwise import C64, F32, Formula, align, convert_element_type
+from functrace.primitives.elementwise import C64, F32, Elementwise, Formula, align, convert_element_type
 from functrace.primitives.families import Linear, broadcast_shapes, literal
 from functrace.primitives.space import BroadcastInDim, broadcast_to, transpose, zeros
 
@@ -332,18 +332,36 @@ def where(condition: Atom, x: Any, y: Any) -> Atom:
 
 
 @primitive
-class Whole(Linear):
-    """The identity. Of its cotangent nothing is absent: what a select has left out are zeros, and no mask goes on.
+class Within(Elementwise):
+    """x clipped to [-bound, bound], for a function that a select asks about nothing beyond.
 
-    It is for a function that a select asks at a harmless point where it leaves it out, so that these zeros have met
-    finite numbers alone.
+    So its derivative may be 1 beyond, too. And of its cotangent nothing is absent: what the select has left out are
+    zeros, which have met the function's derivatives, finite numbers, alone.
     """
+
+    name = "within"
+    locally_linear = True
+    bound: float
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(Within(4.0), (Aval((2, 3), F32),))
+
+    def lower(self, x: Any) -> Any:
+        bound = jnp.asarray(self.bound, x.dtype)
+        return lax.clamp(-bound, x, bound)
+
+    def term(self, i: int, dx: Atom, xs: Sequence[Any], y: Any) -> Any:
+        return Whole()(dx)
+
+
+@primitive
+class Whole(Linear):
+    """The identity. Of its cotangent nothing is absent: what a select has left out are zeros, and no mask goes on."""
 
     name = "whole"
     fuses = True
     adds_up = False
     keeps_values = True
-    permutes = True
 
     def samples(self) -> Iterator[Sample]:
         yield Sample(Whole(), (Aval((2, 3), F32),))

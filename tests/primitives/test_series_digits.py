@@ -24,6 +24,7 @@ from functrace.lower.evaluate import evaluate
 from functrace.primitives.casts import ReducePrecision
 from functrace.primitives.elementwise import ConvertElementType, Elementwise
 from functrace.primitives.quotients import IntegerPow
+from functrace.primitives.selection import Within
 from functrace.primitives.special import BesselI0eSlope
 from functrace.primitives.unary import Round
 from functrace.rewrites import series
@@ -77,6 +78,7 @@ ROWS = [
     Row(ConvertElementType(C128), lambda x: x, (0.5,)),
     Row(ReducePrecision(11, 52), lambda x: x, (0.5,)),
     Row(Round(0), lambda x: mp.nint(x), (0.3, 2.7)),
+    Row(Within(4.0), lambda x: x, (0.5, -3.9)),
     named("copy", lambda x: x, 0.5),
     named("stop_gradient", lambda x: mp.mpf(0.5), 0.5),
     named("floor", lambda x: mp.floor(x), 0.5, -1.3),
