@@ -161,17 +161,21 @@ class Presence:
         if all([c is None or (type(c) is Masked and not c.there.shape) for c in cts]):
             return list(Primitive.presence(prim, cts, *xs))
 
+        flag = np.dtype(bool)
+        of_flags = [Undefined(Aval(x.aval.shape, flag)) if type(x) is Undefined else x for x in xs]
+
         def rule(i: int) -> Callable[..., Atom]:
             def write(*atoms: Atom) -> Atom:
                 rest = iter(atoms)
                 results = prim.shape(*[x.aval for x in xs])
                 ones = []
                 for c, y in zip(cts, results if prim.multiple_results else [results], strict=True):
-                    there = next(rest) if type(c) is Masked else Literal(c is not None, Aval((), np.dtype(bool)))
+                    there = next(rest) if type(c) is Masked else Literal(c is not None, Aval((), flag))
                     if prim.adds_up:
                         there = convert_element_type(there, y.dtype)
                     ones.append(broadcast_to(there, y.shape))
-                found = prim.transpose(ones if prim.multiple_results else ones[0], *xs)[i]
+                operands = xs if prim.adds_up else of_flags
+                found = prim.transpose(ones if prim.multiple_results else ones[0], *operands)[i]
                 return ne(found, 0) if prim.adds_up else found
 
             return write

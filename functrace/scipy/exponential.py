@@ -8,7 +8,9 @@ from typing import Any
 from jax import lax, numpy as jnp
 from jax.scipy import special
 
-from functrace.tracing import lift
+from functrace.primitives.selection import Whole
+from functrace.tracing import Tracer, lift
+from functrace.tracing.binding import bind
 from functrace.transforms import custom_jvp
 
 exp = lift(lax.exp)
@@ -21,17 +23,22 @@ from_jax_xlog1py = lift(special.xlog1py)
 from_jax_xlogy = lift(special.xlogy)
 
 
-def shifted_logsumexp(a: Any, axis: Any, keepdims: bool, where: Any) -> Any:
-    """The log of a sum of exponentials, which is not differentiated where nothing is summed but zeros."""
+def shifted_sum(a: Any, axis: Any, keepdims: bool, where: Any) -> tuple[Any, Any]:
+    """The sum of exponentials of which the largest is 1, and the shift that makes it so."""
     a = jnp.asarray(a)
     largest = lax.stop_gradient(jnp.max(a, axis, keepdims=True, initial=-jnp.inf, where=where))
     shift = jnp.where(jnp.isfinite(largest), largest, 0)
     total = jnp.sum(jnp.exp(a - shift), axis, keepdims=keepdims, where=where)
-    shift = shift.reshape(total.shape)
-    return jnp.where(total == 0, -jnp.inf, jnp.log(total) + shift).astype(total.dtype)
+    return total, shift.reshape(total.shape)
 
 
-lifted_logsumexp = lift(shifted_logsumexp, "logsumexp")
+def shifted_log(total: Any, shift: Any) -> Any:
+    """The log of that, which is not differentiated where nothing is summed but zeros."""
+    is_zero = total == 0
+    return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, total)) + shift).astype(total.dtype)
+
+
+lifted_sum, lifted_log = lift(shifted_sum, "logsumexp"), lift(shifted_log, "logsumexp")
 
 
 @wraps(special.logsumexp)
@@ -42,7 +49,9 @@ def logsumexp(
     real = getattr(getattr(a, "dtype", None), "kind", "f") in "fV"
     if b is not None or return_sign or not real:
         return from_jax_logsumexp(a, axis, b, keepdims, return_sign, where)
-    return lifted_logsumexp(a, axis, keepdims, where)
+    total, shift = lifted_sum(a, axis, keepdims, where)
+    # The log is asked about 1 where nothing is summed, so that no mask has to go on to what comes before.
+    return lifted_log(bind(Whole(), total) if type(total) is Tracer else total, shift)
 
 
 @custom_jvp
