@@ -137,7 +137,7 @@ def trace(
             builder.input(aval, name)
     inputs = builder.inputs
     values = dict(zip(inputs, leaves, strict=True)) if concrete else None
-    builder.trace = TraceInfo(transform, values, {}, frozenset(inputs))
+    builder.trace = TraceInfo(transform, values, {}, frozenset(inputs), None if key else {})
     with builder:
         try:
             tracers = [Tracer(v, builder) for v in inputs]

@@ -111,19 +111,23 @@ class Tracer:
         """The elements as nested Python lists."""
         return np.asarray(concrete(self, ".tolist()")).tolist()
 
+MOST_ALIKE = 16_384  # entries of arrays that are compared
+
 
 class TraceInfo(NamedTuple):
     """What a trace knows beside its Builder.
 
     `values` are those of the inputs (arrays, or tracers of an outer trace) where Python may decide on
     them; None under jit and vmap, whose Programs are for values not yet known: there only what was
-    captured is known. `known` keeps what was evaluated.
+    captured is known. `known` keeps what was evaluated. `alike` has the small arrays that are captured, by type and
+    content, where equal ones are to be one; None where that takes longer than it saves.
     """
 
     transform: str
     values: dict[Any, Any] | None
     known: dict[Any, Any]
     arguments: frozenset[Any]
+    alike: dict[Aval, dict[Any, Any]] | None = None
 
 
 def aval_of(x: Any) -> Aval:
@@ -151,7 +155,32 @@ def atom_of(x: Any, builder: Builder) -> Atom:
     aval = aval_of(x)
     if not aval.shape and not isinstance(x, jax.Array):
         return Literal(x, aval)
-    return builder.capture(x, aval)
+    return builder.capture(first_equal(x, aval, builder), aval)
+
+
+def first_equal(x: Any, aval: Aval, builder: Builder) -> Any:
+    """The array captured before that is equal to `x`, a small one, where there is one: as a table that is computed
+    anew in each layer. Else `x` itself."""
+    alike = builder.trace.alike if builder.trace is not None else None
+    if alike is None or aval.size > MOST_ALIKE or id(x) in builder.captures or not is_at_hand(x):
+        return x
+    before = alike.setdefault(aval, {})
+    if not before:
+        before[None] = x  # its content is looked at when there is another one of its type
+        return x
+    if None in before:
+        first = before.pop(None)
+        before[np.asarray(first).tobytes()] = first
+    return before.setdefault(np.asarray(x).tobytes(), x)
+
+
+def is_at_hand(x: Any) -> bool:
+    """Whether the entries of an array are in this process's memory."""
+    if type(x) is np.ndarray:
+        return True
+    if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+        return False
+    return x.is_fully_addressable and all([d.platform == "cpu" for d in x.devices()])
 
 
 def leaked(x: Tracer) -> LeakedTracerError:
