@@ -358,10 +358,12 @@ def rolled(program: Program, always: bool = False) -> Program:
     """The Program with its repeated runs as loops, those that pay or `always` all."""
     if program.has_effects:
         return program
-    current = within(program, always)
+    current = before = within(program, always)
     if always or len(current.equations) >= ENOUGH:
         for step in steps(current, always):
             current = step.after or current
+    if current is not before:  # the steps of a loop may have loops themselves
+        current = within(current, always)
     return read_in_place(least_stacked(current))
 
 

@@ -82,19 +82,25 @@ def explain_roll(fun: Callable[..., Any], static_argnums: int | Sequence[int] = 
 
 def rows(program: Program, inside: tuple[str, ...]) -> Iterator[RollRow]:
     """The runs of a Program, and of those that its equations run."""
+    taken = [] if program.has_effects else list(steps(program))
     seen: set[Program] = set()
-    for eqn in program.equations:
+    for eqn in (taken[-1].before if taken else program).equations:
         for run in eqn.primitive.runs():
             if run.program not in seen:
                 seen.add(run.program)
                 yield from rows(run.program, (*inside, eqn.primitive.name))
-    if program.has_effects:
-        return
-    for step in steps(program):
+    for step in taken:
         for verdict in step.found:
-            # The loops that are written; at the end, the runs that stay.
-            if not verdict.why_not or step.after is None:
+            # The loops that are written; at the end, the runs that stay, once each.
+            if not verdict.why_not or (step.after is None and not is_several(verdict, step.found)):
                 yield row(step.before, verdict, inside)
+
+
+def is_several(verdict: Verdict, found: Sequence[Verdict]) -> bool:
+    """Whether another run has the same equations, more often."""
+    run = verdict.stretch
+    return any([run.overlaps(other) and other.period < run.period and run.period % other.period == 0
+                for other in [v.stretch for v in found]])  # fmt: skip
 
 
 def row(program: Program, verdict: Verdict, inside: tuple[str, ...]) -> RollRow:

@@ -10,7 +10,7 @@ from jax import tree_util
 
 import functrace as ft
 from functrace import lax, nn, numpy as fnp, random
-from functrace.control.rolling import rolled
+from functrace.control.rolling import rolled, size
 from functrace.ir.verify import verify
 from functrace.lower import evaluate
 
@@ -444,6 +444,29 @@ def test_a_loop_that_copies_much_pays_for_those_that_read_it():
     assert len(rows) == 5
     assert any([row.saved < 16 * row.copied for row in rows])
     close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
+
+
+def test_loops_within_loops():
+    def cost(controls, w):
+        state, total = controls[0], 0.0
+        for i in range(len(controls)):
+            state = fnp.tanh(w @ state + fnp.sin(state) * controls[i])
+            total = total + (state**2).sum() * 0.9**i
+        return total
+
+    def planned(controls, w):
+        for i in range(4):
+            controls = controls - 0.1 / (1 + i) * ft.grad(cost)(controls, w)
+        return controls
+
+    args = normal(40, 5), normal(5, 5) / 3
+    program = ft.make_program(planned)(*args)
+    short = rolled(program)
+    verify(short)
+    assert 20 * size(short) < size(program)
+    close(evaluate(short, args), evaluate(program, args))
+    report = ft.debug.explain_roll(planned)(*args)
+    assert [r.inside for r in report.rows if not r.why_not] == [("scan",), ("scan",), ()]
 
 
 def test_what_is_cheap_is_computed_again():
