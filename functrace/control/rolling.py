@@ -416,8 +416,10 @@ def verdicts(program: Program, always: bool = False) -> list[Verdict]:
     while True:
         overlapping: list[Stretch] = []
         for stretch in pending:
-            if any([stretch.overlaps(v.stretch) for v in found if not v.why_not]):
+            taken = next((v.stretch for v in found if not v.why_not and stretch.overlaps(v.stretch)), None)
+            if taken is not None:
                 overlapping.append(stretch)
+                pending += beside(stretch, taken)
             elif (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
                 if not verdict.why_not:

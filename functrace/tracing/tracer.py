@@ -176,11 +176,11 @@ def first_equal(x: Any, aval: Aval, builder: Builder) -> Any:
 
 def is_at_hand(x: Any) -> bool:
     """Whether the entries of an array are in this process's memory."""
-    if type(x) is np.ndarray:
-        return True
     if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
         return False
-    return x.is_fully_addressable and all([d.platform == "cpu" for d in x.devices()])
+    # NumPy's arrays, and those that jax.numpy makes of numbers, have no devices.
+    devices = x.devices() if isinstance(x, jax.Array) and hasattr(x, "devices") else ()
+    return all([d.platform == "cpu" for d in devices]) and getattr(x, "is_fully_addressable", True)
 
 
 def leaked(x: Tracer) -> LeakedTracerError:
