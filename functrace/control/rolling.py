@@ -26,8 +26,8 @@ as the steps of a solver, of a recurrent network, of a training loop inside a lo
 makes the loops that save `ENOUGH` equations, and that cut no kernel in two: where all that is repeated is elementwise,
 XLA runs many repetitions as one kernel. Of these it keeps those that together are worth most, an array put into a
 stack or taken out of one at `EACH` equations: where the steps of a solver are differentiated twice, the first loop
-copies much, and the others read what it stacks. In a loop of fewer than `SHORT` repetitions an array is put at `MORE`: its
-kernels are compiled besides those of the repetition that differs, which would serve all without it.
+copies much, and the others read what it stacks. In a loop of fewer than `SHORT` repetitions an array is put at `MORE`:
+its kernels are compiled besides those of the repetition that differs, which would serve all without it.
 
 On a CPU, loops that save `MUCH`, as those over the layers of a deep model, forward and backward, may copy an array for
 `LESS` equations. What XLA for CPU does grows with the square of the kernels, and it loads fewer: a deep transformer

@@ -11,7 +11,7 @@ them: that each input is made at the same place in the repetition, or elsewhere,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -52,6 +52,16 @@ def repetition(calls: Sequence[Call]) -> Repetition:
     return Repetition(tuple(reads), outside, made)
 
 
+def reading(calls: Sequence[Call], outside: Iterator[Var]) -> list[Call]:
+    """These calls with other values from elsewhere, in the order in which they are read."""
+    made: set[Var] = set()
+    found: list[Call] = []
+    for call in calls:
+        found.append(call._replace(inputs=[x if x in made else next(outside) for x in call.inputs]))
+        made.update(call.outputs)
+    return found
+
+
 def grouped(stretch: Stretch, sizes: Sequence[int]) -> Stretch | None:
     """The stretch with so many repetitions in one that the function and its calls are least; None where that is much.
 
@@ -82,13 +92,15 @@ def outlined(
         parts = {i: repetition(calls[i : i + run.period]) for i in starts}
         usual = Counter([part.reads for part in parts.values()]).most_common(1)[0][0]
         alike = {i: part for i, part in parts.items() if part.reads == usual}
-        # An operand is a value from elsewhere: one that is the same in all of them, or one for each.
-        operands = list(dict.fromkeys(zip(*[part.outside for part in alike.values()], strict=True)))
+        # An operand is a value from elsewhere: one that is the same in all of them, or one for each. Two operands may
+        # be one value in the first repetition, so that the function has variables of its own for them.
+        read_at = list(zip(*[part.outside for part in alike.values()], strict=True))
+        operands = {xs: Var(xs[0].aval) for xs in read_at}
         names = {i: {number: v for v, number in part.made.items()} for i, part in alike.items()}
         needed = sorted({n for i in alike for n, v in names[i].items() if read.get(v, -1) >= i + run.period})
         first = next(iter(alike))
-        inputs, outputs = [xs[0] for xs in operands], [names[first][n] for n in needed]
-        more.append(function(calls[first : first + run.period], kinds, inputs, outputs))
+        own = reading(calls[first : first + run.period], iter([operands[xs] for xs in read_at]))
+        more.append(function(own, kinds, [*operands.values()], [names[first][n] for n in needed]))
         for k, i in enumerate(alike):
             call = Call(len(more) - 1, [xs[k] for xs in operands], [names[i][n] for n in needed])
             calls_at[i] = call, run.period

@@ -57,6 +57,16 @@ def read_far_behind(layers, x):
     return (states[-1] * states[2]).sum()
 
 
+def one_value_twice_at_first(layers, x):  # where the others read two
+    y = x
+    for w, v in layers:
+        h = fnp.tanh(x + y)
+        for _ in range(4):
+            h = fnp.sin(h @ w) * v + fnp.cos(h)
+        x, y = 0.9 * x + 0.1 * h, fnp.sin(h)
+    return x.sum() + y.sum()
+
+
 def updates(layers, x):  # nothing goes from one to the next
     gradient = ft.grad(deep)(layers, x)
     return jax.tree.map(lambda p, g: p - 0.1 * g / (fnp.sqrt(g * g) + 1e-3), layers, gradient)
@@ -66,7 +76,10 @@ def large(layers, x):  # what XLA would compute again in each layer is kept
     return deep(layers, fnp.broadcast_to(x[0] / 16, (256, 8)))
 
 
-FUNCTIONS = [deep, the_first_differs, one_reads_another_value, every_state, read_far_behind, updates, large]
+FUNCTIONS = [
+    deep, the_first_differs, one_reads_another_value, every_state, read_far_behind, one_value_twice_at_first, updates,
+    large,
+]  # fmt: skip
 
 
 def arguments(depth):
@@ -113,15 +126,15 @@ OPERATIONS = [fnp.add, fnp.multiply, lambda a, b: fnp.where(a > b, a, 0.5), lamb
 )
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_random_bodies(steps, plain, differentiated):
-    """Bodies of random operations on what the two before made, some of them with an operation more."""
+    """Bodies of random operations on what the three before made, some of them with an operation more."""
 
     def model(params, x):
-        before = fnp.cos(x)
+        before = older = fnp.cos(x)
         for p, is_plain in zip(params, plain, strict=True):
-            values = [x, p, before, params[0]]
+            values = [x, p, before, params[0], older]
             for operation, i, j in steps:
                 values.append(fnp.tanh(OPERATIONS[operation](values[i % len(values)], values[j % len(values)])))
-            before, x = x, values[-1] if is_plain else fnp.sin(values[-1])
+            older, before, x = before, x, values[-1] if is_plain else fnp.sin(values[-1])
         return x.sum()
 
     args = [normal(3, 3, seed=i) for i in range(len(plain))], normal(3, 3)

@@ -110,6 +110,9 @@ SELECTED = {
         lambda x: fnp.where(np.array([False, True]), fnp.log(x)[np.array([0, 2])], 0.0).sum(), X, [0, 0, 0.25]
     ),
     "slices": Row(lambda x: fnp.where(x[0] > 0, fnp.log(x[:1]), 0.0).sum() + fnp.log(x[1:]).sum(), X, [0, 1, 0.25]),
+    "an entry wherever it is": Row(
+        lambda x: masked(lambda y: lax.dynamic_slice(fnp.sqrt(x), (fnp.argmin(x),), (2,)) * y)(x[:2]), X, [0, 1.5, 0]
+    ),
     "joined": Row(
         lambda x: fnp.where(fnp.concatenate([x, x]) > 0, fnp.concatenate([fnp.sqrt(x), fnp.log(x)]), 0.0).sum(),
         X, [0, 1.5, 0.5],
