@@ -14,9 +14,10 @@ from functrace import numpy as fnp
 
 TITLE = "Gradients through Python loops"
 NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of
-training, and 30 of conjugate gradients, as more take XLA minutes. "first value" is from the Python function to its
+training, 30 of conjugate gradients and 16 of the wave equation, as more take XLA minutes. "first value" is from the Python function to its
 first result, once. functrace finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them."""
 WIDTH, BATCH = 64, 16
+WAVE_STEPS = 16
 
 
 def recurrent(n, params, xs):
@@ -73,6 +74,27 @@ def stacked(n, params, xs):
     return (x**2).sum()
 
 
+def sampler(n, params, xs):
+    """A diffusion sampler: each of 50 steps has its time, and coefficients from a NumPy schedule."""
+    signal = np.cos(np.linspace(0.02, 1.5, 51)).astype(np.float32)
+    z = xs[0] @ params["in"]
+    for i in range(50, 0, -1):
+        noise = n.tanh(z @ params["step"] + n.sin(i / 50)) @ params["step"].T
+        a, b = signal[i], signal[i - 1]
+        clean = (z - np.sqrt(1 - a * a) * noise) / a
+        z = b * clean + np.sqrt(1 - b * b) * noise
+    return (z**2).mean()
+
+
+def wave(n, params, xs):
+    """The wave equation, whose step reads the last two, in its speed at each place."""
+    u = before = xs[:16, :, 0]
+    for _ in range(WAVE_STEPS):
+        bent = n.roll(u, 1, 0) + n.roll(u, -1, 0) + n.roll(u, 1, 1) + n.roll(u, -1, 1) - 4 * u
+        u, before = 2 * u - before + params["speed"] ** 2 * bent, u
+    return (u**2).sum()
+
+
 def training(n, grad):
     """20 steps of gradient descent inside a loss."""
 
@@ -118,6 +140,8 @@ def measure() -> list[Row]:
         "training inside a loss": (training, params),
         "its rate and momentum": (tuning, {"rates": jnp.array([0.05, 0.9], jnp.float32)}),
         "layers in one array": (lambda n, grad: lambda p, xs: stacked(n, p, xs), layers),
+        "diffusion sampler": (lambda n, grad: lambda p, xs: sampler(n, p, xs), params),
+        "wave equation": (lambda n, grad: lambda p, xs: wave(n, p, xs), {"speed": jnp.full((16, BATCH), 0.3)}),
     }
     return [row for name, (make, own) in tasks.items() for row in rows(name, make, (own, xs))]
 
