@@ -14,8 +14,9 @@ from functrace import numpy as fnp
 
 TITLE = "Gradients through Python loops"
 NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of
-training, 30 of conjugate gradients and 16 of the wave equation, as more take XLA minutes. "first value" is from the Python function to its
-first result, once. functrace finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them."""
+training, 30 of conjugate gradients, 50 of a sampler and 16 of the wave equation, as more take XLA minutes. "first
+value" is from the Python function to its first result, once. functrace finds the repeated equations, and hands XLA a
+loop; with `roll=False` it leaves them."""
 WIDTH, BATCH = 64, 16
 WAVE_STEPS = 16
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from functrace.ir import Atom, Equation, Literal, Program, Var
 from functrace.primitives.constant import constant
+from functrace.primitives.elementwise import convert_element_type
 from functrace.primitives.space import Reshape, reshape, transpose
 from functrace.primitives.stacking import Stack, Unstack
 from functrace.primitives.structural import Concatenate, Slice, concatenate, rev, slice_along, with_size
@@ -91,8 +92,10 @@ def parts(xs: Sequence[Atom], place: Callable[[Atom], Place | None]) -> list[Par
 
 def stacked(xs: Sequence[Part | Atom]) -> Atom:
     """The stack that is put together from these parts."""
-    if all([type(x) is Literal for x in xs]):
-        return constant(np.array([x.value for x in xs if type(x) is Literal]))
+    literals = [x for x in xs if type(x) is Literal]
+    if len(literals) == len(xs):
+        aval = literals[0].aval
+        return convert_element_type(constant(np.array([x.value for x in literals])), aval.dtype, aval.weak_type)
     pieces: list[Atom] = []
     for x in xs:
         if type(x) is tuple:

@@ -176,7 +176,7 @@ def first_equal(x: Any, aval: Aval, builder: Builder) -> Any:
 
 def is_at_hand(x: Any) -> bool:
     """Whether the entries of an array are in this process's memory."""
-    if isinstance(x, jax.core.Tracer) or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+    if isinstance(x, jax.core.Tracer) or jax.numpy.issubdtype(x.dtype, jax.dtypes.extended):
         return False
     # NumPy's arrays, and those that jax.numpy makes of numbers, have no devices.
     devices = x.devices() if isinstance(x, jax.Array) and hasattr(x, "devices") else ()

@@ -446,6 +446,18 @@ def test_a_loop_that_copies_much_pays_for_those_that_read_it():
     close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
 
 
+def test_numbers_of_their_own_keep_weak_types():
+    def wave(n, x):
+        for i in range(120):
+            x = n.sin(x) * (0.9 - 0.001 * i) + 0.013 * (i + 1) * n.cos(x)
+        return x, x * np.ones(2, np.float32)
+
+    found, expected = ft.jit(lambda x: wave(fnp, x))(0.3), jax.jit(lambda x: wave(jax.numpy, x))(0.3)
+    assert [y.weak_type for y in found] == [y.weak_type for y in expected] == [True, False]
+    close(found, expected)
+    assert lengths(rolled(ft.make_program(lambda x: wave(fnp, x))(0.3))) == [120]
+
+
 def test_loops_within_loops():
     def cost(controls, w):
         state, total = controls[0], 0.0
