@@ -345,11 +345,12 @@ def of_own_numbers(program: Program) -> set[Any]:
     times of a solver, the keys of layers."""
     free: set[Any] = set()
     alike: dict[Any, dict[tuple[Atom, ...], tuple[Any, ...]]] = {}
-    for eqn, number in zip(program.equations, numbered(program.equations), strict=True):
-        needs = tuple([x for x in eqn.inputs if type(x) is not Literal])
+    for eqn in program.equations:
+        needs = [x for x in eqn.inputs if type(x) is not Literal]
         if free.issuperset(needs):
             free.update(eqn.outputs)
-            alike.setdefault((number, needs), {})[eqn.inputs] = eqn.outputs
+            key = eqn.primitive, tuple([x.aval if type(x) is Literal else x for x in eqn.inputs])
+            alike.setdefault(key, {})[eqn.inputs] = eqn.outputs
     return {v for made in alike.values() if len(made) >= FEWEST for vs in made.values() for v in vs}
 
 
