@@ -38,6 +38,7 @@ batch. `rolled(program, always=True)` makes all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -342,7 +343,7 @@ def hoisted(program: Program) -> Program:
 
 def of_own_numbers(program: Program) -> set[Any]:
     """What depends on no input and is made of a number that is another one in equations that are else the same: the
-    times of a solver, the keys of layers."""
+    times of a solver, the keys of layers. Zeros and ones are not: more equations read each than there are such."""
     free: set[Any] = set()
     alike: dict[Any, dict[tuple[Atom, ...], tuple[Any, ...]]] = {}
     for eqn in program.equations:
@@ -351,7 +352,10 @@ def of_own_numbers(program: Program) -> set[Any]:
             free.update(eqn.outputs)
             key = eqn.primitive, tuple([x.aval if type(x) is Literal else x for x in eqn.inputs])
             alike.setdefault(key, {})[eqn.inputs] = eqn.outputs
-    return {v for made in alike.values() if len(made) >= FEWEST for vs in made.values() for v in vs}
+    kinds = [[v for vs in made.values() for v in vs] for made in alike.values() if len(made) >= FEWEST]
+    asked = {v for made in kinds for v in made}
+    reads = Counter([x for eqn in program.equations for x in eqn.inputs if x in asked] if asked else ())
+    return {v for made in kinds if sum([reads[v] for v in made]) < len(made) ** 2 for v in made}
 
 
 @memoised
