@@ -86,6 +86,13 @@ def timed(params, x):  # numbers of its own in each layer, by themselves and in 
     return x.sum()
 
 
+def bounded(params, x):  # numbers in full shape that all layers read, written in the first one
+    for p in params:
+        x = layer(p, x)
+        x = fnp.where(x > 2, 2.0, fnp.where(x < -2, -2.0, fnp.where(x == 0, 0.5, x)))
+    return x.sum()
+
+
 @ft.jit
 def jitted_layer(params, x):
     return layer(params, x)
@@ -145,6 +152,7 @@ PROGRAMS = {  # how often each loop runs
     "two kinds": (two_kinds, [DEPTH // 2]),
     "dropout": (dropped, [6]),
     "timed": (timed, [6]),
+    "bounded": (bounded, [DEPTH]),
     "calls": (calls, [6]),
     "all states": (all_states, [DEPTH]),
     "backwards": (backwards, [5, 6]),
