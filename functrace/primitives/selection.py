@@ -81,7 +81,7 @@ class Presence:
 
     @property
     def sure(self) -> Presence:
-        """What is there by this mask and those that others follow from for sure."""
+        """The same but for what is absent by chance."""
         return self._sure or self
 
     @property

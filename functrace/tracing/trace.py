@@ -109,26 +109,24 @@ def trace(
       names: names of the positional arguments, where they are not the function's own.
       own_lines: whether the Program must have the lines of this function, and not of one that was equal to it.
       like: the user's function that `fun` is made of. An earlier trace of its code is followed as far as this one goes
-        the same way; within one that is compiled, from the second time on.
+        the same way, unless it is within one that is compiled.
     Raises:
       DtypeError: an output is not an array.
     """
     outer = AMBIENT.builder
     if outer is None:
-        AMBIENT.session = set()
+        AMBIENT.session = object()
     whole = (tuple(args), kwargs or {})
     leaves, in_tree = tree_util.tree_flatten(whole)
     if avals is None:
         avals = [checked_aval(x, transform, whole, i) for i, x in enumerate(leaves)]
     for_running = concrete and outer is None and not own_lines and not config.is_checking
     key = earlier = None
-    if like is not None and not (own_lines or config.is_checking or AXES.bound):
+    is_alone = outer is None or type(outer) is Replay
+    if like is not None and is_alone and not (own_lines or config.is_checking or AXES.bound):
         key = (codes_of(like), transform, for_running, in_tree, *avals)
         try:
-            if outer is None or type(outer) is Replay or comes_again(key):
-                earlier = recordings.find(key)
-            else:
-                key = None
+            earlier = recordings.find(key)
         except (TypeError, ValueError):  # a pytree that has data of its own, which cannot be compared
             key = None
     builder = Replay(earlier) if key else Builder()
@@ -166,13 +164,6 @@ def trace(
         if recording is not None:
             recordings.keep(key, recording)
     return Traced(program, captures, out_tree)
-
-
-def comes_again(key: Any) -> bool:
-    """Whether there was a trace of this kind since the outermost one began."""
-    before = key in AMBIENT.session
-    AMBIENT.session.add(key)
-    return before
 
 
 def checked_aval(x: Any, transform: str, args: Any, i: int) -> Any:

@@ -120,7 +120,7 @@ class TraceInfo(NamedTuple):
     `values` are those of the inputs (arrays, or tracers of an outer trace) where Python may decide on
     them; None under jit and vmap, whose Programs are for values not yet known: there only what was
     captured is known. `known` keeps what was evaluated. `alike` has the small arrays that are captured, by type and
-    content, where equal ones are to be one; None where that takes longer than it saves.
+    content, so that equal ones become one; None where comparing them takes longer than that saves.
     """
 
     transform: str
