@@ -15,20 +15,9 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.errors import ShapeError
-from functrace.ir import (
-    Atom,
-    Aval,
-    Builder,
-    Literal,
-    Masked,
-    Primitive,
-    Sample,
-    Through,
-    Undefined,
-    ambient,
-    primitive,
-)
+from functrace.ir import Atom, Aval, Builder, Literal, Masked, Primitive, Sample, Through, Undefined, ambient
 from functrace.ir.dependence import Matrix, Site, repeated
+from functrace.ir.primitive import primitive
 from functrace.primitives.comparison import eq, logical_and, logical_not, logical_or, ne
 from functrace.primitives.elementwise import C64, F32, Elementwise, Formula, align, convert_element_type
 from functrace.primitives.families import Linear, broadcast_shapes, literal
@@ -161,12 +150,11 @@ class Presence:
         if all([c is None or (type(c) is Masked and not c.there.shape) for c in cts]):
             return list(Primitive.presence(prim, cts, *xs))
 
-        flag = np.dtype(bool)
-        of_flags = [Undefined(Aval(x.aval.shape, flag)) if type(x) is Undefined else x for x in xs]
-
         def rule(i: int) -> Callable[..., Atom]:
             def write(*atoms: Atom) -> Atom:
-                rest = iter(atoms)
+                rest, flag, operands = iter(atoms), np.dtype(bool), xs
+                if not prim.adds_up:  # what is moved are the flags themselves
+                    operands = [Undefined(Aval(x.aval.shape, flag)) if type(x) is Undefined else x for x in xs]
                 results = prim.shape(*[x.aval for x in xs])
                 ones = []
                 for c, y in zip(cts, results if prim.multiple_results else [results], strict=True):
@@ -174,7 +162,6 @@ class Presence:
                     if prim.adds_up:
                         there = convert_element_type(there, y.dtype)
                     ones.append(broadcast_to(there, y.shape))
-                operands = xs if prim.adds_up else of_flags
                 found = prim.transpose(ones if prim.multiple_results else ones[0], *operands)[i]
                 return ne(found, 0) if prim.adds_up else found
 

@@ -1,4 +1,4 @@
-"""Calls of jax.numpy's functions: what is recorded for one number serves for all."""
+"""Calls of jax.numpy's functions: what is recorded for one number serves for all, and equal small arrays are one."""
 
 import importlib
 
@@ -58,3 +58,13 @@ def test_another_number_asks_jax_no_more(name, kind, monkeypatch):
     asked.clear()
     program(0.375)
     assert not asked
+
+
+@pytest.mark.parametrize("table", [lambda i: np.arange(6.0) * i, lambda i: jnp.arange(6.0) * i], ids=["numpy", "jax"])
+def test_equal_small_arrays_are_one(table):
+    """Made anew each time, they are captured once; those of another content, or type, are others."""
+    made = lambda x: sum([fnp.sin(x * table(i % 2 + 1)) for i in range(8)]) + fnp.cos(np.int32([1] * 6) * x)
+    program = ft.make_program(made)(np.ones(6, np.float32))
+    assert len(program.captured) == 3
+    expected = sum([np.sin(np.arange(6.0) * (i % 2 + 1)) for i in range(8)]) + np.cos(1.0)
+    np.testing.assert_allclose(ft.jit(made)(np.ones(6, np.float32)), expected, rtol=1e-5)

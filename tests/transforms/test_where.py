@@ -307,7 +307,7 @@ def test_masks_that_nobody_reads_are_not_there(activation):
     assert not [e for e in booleans if e.primitive.name in ("and", "or", "reduce_or", "not")]
 
 
-@pytest.mark.parametrize("activation", SMOOTH)
+@pytest.mark.parametrize("activation", [*SMOOTH, nn.logsumexp])
 def test_a_smooth_activation_leaves_no_mask(activation):
     """Not for what moves and multiplies entries before it, either."""
     loss = lambda x, y: activation(fnp.concatenate([x[1:] * y, x[:1] + x.sum()]) * y[0]).sum()
