@@ -39,7 +39,7 @@ batch. `rolled(program, always=True)` makes all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
@@ -363,33 +363,57 @@ def rolled(program: Program, always: bool = False) -> Program:
     """The Program with its repeated runs as loops, those that pay or `always` all."""
     if program.has_effects:
         return program
-    current = before = within(program, always)
+    current = within(program, always)
     if always or len(current.equations) >= ENOUGH:
-        for step in steps(current, always):
-            current = step.after or current
-    if current is not before:  # the steps of a loop may have loops themselves
-        current = within(current, always)
+        found = steps(current, always)
+        if len(found) > 1:  # the steps of a loop may have loops themselves
+            current = within(found[-1].before, always)
     return read_in_place(least_stacked(current))
 
 
 class Step(NamedTuple):
-    """What was found in a Program, and the Program with the loops that pay; None where none does."""
+    """What was found in a Program, and the Program with the loops that pay; None where none does. `has_inner` says
+    whether one of these has runs in its steps that pay by themselves."""
 
     before: Program
     found: list[Verdict]
     after: Program | None
+    has_inner: bool
 
 
-def steps(program: Program, always: bool = False) -> Iterator[Step]:
-    """The loops of a Program as they are written, until none pays: one may be seen once another one is written."""
+def steps(program: Program, always: bool = False) -> list[Step]:
+    """The loops of a Program as they are written, until none pays: one may be seen once another one is written.
+
+    Where there are runs in what one repetition of another run is, those that save most come first, or the inner ones,
+    whichever leaves fewer equations.
+    """
+    outer_first = list(in_order(program, always, stretches))
+    if not any([step.has_inner for step in outer_first]):
+        return outer_first
+    inner_first = list(in_order(program, always, lambda *args: sorted(stretches(*args), key=lambda s: s.period)))
+    return min(outer_first, inner_first, key=lambda found: size(within(found[-1].before, always)))
+
+
+def in_order(program: Program, always: bool, runs: Callable[..., list[Stretch]]) -> Iterator[Step]:
+    """The same, runs being looked at in an order."""
     front = hoisted(program)
     while True:
-        found = verdicts(front, always)
-        loops = [loop for v in found if (loop := v.loop) and not v.why_not]
-        before, front = front, written(front, loops) if loops else front
-        yield Step(before, found, front if loops else None)
-        if not loops:
+        pending = runs(numbered(front.equations), sizes(front.equations), FEWEST, LEAST)
+        found = verdicts(front, pending, always)
+        paying = [(loop, v.stretch) for v in found if (loop := v.loop) and not v.why_not]
+        has_inner = any([pays_inside(front, s, stretch, always) for s in pending for _, stretch in paying])
+        before, front = front, written(front, [loop for loop, _ in paying]) if paying else front
+        yield Step(before, found, front if paying else None, has_inner)
+        if not paying:
             return
+
+
+def pays_inside(program: Program, stretch: Stretch, outer: Stretch, always: bool) -> bool:
+    """Whether a stretch is one that pays, in what one repetition of an outer one is."""
+    if not outer.start <= stretch.start <= stretch.stop <= outer.stop or stretch.stop - stretch.start > outer.period:
+        return False
+    verdict = judged(program, stretch, always)
+    return verdict is not None and not verdict.why_not
 
 
 def within(program: Program, always: bool) -> Program:
@@ -413,27 +437,40 @@ class Verdict(NamedTuple):
     why_not: str
 
 
-def verdicts(program: Program, always: bool = False) -> list[Verdict]:
-    """Of the runs that have no equation in common with one that pays, those that save most first."""
+def verdicts(program: Program, runs: Sequence[Stretch], always: bool = False) -> list[Verdict]:
+    """Of those runs that have no equation in common with an earlier one that pays.
+
+    Where a run that is dropped has others within it, these are judged with all that was dropped beside it.
+    """
     found: list[Verdict] = []
-    pending = stretches(numbered(program.equations), sizes(program.equations), FEWEST, LEAST)
+    pending = list(runs)
     definitions = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    seen: set[Stretch] = set()
     while True:
         overlapping: list[Stretch] = []
         for stretch in pending:
+            if stretch in seen:
+                continue
             taken = next((v.stretch for v in found if not v.why_not and stretch.overlaps(v.stretch)), None)
             if taken is not None:
                 overlapping.append(stretch)
                 pending += beside(stretch, taken)
-            elif (verdict := judged(program, stretch, always)) is not None:
+                continue
+            seen.add(stretch)
+            if (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
                 if not verdict.why_not:
                     pending += beside(stretch, verdict.stretch)
-        loops = len([v for v in found if not v.why_not])
-        found = worth_most(program, found, always, definitions)
-        if len([v for v in found if not v.why_not]) == loops:
-            return found
-        pending = overlapping
+        kept = worth_most(program, found, always, definitions)
+        if not any([w.why_not and not v.why_not for v, w in zip(found, kept, strict=True)]):
+            return kept
+        loops = [w.stretch for w in kept if not w.why_not]
+        free = [s for s in overlapping if not any([s.overlaps(loop) for loop in loops])]
+        if free:
+            kept = [
+                w if any([s.overlaps(v.stretch) for s in free]) else v for v, w in zip(found, kept, strict=True)
+            ]  # fmt: skip
+        found, pending = kept, overlapping
 
 
 def beside(stretch: Stretch, part: Stretch) -> list[Stretch]:

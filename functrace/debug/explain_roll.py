@@ -82,7 +82,7 @@ def explain_roll(fun: Callable[..., Any], static_argnums: int | Sequence[int] = 
 
 def rows(program: Program, inside: tuple[str, ...]) -> Iterator[RollRow]:
     """The runs of a Program, and of those that its equations run."""
-    taken = [] if program.has_effects else list(steps(program))
+    taken = [] if program.has_effects else steps(program)
     seen: set[Program] = set()
     for eqn in (taken[-1].before if taken else program).equations:
         for run in eqn.primitive.runs():

@@ -441,8 +441,10 @@ def primitive(cls: P) -> P:
 
 class _Ambient(threading.local):
     builder: Builder | None = None
-    session: object = None  # another object for each outermost trace
     collects: bool = False  # whether what is tapped in this trace is collected
+
+    def __init__(self) -> None:
+        self.session: set[Any] = set()  # what has been traced in the outermost trace, another one for each
 
 
 AMBIENT = _Ambient()

@@ -44,14 +44,15 @@ recordings = Cache(STEPS, lambda recording: len(recording.steps))
 class Replay(Builder):
     """A Builder that is at a `place` among the steps of an earlier trace, as long as it takes the same ones.
 
-    Until then its equations are those of the earlier trace, of which the later ones are nobody's operands yet.
+    Until then its equations are those of the earlier trace, of which the later ones are nobody's operands yet. Within
+    a trace that is compiled, a Program has variables of its own also where it begins as an earlier one.
     """
 
-    __slots__ = ("earlier", "place", "steps")
+    __slots__ = ("earlier", "is_compiled", "place", "steps")
 
-    def __init__(self, earlier: Recording | None):
+    def __init__(self, earlier: Recording | None, is_compiled: bool = False):
         super().__init__()
-        self.earlier = earlier
+        self.earlier, self.is_compiled = earlier, is_compiled
         self.steps: list[tuple[Any, ...]] = []
         self.place = RECORDING
         if earlier is not None:
@@ -131,7 +132,8 @@ class Replay(Builder):
             if is_over and earlier.outputs == tuple(outputs):
                 return earlier.program
         self.leave()
-        return Builder.build(self, outputs)
+        program = Builder.build(self, outputs)
+        return renewed(program) if earlier is not None and self.is_compiled else program
 
     def recording(self, outputs: Sequence[Atom], program: Program) -> Recording | None:
         """This trace, where it is none that is known."""
@@ -140,3 +142,15 @@ class Replay(Builder):
         captured = [v for v, _ in self.captures.values()]
         steps = [*self.steps, THE_END]
         return Recording(self.inputs, captured, steps, self.equations, self._definitions, tuple(outputs), program)
+
+
+def renewed(program: Program) -> Program:
+    """The same with variables of its own."""
+    env: dict[Atom, Any] = {v: Var(v.aval, v.name) for v in program.inputs}
+    equations = []
+    for eqn in program.equations:
+        inputs = tuple([env.get(x, x) for x in eqn.inputs])
+        env.update([(v, Var(v.aval, v.name)) for v in eqn.outputs])
+        equations.append(Equation(eqn.primitive, inputs, tuple([env[v] for v in eqn.outputs]), eqn.source))
+    inputs = tuple([env[v] for v in program.inputs])
+    return Program(inputs, tuple(equations), tuple([env.get(x, x) for x in program.outputs]))

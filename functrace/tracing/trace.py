@@ -109,27 +109,30 @@ def trace(
       names: names of the positional arguments, where they are not the function's own.
       own_lines: whether the Program must have the lines of this function, and not of one that was equal to it.
       like: the user's function that `fun` is made of. An earlier trace of its code is followed as far as this one goes
-        the same way, unless it is within one that is compiled.
+        the same way; within one that is compiled, from the second time on.
     Raises:
       DtypeError: an output is not an array.
     """
     outer = AMBIENT.builder
     if outer is None:
-        AMBIENT.session = object()
+        AMBIENT.session = set()
     whole = (tuple(args), kwargs or {})
     leaves, in_tree = tree_util.tree_flatten(whole)
     if avals is None:
         avals = [checked_aval(x, transform, whole, i) for i, x in enumerate(leaves)]
     for_running = concrete and outer is None and not own_lines and not config.is_checking
     key = earlier = None
-    is_alone = outer is None or type(outer) is Replay
-    if like is not None and is_alone and not (own_lines or config.is_checking or AXES.bound):
+    is_compiled = outer is not None and not (type(outer) is Replay and not outer.is_compiled)
+    if like is not None and not (own_lines or config.is_checking or AXES.bound):
         key = (codes_of(like), transform, for_running, in_tree, *avals)
         try:
-            earlier = recordings.find(key)
+            if not is_compiled or comes_again(key):
+                earlier = recordings.find(key)
+            else:
+                key = None
         except (TypeError, ValueError):  # a pytree that has data of its own, which cannot be compared
             key = None
-    builder = Replay(earlier) if key else Builder()
+    builder = Replay(earlier, is_compiled) if key else Builder()
     if earlier is None:
         for aval, name in zip(avals, leaf_names(*whole, names or parameter_names(fun)), strict=True):
             builder.input(aval, name)
@@ -164,6 +167,13 @@ def trace(
         if recording is not None:
             recordings.keep(key, recording)
     return Traced(program, captures, out_tree)
+
+
+def comes_again(key: Any) -> bool:
+    """Whether there was a trace of this kind since the outermost one began."""
+    before = key in AMBIENT.session
+    AMBIENT.session.add(key)
+    return before
 
 
 def checked_aval(x: Any, transform: str, args: Any, i: int) -> Any:

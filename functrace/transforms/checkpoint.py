@@ -72,7 +72,7 @@ def checkpoint(
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, ())
         names = dynamic_names(parameters, len(args), numbers)
-        traced = trace(of_arrays, xs, keyed, transform="checkpoint", names=names)
+        traced = trace(of_arrays, xs, keyed, transform="checkpoint", names=names, like=fun)
         if most is None:
             prim = Checkpoint(traced.program, fun_name(fun), chosen, prevent_cse)
         else:

@@ -454,6 +454,43 @@ def test_a_loop_that_copies_much_pays_for_those_that_read_it():
     close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
 
 
+def plain_layer(w, r, xs):
+    h, out = fnp.zeros(WIDTH), []
+    for x in xs:
+        h = fnp.tanh(x @ w + h * r) + h * h
+        out.append(h / (1.0 + h * h) * r + fnp.exp(-h))
+    return fnp.stack(out) @ w
+
+
+def mixing_layer(w, r, xs):
+    shifted = (xs + fnp.concatenate([fnp.zeros((1, WIDTH)), xs[:-1]])) * w[0]
+    keys, values, decay = shifted @ w, shifted @ w.T, fnp.exp(-fnp.exp(r))
+    top, below, out = fnp.zeros(WIDTH), fnp.zeros(WIDTH), []
+    for key, value in zip(keys, values, strict=True):
+        now = fnp.exp(key)
+        out.append((top + now * r * value) / (below + now * r))
+        top, below = decay * top + now * value, decay * below + now
+    return xs + fnp.stack(out) @ w
+
+
+@pytest.mark.parametrize("layer", [plain_layer, mixing_layer])
+def test_recurrent_layers_on_one_another(layer):
+    """Layers are a run too, whose loop would have all steps in its body, or copies too much and is dropped."""
+
+    def loss(params, xs):
+        for w, r in params:
+            xs = layer(w, r, xs)
+        return (xs**2).sum()
+
+    params = [(normal(WIDTH, WIDTH, seed=i) / 4, normal(WIDTH, seed=9 + i) / 4) for i in range(4)]
+    args = params, normal(40, WIDTH)
+    short = rolled(ft.make_program(ft.grad(loss))(*args))
+    assert len(lengths(short)) == 8
+    assert min(lengths(short)) >= 36
+    assert 0 < size(short) < 1000
+    check(ft.grad(loss), *args)
+
+
 def test_numbers_of_their_own_keep_weak_types():
     def wave(n, x):
         for i in range(120):

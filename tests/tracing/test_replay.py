@@ -176,10 +176,50 @@ def test_an_error_in_between_leaves_nothing():
             np.testing.assert_allclose(g(0.5), 3 * np.cos(0.5), rtol=1e-6)
 
 
-def test_nothing_is_remembered_of_what_is_compiled():
+def test_nothing_is_remembered_of_what_is_compiled_and_comes_once():
     ft.clear_caches()
     ft.jit(ft.grad(lambda x: ft.grad(lambda y: y**3)(x)))(1.0)
     assert not recordings.entries
+
+
+def test_what_comes_again_within_jit_is_one_program():
+    def steps(n, grad, checkpoint, w, batches):
+        block = checkpoint(lambda w, x: n.tanh(x * w + 1.0))
+        for batch in batches:
+            w = w - grad(lambda w, batch: block(w, block(w, batch)).sum())(w, batch)
+        return w
+
+    ours = ft.jit(lambda w, batches: steps(fnp, ft.grad, ft.checkpoint, w, batches))(x, xs)
+    theirs = jax.jit(lambda w, batches: steps(jax.numpy, jax.grad, jax.checkpoint, w, batches))(x, xs)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    block = ft.checkpoint(lambda w, x: fnp.tanh(x * w + 1.0))
+    program = ft.make_program(lambda w, batches: [block(w, batch) for batch in batches])(x, xs)
+    bodies = [eqn.primitive.program for eqn in program.equations if eqn.primitive.name == "checkpoint"]
+    assert len(bodies) == 3
+    assert bodies[1] is bodies[2]
+
+
+def test_programs_within_jit_share_no_variables():
+    """Each body begins as the one before it, and goes on in another way."""
+
+    def chain(n, x):
+        for i in range(n):
+            x = fnp.sin(x) if i < n - 1 else fnp.cos(x) * n
+        return x
+
+    def all_lengths(x):
+        return [ft.checkpoint(lambda x, n=n: chain(n, x))(x) for n in (3, 4, 2, 5)]
+
+    program = ft.make_program(all_lengths)(x)
+    bodies = [eqn.primitive.program for eqn in program.equations if eqn.primitive.name == "checkpoint"]
+    assert len(bodies) == 4
+    variables = [{*p.inputs, *[v for eqn in p.equations for v in eqn.outputs]} for p in bodies]
+    assert len(set().union(*variables)) == sum(map(len, variables))
+    for n, y in zip((3, 4, 2, 5), all_lengths(x), strict=True):
+        z = x
+        for _ in range(n - 1):
+            z = np.sin(z)
+        np.testing.assert_allclose(y, np.cos(z) * n, rtol=1e-6)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
