@@ -47,6 +47,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from functrace.control.call import Call
 from functrace.control.in_place import read_in_place
 from functrace.control.recomputed import copy, least_stacked, row
 from functrace.control.scan import Scan
@@ -61,6 +62,8 @@ from functrace.rewrites.memo import copy_input
 
 LEAST = 16  # equations that a loop saves
 ENOUGH = 256  # equations that it saves where nobody asked for it: XLA compiles fewer in less than half a second
+A_LOOP = 128  # equations that a loop costs as much as
+SOME = 64  # equations that a loop saves that stacks what others read
 EACH = 16  # equations that it saves for each array that is copied
 SHORT, MORE = 8, 64  # the same for a loop of fewer repetitions
 MUCH, LESS = 1536, 4  # the same for a loop that saves so many
@@ -291,7 +294,11 @@ def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -
             places = range(i, i := i + len(eqn.inputs))
             operands = tuple([stands.get(k, values_in.get(x, x)) for k, x in zip(places, eqn.inputs, strict=True)])
             inner.source = eqn.source
-            values_in.update(zip(eqn.outputs, inner.emit(eqn.primitive, operands), strict=True))
+            if type(eqn.primitive) is Call:  # so that it is seen what of its results follows from what
+                results = inner.inline(eqn.primitive.program, operands)
+            else:
+                results = inner.emit(eqn.primitive, operands)
+            values_in.update(zip(eqn.outputs, results, strict=True))
         younger = [of_slot.get(slot._replace(inits=slot.inits[:-1])) for slot in slots]
         carry = [y or values_in[made[slot.q].outputs[slot.j]] for y, slot in zip(younger, slots, strict=True)]
         body = inner.build([*carry, *[values_in[made[q].outputs[j]] for q, j in loop.every]])
@@ -413,7 +420,7 @@ def pays_inside(program: Program, stretch: Stretch, outer: Stretch, always: bool
     if not outer.start <= stretch.start <= stretch.stop <= outer.stop or stretch.stop - stretch.start > outer.period:
         return False
     verdict = judged(program, stretch, always)
-    return verdict is not None and not verdict.why_not
+    return verdict is not None and not verdict.why_not and (always or verdict.saved >= ENOUGH)
 
 
 def within(program: Program, always: bool) -> Program:
@@ -456,6 +463,8 @@ def verdicts(program: Program, runs: Sequence[Stretch], always: bool = False) ->
                 overlapping.append(stretch)
                 pending += beside(stretch, taken)
                 continue
+            if any([stretch.is_many(v.stretch) for v in found]):
+                continue
             seen.add(stretch)
             if (verdict := judged(program, stretch, always)) is not None:
                 found.append(verdict)
@@ -494,19 +503,22 @@ def worth_most(
         for i, count in zip(made, found_copies.counts, strict=True):
             current[i] = current[i]._replace(copied=count)
         has_room = ROOM * found_copies.copied <= found_copies.kept
-        gain = {
-            i: v.saved - price(v.saved, loop.count, has_room) * v.copied
+        costs = {
+            i: A_LOOP + price(v.saved, loop.count, has_room) * v.copied
             for i in made if (loop := (v := current[i]).loop)
         }  # fmt: skip
-        worth = sum(gain.values())
-        if worth > most:
+        worth = sum([current[i].saved - cost for i, cost in costs.items()])
+        is_enough = worth >= ENOUGH - A_LOOP
+        if worth > most and (is_enough or not made):
             best, most = list(current), worth
-        losing = [i for i in made if gain[i] < 0]
+        losing = [i for i, cost in costs.items() if current[i].saved < cost or not is_enough]
         if always or not losing:
             return best
-        worst = current[min(losing, key=lambda i: current[i].saved / current[i].copied)]
+        worst = current[min(losing, key=lambda i: current[i].saved / costs[i])]
         why = f"a loop copies {worst.copied} arrays to save {worst.saved} equations"
-        if worst.saved >= MUCH and not has_room:
+        if worst.saved < ENOUGH:
+            why = f"a loop saves fewer than {ENOUGH} equations"
+        elif worst.saved >= MUCH and not has_room:
             why += f"; all loops copy {found_copies.copied:,} bytes, and keep {found_copies.kept:,} for one another"
         current[current.index(worst)] = worst._replace(why_not=why)
 
@@ -563,7 +575,7 @@ def computes(body: Sequence[Equation]) -> bool:
 
 def reason(body: Sequence[Equation], saved: int) -> str:
     """Why a loop does not pay, whatever it copies."""
-    if saved < ENOUGH:
+    if saved < SOME:
         return f"a loop saves fewer than {ENOUGH} equations"
     elementwise = all([eqn.primitive.fuses or isinstance(eqn.primitive, Elementwise) for eqn in body])
     if elementwise and any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
@@ -593,12 +605,15 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
     def place(x: Atom) -> tuple[Any, int] | None:
         return results.get(x) or entry_of(definitions.get, x)
 
-    inside = {i for loop in loops for i in range(loop.start, loop.stop)}
     alone: set[Any] = set(program.outputs)  # what is read one by one
-    for i, eqn in enumerate(equations):
-        if i not in inside:
-            pieces = parts(eqn.inputs, place) if type(eqn.primitive) is Concatenate else eqn.inputs
-            alone.update([x for x in pieces if type(x) is not tuple])
+    done = 0
+    for start, stop in sorted([*[(loop.start, loop.stop) for loop in loops], (len(equations), 0)]):
+        for eqn in equations[done:start]:
+            if type(eqn.primitive) is Concatenate:
+                alone.update([x for x in parts(eqn.inputs, place) if type(x) is not tuple])
+            else:
+                alone.update(eqn.inputs)
+        done = stop
     counts = [0] * len(loops)
     single: set[Any] = set()  # what is put into stacks one by one
     for k, loop in enumerate(loops):

@@ -23,17 +23,23 @@ class Stretch(NamedTuple):
         """Whether they have a place in common."""
         return self.start < other.stop and other.start < self.stop
 
+    def is_many(self, other: Stretch) -> bool:
+        """Whether each of these repetitions is three or more of the other's."""
+        return self.overlaps(other) and self.period % other.period == 0 and self.period > 2 * other.period
 
-def periods(numbers: np.ndarray) -> list[int]:
-    """Distances at which the string of numbers may repeat, those that most places speak for first."""
-    distances = []
+
+def periods(numbers: np.ndarray, sizes: Sequence[int]) -> list[int]:
+    """Distances at which the string of numbers may repeat, those that places of most size speak for first."""
+    distances, weights = [], []
     for width in WINDOWS:
         rows = np.lib.stride_tricks.sliding_window_view(numbers, width) if len(numbers) >= width else numbers[:0, None]
         hashes = (rows * np.random.default_rng(0).integers(1 << 62, size=width)).sum(-1)
         order = np.argsort(hashes, kind="stable")  # places with one window, the next one after each
         alike = hashes[order[1:]] == hashes[order[:-1]]
         distances.append((order[1:] - order[:-1])[alike])
-    found, votes = np.unique(np.concatenate(distances), return_counts=True)
+        weights.append(np.array(sizes)[order[1:][alike]])
+    found, which = np.unique(np.concatenate(distances), return_inverse=True)
+    votes = np.bincount(which, np.concatenate(weights))
     return found[np.argsort(-votes, kind="stable")][:PERIODS].tolist()
 
 
@@ -45,7 +51,7 @@ def stretches(numbers: Sequence[int], sizes: Sequence[int], fewest: int, least: 
     found: list[tuple[int, Stretch]] = []
     string = np.array(numbers, np.int64)
     before = [0, *accumulate(sizes)]
-    for period in periods(string):
+    for period in periods(string, sizes):
         differs = np.flatnonzero(string[:-period] != string[period:])
         ends = np.concatenate([[-1], differs, [len(string) - period]])
         for k in np.flatnonzero(np.diff(ends) > (fewest - 1) * period).tolist():

@@ -433,7 +433,7 @@ def test_a_loop_inside_of_what_does_not_pay():
     assert [row.repetitions for row in rows if not row.why_not] == [100] * DEPTH
 
 
-def test_a_loop_that_copies_much_pays_for_those_that_read_it():
+def test_a_loop_that_saves_little_pays_for_those_that_read_it():
     """The Hessian in two numbers of an optimizer, whose steps are gradients already."""
     a, b = normal(9, WIDTH), normal(9)
     loss = lambda w: fnp.mean((a @ w - b) ** 2)
@@ -449,8 +449,8 @@ def test_a_loop_that_copies_much_pays_for_those_that_read_it():
 
     fun, args = lambda h: (*ft.value_and_grad(trained)(h), ft.hessian(trained)(h)), (np.float32([0.1, 0.9]),)
     rows = [row for row in ft.debug.explain_roll(fun)(*args).rows if not row.why_not]
-    assert len(rows) == 5
-    assert any([row.saved < 16 * row.copied for row in rows])
+    assert len(rows) == 6
+    assert min([row.saved for row in rows]) < 128
     close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
 
 
