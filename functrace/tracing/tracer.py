@@ -16,6 +16,7 @@ from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import at as at, caller_source, is_internal
 from functrace.lower.evaluate import evaluate
+from functrace.primitives.space import full
 from functrace.tracing.axes import AXES, MappedValueError, within_axes
 
 
@@ -155,23 +156,29 @@ def atom_of(x: Any, builder: Builder) -> Atom:
     aval = aval_of(x)
     if not aval.shape and not isinstance(x, jax.Array):
         return Literal(x, aval)
-    return builder.capture(first_equal(x, aval, builder), aval)
+    return captured(x, aval, builder)
 
 
-def first_equal(x: Any, aval: Aval, builder: Builder) -> Any:
-    """The array captured before that is equal to `x`, a small one, where there is one: as a table that is computed
-    anew in each layer. Else `x` itself."""
+def captured(x: Any, aval: Aval, builder: Builder) -> Atom:
+    """The input that stands for an array.
+
+    That is the one of an equal array before, of small ones, as a table that is computed anew in each layer. Arrays of
+    one entry, as times and rates that are cut from a schedule, are numbers.
+    """
     alike = builder.trace.alike if builder.trace is not None else None
     if alike is None or aval.size > MOST_ALIKE or id(x) in builder.captures or not is_at_hand(x):
-        return x
+        return builder.capture(x, aval)
+    if aval.size == 1:
+        with builder:
+            return full(aval, np.asarray(x).reshape(())[()])
     before = alike.setdefault(aval, {})
     if not before:
         before[None] = x  # its content is looked at when there is another one of its type
-        return x
+        return builder.capture(x, aval)
     if None in before:
         first = before.pop(None)
         before[np.asarray(first).tobytes()] = first
-    return before.setdefault(np.asarray(x).tobytes(), x)
+    return builder.capture(before.setdefault(np.asarray(x).tobytes(), x), aval)
 
 
 def is_at_hand(x: Any) -> bool:

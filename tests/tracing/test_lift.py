@@ -1,4 +1,5 @@
-"""Calls of jax.numpy's functions: what is recorded for one number serves for all, and equal small arrays are one."""
+"""Calls of jax.numpy's functions: what is recorded for one number serves for all. Small arrays that are captured: equal
+ones are one, those of one entry are numbers."""
 
 import importlib
 
@@ -68,3 +69,33 @@ def test_equal_small_arrays_are_one(table):
     assert len(program.captured) == 3
     expected = sum([np.sin(np.arange(6.0) * (i % 2 + 1)) for i in range(8)]) + np.cos(1.0)
     np.testing.assert_allclose(ft.jit(made)(np.ones(6, np.float32)), expected, rtol=1e-5)
+
+
+X = np.linspace(-0.5, 1.0, 6, dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.bool_])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("library", [np, jnp])
+def test_arrays_of_one_entry_are_numbers(library, shape, dtype):
+    """As what is cut from a schedule; of their type, so that the result is of JAX's."""
+    values = [library.full(shape, i, dtype) for i in range(3)]
+    made = lambda x: [x * v for v in values]
+    program = ft.make_program(made)(X)
+    assert not program.captured
+    for ours, theirs in zip(program(X), made(jnp.asarray(X)), strict=True):
+        assert (ours.dtype, ours.shape, ours.weak_type) == (theirs.dtype, theirs.shape, theirs.weak_type)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_schedule_of_arrays_makes_a_loop():
+    rates = jnp.linspace(0.1, 0.3, 60)
+
+    def chain(n, x):
+        for i in range(60):
+            x = x + rates[i] * n.sin(n.cos(x @ x) * x + n.array([i / 60.0]))
+        return x
+
+    report = ft.debug.explain_roll(lambda x: chain(fnp, x))(X)
+    assert [row.copied for row in report.rows if not row.why_not] == [0]
+    np.testing.assert_allclose(ft.jit(lambda x: chain(fnp, x))(X), chain(jnp, X), rtol=1e-5)
