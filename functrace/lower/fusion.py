@@ -10,12 +10,17 @@ reads. Kept, it costs k reads and a write, and one read by each kernel:
 
     c k  >  k + 1 + c
 
+Small arrays cost no time to read, but code: XLA compiles all that it computes again. Where numbers are made of numbers
+made of numbers, as in a table that is filled entry by entry, or on the coarse grids of a solver, each kernel would hold
+all that was before. A small value is kept if its operations, in all kernels but one, are more than `CODE`.
+
 XLA for CPU takes `optimization_barrier` away before it fuses, but never computes a division twice. So a value is kept
 by dividing it by a one that XLA cannot tell to be one, which is exact for every number, NaN and Inf.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -23,9 +28,14 @@ from typing import Any
 import numpy as np
 from jax import lax, numpy as jnp
 
-from functrace.ir import Equation, Program, Var
+from functrace.ir import Equation, Literal, Program, Var
 
-LEAST = 1024  # entries of an array that is worth a kernel
+JOINED = frozenset({"stack", "concatenate"})  # what puts each operand in its place by a kernel of its own
+ONE_BY_ONE = JOINED | {"unstack", "reduce_sum", "reduce_max", "reduce_min"}  # which is arithmetic of few entries
+DIVISIONS = frozenset({"div", "integer_pow"})  # which XLA does once
+LEAST = 1024  # entries of an array that is worth a kernel for what is read and written
+CODE = 64  # operations that are worth one
+FEW = 16  # entries that are put together, added up or taken apart one by one
 MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and few enough for linear time
 
 
@@ -33,17 +43,20 @@ def kept(program: Program) -> frozenset[Var]:
     """The variables that are to be computed once."""
     ends, weighed = kernels(program)
     reads: dict[Var, dict[Var, int]] = {}  # by variable, the arrays it is computed from, and how much of each is read
+    operations: dict[Any, int] = {}  # by variable, those that it is computed by
     found: set[Var] = set()
     for eqn in weighed:
+        code = 1 + sum([operations.get(x, 0) for x in eqn.inputs])
         of_inputs = [reads.get(x, {x: x.aval.size}) for x in eqn.inputs if type(x) is Var]
         arrays = of_inputs[0] if len(of_inputs) == 1 else {x: n for each in of_inputs for x, n in each.items()}
         for v in eqn.outputs:
             size, c = v.aval.size, len(ends.get(v, ()))
             if is_eligible(v, c):
                 k = len([n for n in arrays.values() if 2 * n >= size])
-                if c * k > k + 1 + c:
+                if c * k > k + 1 + c if size >= LEAST else (c - 1) * code > CODE:
                     found.add(v)
                     continue
+            operations[v] = min(code, CODE + 1)
             is_whole = len(arrays) <= MOST and max(arrays.values(), default=0) <= size
             reads[v] = arrays if is_whole else {x: min(n, size) for x, n in islice(arrays.items(), MOST)}
     return frozenset(found)
@@ -51,32 +64,56 @@ def kept(program: Program) -> frozenset[Var]:
 
 def is_eligible(v: Var, readers: int) -> bool:
     """Whether a value is one that may be kept."""
-    return readers > 1 and v.aval.size >= LEAST and v.aval.dtype.kind == "f"
+    return readers > 1 and v.aval.dtype.kind == "f"
 
 
-def kernels(program: Program) -> tuple[dict[Var, tuple[int, ...]], list[Equation]]:
-    """By variable, the equations that end the kernels in which it is read; -1 is what returns the results.
+def is_computed_again(eqn: Equation, readers: Counter[Any]) -> bool:
+    """Whether XLA computes the results of an equation in each kernel that reads them."""
+    name = eqn.primitive.name
+    if not eqn.primitive.fuses:
+        return name in ONE_BY_ONE and sum([x.aval.size for x in eqn.inputs]) <= FEW
+    if name not in DIVISIONS or readers[eqn.outputs[0]] == 1 or eqn.outputs[0].aval.size >= LEAST:
+        return True
+    return type(eqn.inputs[1]) is Literal if name == "div" else eqn.params["exponent"] > 0
+
+
+def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation]]:
+    """By variable, what ends the kernels in which it is read: equations, operands that are put together with others,
+    and -1, which returns the results.
 
     And the equations that make what may be kept, and what that is computed from in a kernel.
     """
-    found: dict[Var, tuple[int, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
+    found: dict[Any, tuple[Any, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
+    readers = Counter([x for eqn in program.equations for x in eqn.inputs])
     asked: set[Any] = set()
     weighed: list[Equation] = []
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
-        ends = (i,)
-        if eqn.primitive.fuses:
-            v = eqn.outputs[0]
+        ends: tuple[Any, ...] = (i,)
+        again = is_computed_again(eqn, readers)
+        if again:
+            v, *others = eqn.outputs
             ends = found.get(v, ())
-            if v in asked or is_eligible(v, len(ends)):
+            is_asked = v in asked or is_eligible(v, len(ends))
+            if others:
+                ends = first([end for v in eqn.outputs for end in found.get(v, ())])
+                is_asked = is_asked or any([v in asked or is_eligible(v, len(found.get(v, ()))) for v in others])
+            if is_asked:
                 weighed.append(eqn)
                 asked.update(eqn.inputs)
-        for x in eqn.inputs:
+        is_joined = eqn.primitive.name in JOINED
+        for k, x in enumerate(eqn.inputs):
             if type(x) is Var:
-                others = found.get(x)
-                found[x] = ends if others is None else tuple(islice(dict.fromkeys(others + ends), MOST))
+                own = ends if not is_joined else (*ends, (i, k)) if again else ((i, k),)
+                known = found.get(x)
+                found[x] = own if known is None or known == own else first([*known, *own])
     weighed.reverse()
     return found, weighed
+
+
+def first(ends: Sequence[Any]) -> tuple[Any, ...]:
+    """The first of these, each once."""
+    return tuple(islice(dict.fromkeys(ends), MOST))
 
 
 def unknown_one(values: Sequence[Any]) -> Any:

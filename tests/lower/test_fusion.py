@@ -39,13 +39,18 @@ def gradient(depth):
 
 def largest_kernel(program, values, once):
     """The number of operations in the largest fused computation."""
-    return largest_in(jax.jit(lambda *xs: evaluate(program, xs, once)).lower(*values).compile().as_text())
+    return max(kernels_in(compiled(program, values, once)))
 
 
-def largest_in(text):
-    """The same of what XLA says of its program."""
+def compiled(program, values, once):
+    """What XLA makes of a Program."""
+    return jax.jit(lambda *xs: evaluate(program, xs, once)).lower(*values).compile().as_text()
+
+
+def kernels_in(text):
+    """The numbers of operations in fused computations."""
     fused = re.findall(r"^%(?:fused|wrapped)\S* \(.*?^}", text, re.DOTALL | re.MULTILINE)
-    return max(body.count("\n") for body in fused)
+    return [body.count("\n") for body in fused]
 
 
 def test_few_values_of_each_layer_are_kept():
@@ -61,12 +66,42 @@ def test_kernels_do_not_grow_with_the_depth():
     assert largest_kernel(*deep, frozenset()) > largest_kernel(*deep, kept(deep[0]))
 
 
+def table(n, softmin, side):
+    """A table filled entry by entry, each from the least of those before it: soft dynamic time warping."""
+
+    def fill(costs):
+        row = [costs[0, i] for i in range(side)]
+        for j in range(1, side):
+            below, row = row, [row[0] + costs[j, 0]]
+            for i in range(1, side):
+                row.append(costs[j, i] + softmin(n.stack([row[-1], below[i], below[i - 1]])))
+        return row[-1]
+
+    return fill
+
+
+@pytest.mark.cpu
+def test_code_of_an_entry_does_not_grow_with_a_table():
+    grad = lambda side: ft.grad(table(fnp, lambda x: -ft.nn.logsumexp(-x), side))
+    costs = np.random.default_rng(0).uniform(size=(9, 9)).astype(np.float32)
+
+    def code(side, keep):
+        part = costs[:side, :side]
+        program = ft.make_program(grad(side))(part)
+        return sum(kernels_in(compiled(program, [part], keep(program)))) / side**2
+
+    assert code(9, kept) < 1.5 * code(5, kept)
+    assert code(9, lambda program: frozenset()) > 2 * code(9, kept)
+    theirs = jax.grad(table(jnp, lambda x: -jax.nn.logsumexp(-x), 9))(costs)
+    np.testing.assert_allclose(ft.jit(grad(9))(costs), theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.cpu
 def test_what_xla_knows_is_not_asked():
     """Of a table that a function closes over, XLA may know that no number is below minus infinity."""
     table = jnp.cos(jnp.arange(float(WIDTH)))
     step = ft.jit(ft.grad(lambda params, x: residual(fnp, params, x * table)))
-    shallow, deep = [largest_in(step.lower(*drawn(depth)).compile().as_text()) for depth in (6, 18)]
+    shallow, deep = [max(kernels_in(step.lower(*drawn(depth)).compile().as_text())) for depth in (6, 18)]
     assert deep <= shallow
 
 
