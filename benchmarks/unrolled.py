@@ -14,9 +14,10 @@ from functrace import numpy as fnp
 
 TITLE = "Gradients through Python loops"
 NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of
-training, 30 of conjugate gradients, 50 of a sampler and 16 of the wave equation, as more take XLA minutes. "first
-value" is from the Python function to its first result, once. functrace finds the repeated equations, and hands XLA a
-loop; with `roll=False` it leaves them."""
+training, 30 of conjugate gradients and of mixing layers, 50 of a sampler and 16 of the wave equation, as more take XLA
+minutes; a table has 10 x 10 entries. "first value" is from the Python function to its first result, once. functrace
+finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them. A table is no loop: each of its
+entries is computed once."""
 WIDTH, BATCH = 64, 16
 WAVE_STEPS = 16
 
@@ -96,6 +97,34 @@ def wave(n, params, xs):
     return (u**2).sum()
 
 
+def mixing(n, params, xs):
+    """Layers on one another, each of which goes through the sequence with two sums of its own, as those of RWKV."""
+    xs = (xs @ params["in"])[:30]
+    for w, rate in zip(params["layers"], params["rates"], strict=True):
+        keys, values, decay = xs @ w, xs @ w.T, n.exp(-n.exp(rate))
+        top, below, out = n.zeros_like(xs[0]), n.zeros_like(xs[0]), []
+        for key, value in zip(keys, values, strict=True):
+            now = n.exp(key)
+            out.append((top + now * rate * value) / (below + now * (1 + rate**2)))
+            top, below = decay * top + now * value, decay * below + now
+        xs = xs + n.stack(out)
+    return (xs**2).sum()
+
+
+def table(n, params, xs):
+    """Soft dynamic time warping: a table filled entry by entry, each from the least of three before it."""
+    costs = ((params["a"][:, None] - params["b"]) ** 2).sum(-1)
+    softmin = lambda *xs: (lambda x: x.min() - n.log(n.exp(x.min() - x).sum()))(n.stack(xs))
+    row = [costs[0, 0]]
+    for i in range(1, len(costs)):
+        row.append(row[-1] + costs[0, i])
+    for j in range(1, len(costs)):
+        above, row = row, [row[0] + costs[j, 0]]
+        for i in range(1, len(costs)):
+            row.append(costs[j, i] + softmin(row[-1], above[i], above[i - 1]))
+    return row[-1]
+
+
 def training(n, grad):
     """20 steps of gradient descent inside a loss."""
 
@@ -133,6 +162,7 @@ def measure() -> list[Row]:
     params, xs = {"in": draw(8, WIDTH), "step": draw(WIDTH, WIDTH), "out": draw(WIDTH, 8)}, draw(100, BATCH, 8)
     gates = {"gates in": draw(8, 3 * WIDTH), "gates": draw(WIDTH, 3 * WIDTH)}
     layers = {"in": params["in"], "layers": draw(100, WIDTH, WIDTH) / WIDTH**0.5, "biases": draw(100, WIDTH)}
+    mixed = {"in": params["in"], "layers": draw(2, WIDTH, WIDTH) / WIDTH**0.5, "rates": draw(2, WIDTH)}
     tasks = {
         "recurrent network": (lambda n, grad: lambda p, xs: recurrent(n, p, xs), params),
         "gated recurrent network": (lambda n, grad: lambda p, xs: gated(n, p, xs), gates),
@@ -142,6 +172,8 @@ def measure() -> list[Row]:
         "its rate and momentum": (tuning, {"rates": jnp.array([0.05, 0.9], jnp.float32)}),
         "layers in one array": (lambda n, grad: lambda p, xs: stacked(n, p, xs), layers),
         "diffusion sampler": (lambda n, grad: lambda p, xs: sampler(n, p, xs), params),
+        "mixing layers": (lambda n, grad: lambda p, xs: mixing(n, p, xs), mixed),
+        "table": (lambda n, grad: lambda p, xs: table(n, p, xs), {"a": draw(10, 3), "b": draw(10, 3)}),
         "wave equation": (lambda n, grad: lambda p, xs: wave(n, p, xs), {"speed": jnp.full((16, BATCH), 0.3)}),
     }
     return [row for name, (make, own) in tasks.items() for row in rows(name, make, (own, xs))]

@@ -24,10 +24,14 @@ that layers with parameters of their own cost little more than to write them dow
 take their gradients out of a stack, costs a piece of code and time for each. Repetitions that share their parameters,
 as the steps of a solver, of a recurrent network, of a training loop inside a loss, copy nothing. So `rolled(program)`
 makes the loops that save `ENOUGH` equations, and that cut no kernel in two: where all that is repeated is elementwise,
-XLA runs many repetitions as one kernel. Of these it keeps those that together are worth most, an array put into a
-stack or taken out of one at `EACH` equations: where the steps of a solver are differentiated twice, the first loop
-copies much, and the others read what it stacks. In a loop of fewer than `SHORT` repetitions an array is put at `MORE`:
-its kernels are compiled besides those of the repetition that differs, which would serve all without it.
+XLA runs many repetitions as one kernel. Of these it keeps those that together are worth most, a loop put at `A_LOOP`
+equations, and an array put into a stack or taken out of one at `EACH`: where the steps of a solver are differentiated
+twice, the first loop copies much, and the others read what it stacks; a loop that saves but `SOME` may stack for many.
+In a loop of fewer than `SHORT` repetitions an array is put at `MORE`: its kernels are compiled besides those of the
+repetition that differs, which would serve all without it.
+
+Where what one repetition does has runs in it, as the steps of recurrent layers, loops over the steps come first, or
+those over the layers, whichever leaves less to compile. Calls of jitted functions in a loop are written out.
 
 On a CPU, loops that save `MUCH`, as those over the layers of a deep model, forward and backward, may copy an array for
 `LESS` equations. What XLA for CPU does grows with the square of the kernels, and it loads fewer: a deep transformer
@@ -543,15 +547,20 @@ def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     if not always and own * price(saved, count, True) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
         return Verdict(stretch, None, 0, own, why)
-    if not always and (why := reason(repetition, saved)):
-        return Verdict(stretch, None, saved, own, why)
+    too_few = f"a loop saves fewer than {ENOUGH} equations"
+    if not always and saved < SOME:
+        return Verdict(stretch, None, saved, own, too_few)
     loop = found_in(program, stretch)
     if loop is None:
         return None
     saved = size * (loop.count - 1)
     if saved < LEAST:
         return None
-    why = "" if always else reason(repetition, saved)
+    why = ""
+    if not always and saved < SOME:
+        why = too_few
+    elif not always and is_one_kernel(program, loop):
+        why = "all is elementwise: XLA runs many repetitions as one kernel"
     return Verdict(Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, why)
 
 
@@ -573,14 +582,19 @@ def computes(body: Sequence[Equation]) -> bool:
     return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
 
 
-def reason(body: Sequence[Equation], saved: int) -> str:
-    """Why a loop does not pay, whatever it copies."""
-    if saved < SOME:
-        return f"a loop saves fewer than {ENOUGH} equations"
-    elementwise = all([eqn.primitive.fuses or isinstance(eqn.primitive, Elementwise) for eqn in body])
-    if elementwise and any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
-        return "all is elementwise: XLA runs many repetitions as one kernel"
-    return ""
+def is_one_kernel(program: Program, loop: Loop) -> bool:
+    """Whether all is elementwise, of arrays for which it counts, and so is what reads the results of each step."""
+    body = program.equations[loop.start : loop.start + loop.period]
+    if not all(map(is_elementwise, body)) or not any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
+        return False
+    steps = range(loop.start, loop.stop, loop.period)
+    made = {program.equations[start + q].outputs[j] for start in steps for q, j in loop.every}
+    return all([is_elementwise(eqn) or made.isdisjoint(eqn.inputs) for eqn in program.equations[loop.stop :]])
+
+
+def is_elementwise(eqn: Equation) -> bool:
+    """Whether XLA may do an equation in the kernel that reads it."""
+    return eqn.primitive.fuses or isinstance(eqn.primitive, Elementwise)
 
 
 class Copies(NamedTuple):
