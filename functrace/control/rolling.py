@@ -547,21 +547,16 @@ def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     if not always and own * price(saved, count, True) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
         return Verdict(stretch, None, 0, own, why)
-    too_few = f"a loop saves fewer than {ENOUGH} equations"
-    if not always and saved < SOME:
-        return Verdict(stretch, None, saved, own, too_few)
+    if not always and (why := reason(program, stretch, saved)):
+        return Verdict(stretch, None, saved, own, why)
     loop = found_in(program, stretch)
     if loop is None:
         return None
     saved = size * (loop.count - 1)
     if saved < LEAST:
         return None
-    why = ""
-    if not always and saved < SOME:
-        why = too_few
-    elif not always and is_one_kernel(program, loop):
-        why = "all is elementwise: XLA runs many repetitions as one kernel"
-    return Verdict(Stretch(loop.start, loop.stop, loop.period), loop, saved, 0, why)
+    whole = Stretch(loop.start, loop.stop, loop.period)
+    return Verdict(whole, loop, saved, 0, "" if always else reason(program, whole, saved))
 
 
 def own_inputs(program: Program, stretch: Stretch) -> int:
@@ -582,14 +577,19 @@ def computes(body: Sequence[Equation]) -> bool:
     return any([eqn.primitive.work(*[x.aval for x in eqn.inputs]).total for eqn in body])
 
 
-def is_one_kernel(program: Program, loop: Loop) -> bool:
-    """Whether all is elementwise, of arrays for which it counts, and so is what reads the results of each step."""
-    body = program.equations[loop.start : loop.start + loop.period]
+def reason(program: Program, stretch: Stretch, saved: int) -> str:
+    """Why a loop does not pay, whatever it copies."""
+    if saved < SOME:
+        return f"a loop saves fewer than {ENOUGH} equations"
+    start, stop, period = stretch
+    body = program.equations[start : start + period]
     if not all(map(is_elementwise, body)) or not any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
-        return False
-    steps = range(loop.start, loop.stop, loop.period)
-    made = {program.equations[start + q].outputs[j] for start in steps for q, j in loop.every}
-    return all([is_elementwise(eqn) or made.isdisjoint(eqn.inputs) for eqn in program.equations[loop.stop :]])
+        return ""
+    # But for the last ones, results of the steps that others read cut kernels anyway.
+    made = {v for eqn in program.equations[start : stop - 2 * period] for v in eqn.outputs}
+    if any([not is_elementwise(eqn) and not made.isdisjoint(eqn.inputs) for eqn in program.equations[stop:]]):
+        return ""
+    return "all is elementwise: XLA runs many repetitions as one kernel"
 
 
 def is_elementwise(eqn: Equation) -> bool:
