@@ -161,8 +161,9 @@ def test_same_is_that_of_xla(size, kernel, stride):
         partial(nn.conv, 1, 1, (kernel,)),
         lambda **options: nn.as_layer(nn.max_pool, window=(kernel,), **options),
     ):
+        params = filled(make())
         programs = [
-            ft.make_program(partial(make(strides=stride, padding=padding).apply, filled(make())))(np.zeros(shape, "f"))
+            ft.make_program(partial(make(strides=stride, padding=padding).apply, params))(np.zeros(shape, "f"))
             for padding in ("SAME", ((int(low), int(high)),))
         ]
         assert programs[0] == programs[1]
