@@ -454,6 +454,13 @@ def test_a_loop_that_saves_little_pays_for_those_that_read_it():
     close(ft.jit(fun)(*args), ft.jit(fun, roll=False)(*args))
 
 
+def test_calls_are_written_out_in_a_loop():
+    short = rolled(ft.make_program(ft.grad(calls))(layers(), normal(3, 4)), always=True)
+    bodies = [eqn.primitive.body for eqn in short.equations if eqn.primitive.name == "scan"]
+    assert len(bodies) >= 2
+    assert "call" not in [eqn.primitive.name for body in bodies for eqn in body.equations]
+
+
 def plain_layer(w, r, xs):
     h, out = fnp.zeros(WIDTH), []
     for x in xs:
