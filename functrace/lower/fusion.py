@@ -14,6 +14,9 @@ Small arrays cost no time to read, but code: XLA compiles all that it computes a
 made of numbers, as in a table that is filled entry by entry, or on the coarse grids of a solver, each kernel would hold
 all that was before. A small value is kept if its operations, in all kernels but one, are more than `CODE`.
 
+What XLA keeps by itself is let be: a sum, product and the like that is returned, or that a loop, a choice or a product
+of matrices reads as it is. It does not compute those again, whoever else reads them.
+
 XLA for CPU takes `optimization_barrier` away before it fuses, but never computes a division twice. So a value is kept
 by dividing it by a one that XLA cannot tell to be one, which is exact for every number, NaN and Inf.
 """
@@ -21,7 +24,7 @@ by dividing it by a one that XLA cannot tell to be one, which is exact for every
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import islice
 from typing import Any
 
@@ -41,11 +44,16 @@ MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and
 
 def kept(program: Program) -> frozenset[Var]:
     """The variables that are to be computed once."""
-    ends, weighed = kernels(program)
+    ends, weighed, whole = kernels(program)
     reads: dict[Var, dict[Var, int]] = {}  # by variable, the arrays it is computed from, and how much of each is read
     operations: dict[Any, int] = {}  # by variable, those that it is computed by
     found: set[Var] = set()
+    spread: set[Any] = set()  # what is one value, or some, again and again
     for eqn in weighed:
+        if eqn.primitive.name == "broadcast_in_dim":
+            spread.update(eqn.outputs)
+        elif not whole.isdisjoint(eqn.outputs) and is_of_several(eqn, spread):
+            continue
         code = 1 + sum([operations.get(x, 0) for x in eqn.inputs])
         of_inputs = [reads.get(x, {x: x.aval.size}) for x in eqn.inputs if type(x) is Var]
         arrays = of_inputs[0] if len(of_inputs) == 1 else {x: n for each in of_inputs for x, n in each.items()}
@@ -67,6 +75,23 @@ def is_eligible(v: Var, readers: int) -> bool:
     return readers > 1 and v.aval.dtype.kind == "f"
 
 
+def is_of_several(eqn: Equation, spread: Container[Any]) -> bool:
+    """Whether an equation reads more arrays than it makes, as XLA counts: of its rank, and no numbers that are spread."""
+    rank = eqn.outputs[0].aval.ndim
+    return len([x for x in eqn.inputs if type(x) is Var and x.aval.ndim >= rank and x not in spread]) > 1
+
+
+def reads_whole(eqn: Equation) -> bool:
+    """Whether XLA must have the operands of an equation in memory: loops, choices, and products of matrices whose axes
+    it need not turn or join first."""
+    if eqn.primitive.name != "dot_general":
+        return bool(eqn.primitive.runs()) and eqn.primitive.applied() is None
+    contracted, batch = eqn.params["dimension_numbers"]
+    axes = tuple(range(len(batch[0])))
+    ranks = [x.aval.ndim for x in eqn.inputs]
+    return batch == (axes, axes) and len(contracted[0]) == 1 and max(ranks) <= len(axes) + 2
+
+
 def is_computed_again(eqn: Equation, readers: Counter[Any]) -> bool:
     """Whether XLA computes the results of an equation in each kernel that reads them."""
     name = eqn.primitive.name
@@ -77,15 +102,16 @@ def is_computed_again(eqn: Equation, readers: Counter[Any]) -> bool:
     return type(eqn.inputs[1]) is Literal if name == "div" else eqn.params["exponent"] > 0
 
 
-def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation]]:
+def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation], set[Any]]:
     """By variable, what ends the kernels in which it is read: equations, operands that are put together with others,
     and -1, which returns the results.
 
-    And the equations that make what may be kept, and what that is computed from in a kernel.
+    And the equations that make what may be kept, and what that is computed from in a kernel; and what is read whole.
     """
     found: dict[Any, tuple[Any, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
     readers = Counter([x for eqn in program.equations for x in eqn.inputs])
     asked: set[Any] = set()
+    whole: set[Any] = set(program.outputs)
     weighed: list[Equation] = []
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
@@ -101,6 +127,8 @@ def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation
             if is_asked:
                 weighed.append(eqn)
                 asked.update(eqn.inputs)
+        elif reads_whole(eqn):
+            whole.update(eqn.inputs)
         is_joined = eqn.primitive.name in JOINED
         for k, x in enumerate(eqn.inputs):
             if type(x) is Var:
@@ -108,7 +136,7 @@ def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation
                 known = found.get(x)
                 found[x] = own if known is None or known == own else first([*known, *own])
     weighed.reverse()
-    return found, weighed
+    return found, weighed, whole
 
 
 def first(ends: Sequence[Any]) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import pytest
 from jax import numpy as jnp
 
 import functrace as ft
-from functrace import numpy as fnp
+from functrace import lax, numpy as fnp
 from functrace.lower import evaluate
 from functrace.lower.fusion import LEAST, computed_once, kept, unknown_one
 
@@ -39,7 +39,7 @@ def gradient(depth):
 
 def largest_kernel(program, values, once):
     """The number of operations in the largest fused computation."""
-    return max(kernels_in(compiled(program, values, once)))
+    return max(kernels_in(compiled(program, values, once)), default=1)
 
 
 def compiled(program, values, once):
@@ -127,14 +127,17 @@ def test_jax_transforms_what_is_jitted():
     ("expression", "is_kept"),
     [
         # Two kernels read a sum of three: 6 reads are as many as 3, a write and 2. More with three kernels, or of four.
-        (lambda a, b, c, d, w: ((a + b + c) @ w, w @ (a + b + c)), False),
-        (lambda a, b, c, d, w: ((a + b + c) @ w, w @ (a + b + c), fnp.sum(a + b + c)), True),
-        (lambda a, b, c, d, w: ((a + b + c + d) @ w, w @ (a + b + c + d)), True),
+        (lambda a, b, c, d, w: (fnp.sum(a + b + c, 0), fnp.sum(a + b + c, 1)), False),
+        (lambda a, b, c, d, w: (fnp.sum(a + b + c, 0), fnp.sum(a + b + c, 1), fnp.sum(a + b + c)), True),
+        (lambda a, b, c, d, w: (fnp.sum(a + b + c + d, 0), fnp.sum(a + b + c + d, 1)), True),
         # One kernel reads it, however often.
-        (lambda a, b, c, d, w: ((a + b + c + d) * (a + b + c + d) - (a + b + c + d)) @ w, False),
+        (lambda a, b, c, d, w: fnp.sum((a + b + c + d) * (a + b + c + d) - (a + b + c + d), 0), False),
         # Arrays that are small beside the result cost nothing to read again.
-        (lambda a, b, c, d, w: ((a + b[0] + c[0] + d[0]) @ w, w @ (a + b[0] + c[0] + d[0])), False),
+        (lambda a, b, c, d, w: (fnp.sum(a + b[0] + c[0] + d[0], 0), fnp.sum(a + b[0] + c[0] + d[0], 1)), False),
         (lambda a, b, c, d, w: ((a + b + c + d).astype(int) @ w, w @ (a + b + c + d).astype(int)), True),
+        # A product of matrices has it in memory.
+        (lambda a, b, c, d, w: (fnp.sum(a + b + c + d, 0), (a + b + c + d) @ w), False),
+        (lambda a, b, c, d, w: (fnp.sum(a + b + c + d, 0), ((a + b + c + d) * 2) @ w), True),
     ],
 )
 def test_what_is_kept(expression, is_kept):
@@ -143,6 +146,36 @@ def test_what_is_kept(expression, is_kept):
     small = [jnp.ones((4, 4))] * 5
     assert small[0].size < LEAST
     assert not kept(ft.make_program(expression)(*small))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize(
+    ("reader", "is_whole"),
+    {
+        "returned": (lambda x: x, True),
+        "a product": (lambda x: x @ x.T, True),
+        "its transpose's product": (lambda x: x.T @ x, True),
+        "a loop": (lambda x: lax.fori_loop(0, 3, lambda i, x: fnp.sin(x), x), True),
+        "a choice": (lambda x: lax.cond(x[0, 0] > 0, fnp.sin, fnp.cos, x), True),
+        "a product of what is made of it": (lambda x: (x * 2) @ fnp.ones((WIDTH, 2)), False),
+        "arithmetic": (lambda x: fnp.exp(x) * 2, False),
+    }.values(),
+    ids=lambda value: "" if callable(value) else "whole" if value else "again",
+)
+def test_what_xla_keeps_by_itself_is_let_be(reader, is_whole):
+    def sums(*xs):
+        x, results = xs[0], []
+        for y in xs[1:]:
+            x = x + y
+            results.append(reader(x))
+        return results
+
+    def largest(count):
+        xs = [jnp.ones((WIDTH, WIDTH))] * count
+        return largest_kernel(ft.make_program(sums)(*xs), xs, frozenset())
+
+    assert (largest(12) == largest(6)) == is_whole
+    assert bool(kept(ft.make_program(sums)(*[jnp.ones((WIDTH, WIDTH))] * 12))) != is_whole
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
