@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,14 @@ Part = tuple[Any, int, int]  # the same of several entries in order: the first o
 
 
 def in_parts(program: Program) -> Program:
-    """The Program whose arrays are taken apart by slices and put together by concatenation, as this file knows them."""
+    """The Program whose arrays are taken apart by slices and put together by concatenation, as this file knows them.
+
+    An entry of several axes, `x[i, j]`, is an entry of an entry. The axis whose entries change least often from one
+    slice to the next comes first: it is that of the outermost loop.
+    """
     equations: list[Equation] = []
+    changes = changes_of_axes(program.equations)
+    entries: dict[Any, Var] = {}  # by array, axis and number
     for eqn in program.equations:
         prim: Any = eqn.primitive
         if type(prim) is Unstack:
@@ -38,9 +45,47 @@ def in_parts(program: Program) -> Program:
                 Equation(Reshape(thick), (x,), (v,), eqn.source) for x, v in zip(eqn.inputs, pieces, strict=True)
             ]
             equations.append(Equation(Concatenate(prim.axis), tuple(pieces), eqn.outputs, eqn.source))
+        elif type(prim) is Slice:
+            equations += axis_by_axis(eqn, changes[eqn.inputs[0]], entries)
         else:
             equations.append(eqn)
     return Program(program.inputs, tuple(equations), program.outputs)
+
+
+def axis_by_axis(eqn: Equation, changes: Counter[int], entries: dict[Any, Var]) -> Iterator[Equation]:
+    """A slice as one along each axis of which it takes one entry, and one of the rest; `entries` are those that there
+    are."""
+    prim: Any = eqn.primitive
+    (x,), start, limit = eqn.inputs, prim.start, prim.limit
+    cut = cut_axes(prim, x)
+    single = [a for a in cut if limit[a] == start[a] + 1]
+    for d in sorted(single, key=lambda a: changes[a])[: len(cut) - 1]:
+        shape, place = x.aval.shape, (x, d, start[d])
+        if place not in entries:
+            entries[place] = Var(x.aval.with_shape(with_size(shape, d, 1)))
+            one = Slice(with_size((0,) * len(shape), d, start[d]), with_size(shape, d, limit[d]), (1,) * len(shape))
+            yield Equation(one, (x,), (entries[place],), eqn.source)
+        x, start, limit = entries[place], with_size(start, d, 0), with_size(limit, d, 1)
+    yield Equation(Slice(start, limit, prim.strides), (x,), eqn.outputs, eqn.source)
+
+
+def cut_axes(prim: Slice, array: Atom) -> list[int]:
+    """The axes of which a slice does not take all."""
+    return [a for a, n in enumerate(array.aval.shape) if (prim.start[a], prim.limit[a], prim.strides[a]) != (0, n, 1)]
+
+
+def changes_of_axes(equations: Sequence[Equation]) -> dict[Any, Counter[int]]:
+    """By array, how often a slice of it begins elsewhere along an axis than the one before."""
+    found: dict[Any, Counter[int]] = defaultdict(Counter)
+    last: dict[Any, tuple[int, ...]] = {}
+    for eqn in equations:
+        prim: Any = eqn.primitive
+        if type(prim) is Slice:
+            (array,) = eqn.inputs
+            before = last.get(array, prim.start)
+            found[array].update([a for a, (i, j) in enumerate(zip(before, prim.start, strict=True)) if i != j])
+            last[array] = prim.start
+    return found
 
 
 def entry(stack: Atom, i: int) -> Atom:
@@ -56,7 +101,7 @@ def entry_of(definition: Callable[[Any], Equation | None], x: Atom) -> Place | N
     if taken is None or type(taken.primitive) is not Slice:
         return None
     prim, (array,) = taken.primitive, taken.inputs
-    cut = [a for a, n in enumerate(array.aval.shape) if (prim.start[a], prim.limit[a], prim.strides[a]) != (0, n, 1)]
+    cut = cut_axes(prim, array)
     if len(cut) != 1 or prim.limit[cut[0]] != prim.start[cut[0]] + 1:
         return None
     return (array, cut[0], x.aval.shape), prim.start[cut[0]]

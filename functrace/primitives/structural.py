@@ -217,7 +217,7 @@ class Pad(JointlyLinear):
         axis = axes[0]
         (low, high, _), (other_low, other_high, _) = self.config[axis], other.config[axis]
         sizes = [x.aval.shape[axis] for x in (xs[0], ys[0])]
-        if 3 * min(sizes) > low + sizes[0] + high:
+        if 3 * min(xs[0].aval.size, ys[0].aval.size) > self.shape(xs[0].aval, xs[1].aval).size:
             return None
         if other_low == low + sizes[0]:
             pieces, ends = [*pieces_of(xs[0], axis), *pieces_of(ys[0], axis)], (low, other_high, 0)

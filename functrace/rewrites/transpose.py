@@ -60,7 +60,7 @@ def united(total: Atom, x: Atom) -> Atom:
         if made is not None and type(made.primitive) is type(last.primitive):
             both = made.primitive.united(made.inputs, last.primitive, last.inputs)
             if both is not None:
-                return both if rest is None else add(rest, both)
+                return both if rest is None else united(rest, both)
     return add(total, x)
 
 

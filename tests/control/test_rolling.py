@@ -331,7 +331,18 @@ def at_times(p, xs):  # a solver whose rate depends on time, a number of Python'
     return (z**2).sum()
 
 
-LOOPS = (recurrent, gated, collected, at_times, trained_inside, solved, integrated, scalars, indexed, of_columns)
+def turned(p, xs):  # single entries of two tables, of which the steps are the first axis and the second one
+    angles, others, h = fnp.sin(xs[:, :2, 0] * p["u"][0, 0]), fnp.cos(xs[:, :2, 1] * p["u"][1, 0]).T, p["w"][0]
+    for i in range(len(xs)):
+        for k in range(2):
+            one, other = h[:4] * angles[i, k], h[4:] * others[k, i]
+            h = fnp.concatenate([other - one, one + other])
+    return (h**2).sum()
+
+
+LOOPS = (
+    recurrent, gated, collected, at_times, trained_inside, solved, integrated, scalars, indexed, of_columns, turned,
+)  # fmt: skip
 PAY = {f.__name__: f for f in LOOPS}
 STEPS = 60
 
