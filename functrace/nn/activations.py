@@ -17,6 +17,7 @@ from jax import Array
 from functrace import lax, numpy as fnp
 from functrace.errors import ArgumentError, DtypeError, ShapeError
 from functrace.primitives.selection import Within
+from functrace.primitives.unary import softplus as softplus_p
 from functrace.scipy.special import logsumexp as logsumexp
 from functrace.tracing import Tracer
 from functrace.tracing.binding import bind
@@ -137,7 +138,7 @@ def softplus(x: ArrayLike) -> Array:
     >>> softplus(fnp.array([-1e4, 1e4])).tolist()
     [0.0, 10000.0]
     """
-    return fnp.logaddexp(x, 0)
+    return bind(softplus_p, x) if type(x) is Tracer and x.dtype.kind in "fV" else fnp.logaddexp(x, 0)
 
 
 def soft_sign(x: ArrayLike) -> Array:

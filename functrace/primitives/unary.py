@@ -169,6 +169,10 @@ logistic = unary(
     ),
 )  # fmt: skip
 
+softplus = unary(
+    "softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x), dtypes=(F32, BF16), in_jax=False, takes=(5, 2)
+)
+
 floor = unary("floor", lax.floor, None, fold=np.floor)
 ceil = unary("ceil", lax.ceil, None, fold=np.ceil)
 
@@ -207,6 +211,6 @@ def round_(x: Atom, method: int = 1) -> Atom:
 __all__ = [
     "IntegerPow", "Round", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos",
     "cosh", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "log2", "logistic",
-    "one_minus_square", "reciprocal", "round_", "rsqrt", "sin", "sinh", "sqrt", "square",
+    "one_minus_square", "reciprocal", "round_", "rsqrt", "sin", "sinh", "softplus", "sqrt", "square",
     "tan", "tanh",
 ]  # fmt: skip
