@@ -150,7 +150,7 @@ def walk_pattern(
 
 def is_number(aval: Any) -> bool:
     """Whether values of this type are followed from step to step: floats may differ by how they are compiled."""
-    return aval.dtype.kind in "iub"
+    return aval.kind in "iub"
 
 
 class Steps:

@@ -26,7 +26,7 @@ def counter_steps(body: Program, consts: int, carry: int) -> tuple[int | None, .
     for v, y in zip(body.inputs[consts : consts + carry], body.outputs, strict=False):
         eqn = definitions.get(y)  # pyright: ignore[reportArgumentType, reportCallIssue]
         step = None
-        if eqn is not None and v.aval.dtype.kind in "iu" and not v.aval.shape:
+        if eqn is not None and v.aval.kind in "iu" and not v.aval.shape:
             x, k = eqn.inputs
             if type(x) is Literal and eqn.primitive is add:
                 x, k = k, x

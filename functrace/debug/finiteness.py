@@ -175,7 +175,7 @@ class Target(NamedTuple):
 
 def has_value(x: Any) -> bool:
     """Whether a value can be kept as an array: a random key cannot."""
-    return x.aval.is_inexact or x.aval.dtype.kind in "iub"
+    return x.aval.is_inexact or x.aval.kind in "iub"
 
 
 class Capture(NamedTuple):

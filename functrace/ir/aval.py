@@ -34,11 +34,12 @@ class Aval:
     (f32[8,16], True)
     """
 
-    __slots__ = ("dtype", "is_inexact", "shape", "size", "weak_type")
+    __slots__ = ("dtype", "is_inexact", "kind", "shape", "size", "weak_type")
     shape: tuple[int, ...]
     dtype: Any
     weak_type: bool
     is_inexact: bool
+    kind: str  # the letter of the dtype's kind, as NumPy has it; "key" of random keys
     size: int  # number of elements
     _interned: ClassVar[dict[Any, Aval]] = {}
 
@@ -56,6 +57,7 @@ class Aval:
             self = object.__new__(cls)
             self.shape, self.dtype, self.weak_type = canonical
             self.is_inexact = is_inexact(dtype)
+            self.kind = getattr(dtype, "kind", "key")
             self.size = prod(self.shape)
             self = cls._interned.setdefault(canonical, self)
         if len(cls._interned) < 100_000:

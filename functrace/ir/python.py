@@ -181,9 +181,9 @@ def tuple_text(items: Sequence[str]) -> str:
 
 def number(x: Any) -> str | None:
     """A Python number, for a literal that takes the type of its partner and reads back to the same bits."""
-    if type(x) is not Literal or not x.aval.weak_type or x.aval.dtype.kind not in "fiV":
+    if type(x) is not Literal or not x.aval.weak_type or x.aval.kind not in "fiV":
         return None
-    if x.aval.dtype.kind == "i":
+    if x.aval.kind == "i":
         return str(int(x.value)) if abs(int(x.value)) < 2**31 else None
     text = shortest(x)
     return None if text is None or "n" in text else text

@@ -86,7 +86,7 @@ def jax_type(aval: Aval) -> Any:
     """What jax.numpy promotes as a value of this type: a Python scalar type for a weak one."""
     if not aval.weak_type:
         return aval.dtype
-    return {"b": bool, "i": int, "u": int, "f": float, "c": complex}.get(aval.dtype.kind, float)
+    return {"b": bool, "i": int, "u": int, "f": float, "c": complex}.get(aval.kind, float)
 
 
 class Names(NamedTuple):

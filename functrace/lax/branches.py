@@ -54,7 +54,7 @@ def cond(
     check_callable("cond", true_fun, "true_fun")
     check_callable("cond", false_fun, "false_fun")
     aval = scalar_aval("cond", "pred", pred, "reduce it with .all() or .any()")
-    if aval.dtype.kind == "c":
+    if aval.kind == "c":
         raise DtypeError(f"cond: pred must be a boolean or a real number, got {aval!r}.{at(caller_source())}")
     if aval.dtype != np.bool_:
         pred = pred != 0
@@ -90,7 +90,7 @@ def switch(
         check_callable("switch", f, f"branches[{i}]")
     check_batched("switch", batched)
     aval = scalar_aval("switch", "index", index, "choose a branch for each entry with functrace.vmap")
-    if aval.dtype.kind not in "iu":
+    if aval.kind not in "iu":
         fix = "use cond for a boolean" if aval.dtype == np.bool_ else "cast it with .astype(int)"
         raise DtypeError(f"switch: index must be an integer scalar, got {aval!r}; {fix}.{at(caller_source())}")
     if len(branches) == 1:

@@ -15,8 +15,8 @@ from functrace.lower.fusion import computed_once, unknown_one
 
 def literal_value(x: Literal) -> Any:
     """What `jax.lax` is handed for a literal: a Python number where that keeps it weakly typed."""
-    if x.aval.weak_type and x.aval.dtype.kind in "fic":
-        kind = {"f": float, "i": int, "c": complex}[x.aval.dtype.kind]
+    if x.aval.weak_type and x.aval.kind in "fic":
+        kind = {"f": float, "i": int, "c": complex}[x.aval.kind]
         if jax.dtypes.canonicalize_dtype(np.dtype(kind)) == x.aval.dtype:
             return kind(x.value)
     return x.value

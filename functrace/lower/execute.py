@@ -103,7 +103,7 @@ def without_numbers(program: Program) -> tuple[Program, list[Any]]:
 
     def lifted(xs: Sequence[Any]) -> tuple[Any, ...]:
         return tuple([
-            numbers.setdefault(x, Var(x.aval)) if type(x) is Literal and x.aval.dtype.kind in "fc" else x for x in xs
+            numbers.setdefault(x, Var(x.aval)) if type(x) is Literal and x.aval.kind in "fc" else x for x in xs
         ])
 
     equations = tuple([Equation(e.primitive, lifted(e.inputs), e.outputs, e.source) for e in program.equations])

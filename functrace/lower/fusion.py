@@ -72,11 +72,11 @@ def kept(program: Program) -> frozenset[Var]:
 
 def is_eligible(v: Var, readers: int) -> bool:
     """Whether a value is one that may be kept."""
-    return readers > 1 and v.aval.dtype.kind == "f"
+    return readers > 1 and v.aval.kind == "f"
 
 
 def is_of_several(eqn: Equation, spread: Container[Any]) -> bool:
-    """Whether an equation reads more arrays than it makes, as XLA counts: of its rank, and no numbers that are spread."""
+    """Whether an equation reads several arrays, as XLA counts them: of its rank, and no numbers that are spread."""
     rank = eqn.outputs[0].aval.ndim
     return len([x for x in eqn.inputs if type(x) is Var and x.aval.ndim >= rank and x not in spread]) > 1
 

@@ -29,7 +29,7 @@ FLOAT, ORDERED, ANY = "fcV", "fViu", "fcViu"  # dtype kinds; bfloat16's is V
 def literal_like(x: Any, aval: Aval) -> Literal | None:
     """A scalar of Python's or NumPy's as a literal of the type of its partner, where the partner absorbs it."""
     kind = type(x)
-    if (kind is float and aval.is_inexact) or (kind is int and aval.dtype.kind in ANY):
+    if (kind is float and aval.is_inexact) or (kind is int and aval.kind in ANY):
         return literal(x, aval) if x else literal.__wrapped__(x, aval)  # zeros of either sign are equal
     if isinstance(x, np.number) and not aval.weak_type and jax.dtypes.canonicalize_dtype(x.dtype) == aval.dtype:
         return Literal(x, Aval((), aval.dtype))

@@ -30,7 +30,7 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
 
     def forward(x: Tracer, y: Any) -> Any:
         builder = AMBIENT.builder
-        if builder is not None and (aval := x.atom.aval).dtype.kind in kinds:
+        if builder is not None and (aval := x.atom.aval).kind in kinds:
             a = x.atom if x.builder is builder else atom_of(x, builder)
             if type(y) is Tracer:
                 b = y.atom if y.builder is builder else atom_of(y, builder)
@@ -46,7 +46,7 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
 
     def reflected(x: Tracer, y: Any) -> Any:
         builder = AMBIENT.builder
-        if builder is not None and x.atom.aval.dtype.kind in kinds:
+        if builder is not None and x.atom.aval.kind in kinds:
             scalar = literal_like(y, x.atom.aval)
             if scalar is not None:
                 return Tracer(builder.emit(prim, (scalar, atom_of(x, builder)))[0], builder)
@@ -89,7 +89,7 @@ def plain_lift(fun: Callable[..., Any], name: str) -> Any:
 
 def _negative(x: Tracer) -> Any:
     builder = AMBIENT.builder
-    if builder is not None and x.atom.aval.dtype.kind in ANY:
+    if builder is not None and x.atom.aval.kind in ANY:
         return Tracer(neg(atom_of(x, builder)), builder)
     return lift(jnp.negative)(x)
 

@@ -11,6 +11,7 @@ import functrace as ft
 from functrace import lax, numpy as fnp
 from functrace.lower import evaluate
 from functrace.lower.fusion import LEAST, computed_once, kept, unknown_one
+from functrace.tracing.binding import bind
 
 WIDTH, BATCH = 32, 64
 
@@ -146,6 +147,17 @@ def test_what_is_kept(expression, is_kept):
     small = [jnp.ones((4, 4))] * 5
     assert small[0].size < LEAST
     assert not kept(ft.make_program(expression)(*small))
+
+
+def test_keys_are_not_kept():
+    def drawn_twice(library, keys):
+        part = bind("slice", keys, start=(0,), limit=(1,), strides=(1,)) if library is ft else keys[:1]
+        return [library.vmap(lambda key, n=n: library.random.normal(key, (n,)))(part) for n in (1, 2)]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    assert not kept(ft.make_program(lambda keys: drawn_twice(ft, keys))(keys))
+    for x, y in zip(ft.jit(lambda keys: drawn_twice(ft, keys))(keys), drawn_twice(jax, keys), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
 @pytest.mark.cpu

@@ -132,6 +132,35 @@ def test_means_what_it_means_for_an_array(name, f, x):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+KEYS = {
+    "eq": lambda k: k == k[::-1],
+    "ne": lambda k: k != k[1],
+    "reshape": lambda k: k.reshape(2, 2).T,
+    "getitem": lambda k: k[1],
+    "at set": lambda k: k.at[0].set(k[1]),
+    "iter": lambda k: [*k][1:],
+    "size": lambda k: k.size * k.ndim * k.shape[0],
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_random_keys(name):
+    keys = jax.random.split(jax.random.key(3), 4)
+    ours, expected = (jax.tree.leaves(library.jit(KEYS[name])(keys)) for library in (ft, jax))
+    for a, b in zip(ours, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert np.all(a == b)
+
+
+@pytest.mark.parametrize(
+    ("name", "f"),
+    [("add", lambda k: k + 1), ("multiply", lambda k: 2 * k), ("neg", lambda k: -k), ("lt", lambda k: k < k)],
+)
+def test_random_keys_are_no_numbers(name, f):
+    with pytest.raises(TypeError, match=rf"{name} does not accept dtypes? .*key<fry>.*Operands: .*key<fry>\[\]"):
+        ft.jit(f)(jax.random.key(3))
+
+
 PLAIN = st.one_of(
     st.integers(-3, 3), st.none(), st.just(Ellipsis), st.booleans(), st.sampled_from([np.int32(1), np.int64(-1)]),
     st.slices(4), st.slices(2), st.builds(slice, st.integers(-5, 5), st.integers(-5, 5), st.integers(1, 3)),
