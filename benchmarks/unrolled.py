@@ -15,9 +15,9 @@ from functrace import numpy as fnp
 TITLE = "Gradients through Python loops"
 NOTE = """Loops of 100 steps that share their parameters, or have the rows of one array, as users write them; 20 of
 training, 30 of conjugate gradients and of mixing layers, 50 of a sampler and 16 of the wave equation, as more take XLA
-minutes; a table has 10 x 10 entries. "first value" is from the Python function to its first result, once. functrace
-finds the repeated equations, and hands XLA a loop; with `roll=False` it leaves them. A table is no loop: each of its
-entries is computed once."""
+minutes; a table has 10 x 10 entries, a circuit 8 layers of rotations of 6 qubits. "first value" is from the Python
+function to its first result, once. functrace finds the repeated equations, and hands XLA a loop; with `roll=False` it
+leaves them. A table is no loop: each of its entries is computed once."""
 WIDTH, BATCH = 64, 16
 WAVE_STEPS = 16
 
@@ -125,6 +125,22 @@ def table(n, params, xs):
     return row[-1]
 
 
+def circuit(n, params, xs):
+    """A quantum circuit: rotations by single entries `angles[i, q, k]`, and signs for pairs of qubits; an energy."""
+    qubits = 6
+    state = n.ones((2,) * qubits, n.complex64) / 2 ** (qubits / 2)
+    for i in range(len(params["angles"])):
+        for q in range(qubits):
+            a, b = params["angles"][i, q, 0] / 2, n.exp(1j * params["angles"][i, q, 1])
+            turn = n.array([[n.cos(a), -n.sin(a)], [n.sin(a), n.cos(a)]]) * n.array([n.conj(b), b])
+            state = n.moveaxis(n.tensordot(turn, state, axes=((1,), (q,))), 0, q)
+        for q in range(qubits - 1):
+            signs = np.ones((2,) * qubits, np.float32)
+            signs[(slice(None),) * q + (1, 1)] = -1
+            state = state * signs
+    return sum([(n.abs(n.take(state, 0, q)) ** 2).sum() for q in range(qubits)])
+
+
 def training(n, grad):
     """20 steps of gradient descent inside a loss."""
 
@@ -174,6 +190,7 @@ def measure() -> list[Row]:
         "diffusion sampler": (lambda n, grad: lambda p, xs: sampler(n, p, xs), params),
         "mixing layers": (lambda n, grad: lambda p, xs: mixing(n, p, xs), mixed),
         "table": (lambda n, grad: lambda p, xs: table(n, p, xs), {"a": draw(10, 3), "b": draw(10, 3)}),
+        "circuit": (lambda n, grad: lambda p, xs: circuit(n, p, xs), {"angles": 3 * draw(8, 6, 2)}),
         "wave equation": (lambda n, grad: lambda p, xs: wave(n, p, xs), {"speed": jnp.full((16, BATCH), 0.3)}),
     }
     return [row for name, (make, own) in tasks.items() for row in rows(name, make, (own, xs))]
