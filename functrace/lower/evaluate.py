@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from functrace.ir import Literal, Program, Var
-from functrace.lower.fusion import computed_once, unknown_one
+from functrace.lower.fusion import computed_once, unknown_ones
 
 
 def literal_value(x: Literal) -> Any:
@@ -29,7 +29,7 @@ def weakly_typed(x: Any) -> Any:
 
 def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = frozenset()) -> list[Any]:
     """The outputs of `program` at `values`, equation by equation; no kernel computes those in `once` again."""
-    one = unknown_one(values) if once else None
+    ones = unknown_ones(once, values)
     env: dict[Any, Any] = dict(zip(program.inputs, values, strict=True))
     literals: dict[Literal, Any] = {}
 
@@ -47,8 +47,8 @@ def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = fro
             env.update(zip(eqn.outputs, ys, strict=True))
         else:
             env[eqn.outputs[0]] = ys
-        if one is not None:
-            env.update([(v, computed_once(env[v], one)) for v in eqn.outputs if v in once])
+        if ones:
+            env.update([(v, computed_once(env[v], ones[v.aval.dtype])) for v in eqn.outputs if v in once])
     # JAX makes strong types of loops and branches whose state is a number.
     outputs = [(read(x), x.aval.weak_type) for x in program.outputs]
     return [weakly_typed(y) if is_weak and not jax.typeof(y).weak_type else y for y, is_weak in outputs]

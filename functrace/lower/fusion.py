@@ -24,7 +24,7 @@ by dividing it by a one that XLA cannot tell to be one, which is exact for every
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from itertools import islice
 from typing import Any
 
@@ -144,14 +144,25 @@ def first(ends: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(islice(dict.fromkeys(ends), MOST))
 
 
-def unknown_one(values: Sequence[Any]) -> Any:
-    """A scalar that is one, where XLA for CPU cannot know it: no value is below minus infinity. None without a value
-    to ask; the last one is, as what a function closes over, which XLA may know, comes first."""
+def unknown_ones(once: Collection[Var], values: Sequence[Any]) -> dict[Any, Any]:
+    """By dtype of what is to be computed once, a one that XLA for CPU cannot know; none without a value to ask.
+
+    The last one is asked, as what a function closes over, which XLA may know, comes first.
+    """
     may_be_asked = lambda x: np.size(x) and jnp.issubdtype(jnp.result_type(x), np.floating)
     asked = next((x for x in reversed(values) if may_be_asked(x)), None)
-    if asked is None:
-        return None
-    one = jnp.float32(1)
+    return {} if asked is None else {dtype: unknown_one(asked, dtype) for dtype in dtypes_of(once)}
+
+
+def dtypes_of(once: Collection[Var]) -> list[Any]:
+    """The dtypes of variables, in a fixed order."""
+    return sorted({v.aval.dtype for v in once}, key=str)
+
+
+def unknown_one(asked: Any, dtype: Any) -> Any:
+    """A scalar that is one: no value is below minus infinity. A division by it must have others of its type beside it:
+    by a scalar that nothing else reads, XLA makes a product of it."""
+    one = jnp.ones((), dtype)
     return lax.platform_dependent(
         jnp.ravel(asked)[0],
         cpu=lambda x: lax.select(x < -np.inf, 2 * one, one),
@@ -161,4 +172,4 @@ def unknown_one(values: Sequence[Any]) -> Any:
 
 def computed_once(x: Any, one: Any) -> Any:
     """`x`, which no kernel computes again."""
-    return lax.div(x, lax.broadcast(lax.convert_element_type(one, x.dtype), x.shape))
+    return lax.div(x, lax.broadcast(one, x.shape))

@@ -18,7 +18,7 @@ from functrace.ir import Aval, Equation, Literal, Program, Var, is_complex
 from functrace.lower.block import Block, block_p
 from functrace.lower.entries import entry, taken, unknown_places
 from functrace.lower.evaluate import evaluate, literal_value
-from functrace.lower.fusion import computed_once, kept, unknown_one
+from functrace.lower.fusion import computed_once, dtypes_of, kept, unknown_one
 from functrace.lower.kinds import Call, Kind, met, type_of
 from functrace.lower.outlined import outlined
 from functrace.lower.plain import Text, plain
@@ -54,12 +54,14 @@ class Writing:
         may_be_asked = lambda v: v.aval.size and v.aval.is_inexact and not is_complex(v.aval.dtype)
         asked = next((v for v in reversed(program.inputs) if may_be_asked(v)), None)
         entries_of: dict[Equation, range] = {}
-        one, places = Var(Aval((), np.dtype(np.float32))), []
+        ones: dict[Any, Var] = {}
+        places: list[Var] = []
         if asked is None:
             once = frozenset()
         else:
-            if once:
-                self.call("one", lambda x: [unknown_one([x])], [asked], [one])
+            for dtype in dtypes_of(once):
+                ones[dtype] = Var(Aval((), dtype))
+                self.call(("one", dtype), lambda x, dtype=dtype: [unknown_one(x, dtype)], [asked], [ones[dtype]])
             entries_of = taken(program)
             count = max([at.stop for at in entries_of.values()], default=0)
             places = [Var(Aval((), np.dtype(np.int32))) for _ in range(count)]
@@ -72,7 +74,7 @@ class Writing:
                 self.call_equation(eqn)
             for v in eqn.outputs:
                 if v in once:
-                    self.call("once", lambda x, one: [computed_once(x, one)], [v, one], [v])
+                    self.call("once", lambda x, one: [computed_once(x, one)], [v, ones[v.aval.dtype]], [v])
 
     def call(
         self, what: Any, function: Callable[..., Any], inputs: Sequence[Var], outputs: Sequence[Var],

@@ -9,8 +9,9 @@ from jax import numpy as jnp
 
 import functrace as ft
 from functrace import lax, numpy as fnp
+from functrace.ir import Aval, Var
 from functrace.lower import evaluate
-from functrace.lower.fusion import LEAST, computed_once, kept, unknown_one
+from functrace.lower.fusion import LEAST, computed_once, kept, unknown_one, unknown_ones
 from functrace.tracing.binding import bind
 
 WIDTH, BATCH = 32, 64
@@ -24,16 +25,16 @@ def residual(n, params, x):
     return n.mean(x**2)
 
 
-def drawn(depth):
+def drawn(depth, dtype="float32"):
     """Parameters and a batch."""
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=(depth, 2, WIDTH, WIDTH)).astype(np.float32) / 6
-    return [(w, v) for w, v in weights], rng.normal(size=(BATCH, WIDTH)).astype(np.float32)
+    weights = rng.normal(size=(depth, 2, WIDTH, WIDTH)).astype(dtype) / 6
+    return [(w, v) for w, v in weights], rng.normal(size=(BATCH, WIDTH)).astype(dtype)
 
 
-def gradient(depth):
+def gradient(depth, dtype="float32"):
     """The Program of the gradient, and values for it."""
-    args = drawn(depth)
+    args = drawn(depth, dtype)
     program = ft.make_program(ft.grad(lambda params, x: residual(fnp, params, x)))(*args)
     return program, jax.tree.leaves(args)
 
@@ -61,10 +62,22 @@ def test_few_values_of_each_layer_are_kept():
 
 
 @pytest.mark.cpu
-def test_kernels_do_not_grow_with_the_depth():
-    shallow, deep = gradient(6), gradient(18)
-    assert largest_kernel(*deep, kept(deep[0])) <= largest_kernel(*shallow, kept(shallow[0]))
-    assert largest_kernel(*deep, frozenset()) > largest_kernel(*deep, kept(deep[0]))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernels_do_not_grow_with_the_depth(dtype):
+    with jax.enable_x64(True):
+        shallow, deep = gradient(6, dtype), gradient(18, dtype)
+        assert largest_kernel(*deep, kept(deep[0])) <= largest_kernel(*shallow, kept(shallow[0]))
+        assert largest_kernel(*deep, frozenset()) > largest_kernel(*deep, kept(deep[0]))
+
+
+@pytest.mark.cpu
+def test_kernels_of_a_block_do_not_grow_with_the_depth():
+    """As `jit` writes it, in float64 too."""
+    with jax.enable_x64(True):
+        step = ft.jit(ft.grad(lambda params, x: residual(fnp, params, x)))
+        texts = [step.lower(*drawn(depth, "float64")).compile().as_text() for depth in (6, 18)]
+    shallow, deep = [max(kernels_in(text)) for text in texts]
+    assert deep <= shallow
 
 
 def table(n, softmin, side):
@@ -195,15 +208,17 @@ def test_what_is_kept_keeps_its_bits(dtype):
     with jax.enable_x64(True):
         info = jnp.finfo(dtype)
         x = jnp.asarray([0.0, -0.0, 1 / 3, -7.0, info.max, info.tiny, jnp.inf, -jnp.inf, jnp.nan], dtype)
-        y = jax.jit(lambda x: computed_once(x, unknown_one([x])))(x)
+        y = jax.jit(lambda x: computed_once(x, unknown_one(x, x.dtype)))(x)
     assert y.dtype == x.dtype
     assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 def test_the_one_is_one_whatever_it_is_asked_of():
+    once = {Var(Aval((2,), np.float32))}
     for values in ([-np.inf], [np.nan], [np.zeros(0, np.float32), 3, np.float16(2)]):
-        assert jax.jit(lambda values: unknown_one(values))([np.asarray(x) for x in values]) == 1
-    assert unknown_one([np.arange(3), np.zeros((0, 2))]) is None
+        (one,) = jax.jit(lambda values: [*unknown_ones(once, values).values()])([np.asarray(x) for x in values])
+        assert (one, one.dtype) == (1, np.float32)
+    assert not unknown_ones(once, [np.arange(3), np.zeros((0, 2))])
 
 
 def test_integers_alone_are_left():
