@@ -21,8 +21,8 @@ import numpy as np
 from functrace.control.call import Call
 from functrace.control.groups import narrowed, needed_inputs
 from functrace.ir import Aval, Builder, Equation, Program, Sample, Var, primitive
-from functrace.lower.evaluate import evaluate
 from functrace.lower.fence import fenced
+from functrace.lower.staging import staged
 from functrace.primitives.elementwise import mul
 from functrace.primitives.naming import Name
 from functrace.primitives.unary import cos, sin
@@ -67,7 +67,7 @@ class Checkpoint(Call):
     def lower(self, *xs: Any) -> Any:
         if self.prevent_cse and self.again:
             return fenced(self.program, xs)
-        return evaluate(self.program, xs)
+        return staged(self.program, xs)
 
     def prune(self, needed: tuple[bool, ...]) -> Any:
         inputs = needed_inputs(self.program, needed)

@@ -24,7 +24,7 @@ from functrace.ir import Atom, Aval, Builder, Literal, Program, Run, Sample, Und
 from functrace.ir.dependence import Matrix, Site, union
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
-from functrace.lower.evaluate import evaluate
+from functrace.lower.staging import staged
 from functrace.primitives.comparison import eq
 from functrace.primitives.elementwise import ConvertElementType, mul
 from functrace.primitives.observing import Tap
@@ -287,7 +287,7 @@ def run(cond: Cond, xs: Sequence[Any]) -> list[Any]:
     index, *operands = xs
     avals = cond.branches[0].out_avals
     branches = [
-        lambda *xs, p=p: [lax.convert_element_type(y, a.dtype) for y, a in zip(evaluate(p, xs), avals, strict=True)]
+        lambda *xs, p=p: [lax.convert_element_type(y, a.dtype) for y, a in zip(staged(p, xs), avals, strict=True)]
         for p in cond.branches
     ]
     return lax.switch(index, branches, *operands)

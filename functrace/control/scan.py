@@ -53,7 +53,7 @@ from functrace.ir import (
 from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
-from functrace.lower.evaluate import evaluate
+from functrace.lower.staging import staged
 from functrace.primitives.elementwise import add, convert_element_type, mul
 from functrace.primitives.families import literal
 from functrace.primitives.indexing import DynamicSlice
@@ -381,7 +381,7 @@ def run(scan: Scan, xs: Sequence[Any]) -> list[Any]:
     types = scan.body.in_avals[scan.consts : scan.consts + scan.carry]
 
     def step(carry: Any, x: Any) -> Any:
-        carry, ys = cut(evaluate(scan.body, [*consts, *carry, *x]), scan.carry)
+        carry, ys = cut(staged(scan.body, [*consts, *carry, *x]), scan.carry)
         return typed(carry, types), ys
 
     carry, ys = lax.scan(step, typed(carry, types), scanned, scan.length, scan.reverse, scan.unroll)

@@ -49,6 +49,7 @@ from functrace.ir.dependence import Matrix, Site
 from functrace.ir.primitive import Primitive
 from functrace.ir.python import tuple_text
 from functrace.lower.evaluate import evaluate
+from functrace.lower.staging import staged
 from functrace.primitives.comparison import lt
 from functrace.primitives.elementwise import add, mul
 from functrace.primitives.families import literal
@@ -425,7 +426,7 @@ def run(loop: While, xs: Sequence[Any]) -> list[Any]:
         return evaluate(loop.predicate, [*consts, *carry])[0]
 
     def step(carry: Any) -> Any:
-        return typed(evaluate(loop.body, [*consts, *carry]), types)
+        return typed(staged(loop.body, [*consts, *carry]), types)
 
     return lax.while_loop(going, step, typed(carry, types))
 

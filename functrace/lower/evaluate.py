@@ -29,7 +29,7 @@ def weakly_typed(x: Any) -> Any:
 
 def evaluate(program: Program, values: Sequence[Any], once: frozenset[Var] = frozenset()) -> list[Any]:
     """The outputs of `program` at `values`, equation by equation; no kernel computes those in `once` again."""
-    ones = unknown_ones(once, values)
+    ones = unknown_ones(once, values) if once else {}
     env: dict[Any, Any] = dict(zip(program.inputs, values, strict=True))
     literals: dict[Literal, Any] = {}
 

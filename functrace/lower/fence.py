@@ -16,6 +16,7 @@ from jax import lax, numpy as jnp
 
 from functrace.ir import Program
 from functrace.lower.evaluate import evaluate
+from functrace.lower.staging import staged
 
 
 def fenced(program: Program, xs: Sequence[Any]) -> list[Any]:
@@ -33,7 +34,7 @@ def fenced(program: Program, xs: Sequence[Any]) -> list[Any]:
         return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in program.outputs]
 
     def compute(*xs: Any) -> list[Any]:
-        return [strong(y, v.aval) for y, v in zip(evaluate(program, xs), program.outputs, strict=True)]
+        return [strong(y, v.aval) for y, v in zip(staged(program, xs), program.outputs, strict=True)]
 
     def behind_barrier(*xs: Any) -> list[Any]:
         return compute(*lax.optimization_barrier(xs))

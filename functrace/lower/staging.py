@@ -27,7 +27,10 @@ LONG = 16  # equations for which a block is worth its making
 
 
 def staged(program: Program, values: Sequence[Any]) -> list[Any]:
-    """The outputs of `program` at JAX's tracers; no kernel of XLA computes again what is better kept."""
+    """The outputs of `program` at JAX's tracers; no kernel of XLA computes again what is better kept.
+
+    For what is compiled, and for bodies of loops and branches in it.
+    """
     once = kept(program)
     values = [x if isinstance(x, jax.core.Tracer) else jax.numpy.asarray(x) for x in values]
     # Values of types that Programs do not have, as under JAX's explicit sharding, are for JAX's own tracing.

@@ -138,7 +138,8 @@ def softplus(x: ArrayLike) -> Array:
     >>> softplus(fnp.array([-1e4, 1e4])).tolist()
     [0.0, 10000.0]
     """
-    return bind(softplus_p, x) if type(x) is Tracer and x.dtype.kind in "fV" else fnp.logaddexp(x, 0)
+    is_real = type(x) is Tracer and x.atom.aval.is_inexact and x.atom.aval.kind != "c"
+    return bind(softplus_p, x) if is_real else fnp.logaddexp(x, 0)
 
 
 def soft_sign(x: ArrayLike) -> Array:

@@ -110,6 +110,27 @@ def test_code_of_an_entry_does_not_grow_with_a_table():
     np.testing.assert_allclose(ft.jit(grad(9))(costs), theirs, rtol=1e-4, atol=1e-6)
 
 
+BODIES = {
+    "scan": lambda fun, *xs: lax.scan(lambda c, _: (fun(*c), None), xs, None, 3)[0],
+    "while": lambda fun, *xs: lax.while_loop(lambda c: c[1][0, 0] < 9, lambda c: fun(*c), xs),
+    "cond": lambda fun, *xs: lax.cond(xs[1][0, 0] < 9, fun, lambda *xs: xs, *xs),
+    "checkpoint": lambda fun, *xs: ft.checkpoint(fun)(*xs),
+}
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", BODIES)
+def test_kernels_in_bodies_do_not_grow_with_the_depth(name):
+    def trained(params, x):
+        slope = ft.grad(lambda params: residual(fnp, params, x))(params)
+        return ft.tree.map(lambda p, g: p - 0.1 * g, params, slope), x + 1
+
+    step = ft.jit(lambda params, x: BODIES[name](trained, params, x))
+    texts = [step.lower(*drawn(depth)).compile().as_text() for depth in (6, 18)]
+    shallow, deep = [max(kernels_in(text)) for text in texts]
+    assert deep <= shallow
+
+
 @pytest.mark.cpu
 def test_what_xla_knows_is_not_asked():
     """Of a table that a function closes over, XLA may know that no number is below minus infinity."""
