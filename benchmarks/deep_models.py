@@ -14,8 +14,8 @@ from functrace import lax as ft_lax, numpy as fnp
 
 TITLE = "Other deep models, their layers a Python loop"
 NOTE = """A training step with momentum of a ResNet-50 of a quarter of the width, batch statistics in its norms, on 8
-pictures of 32 x 32; one with momentum of an MLP, batch 32; the gradient of equal layers of width 64, batch 32; a scan of
-8 training steps of residual layers of that width. "first value" is from the Python function to its first result,
+pictures of 32 x 32; one with momentum of an MLP, batch 32; the gradient of equal layers of width 64, batch 32; a scan
+of 8 training steps of residual layers of that width. "first value" is from the Python function to its first result,
 once."""
 BLOCKS, WIDTH = (3, 4, 6, 3), 16
 
