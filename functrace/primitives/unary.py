@@ -170,7 +170,7 @@ logistic = unary(
 )  # fmt: skip
 
 softplus = unary(
-    "softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x), dtypes=(F32, BF16), in_jax=False, takes=(5, 2)
+    "softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x), dtypes=(F32, BF16), in_jax=False, takes=(6, 2)
 )
 
 floor = unary("floor", lax.floor, None, fold=np.floor)

@@ -125,6 +125,7 @@ ROWS = [
     named("atan2", mp.atan2, (-0.3, -0.01), more=((1.0, 2.0), (0.0, 1.0), (1e-3, -1.0), (1e3, 1e-3)), speeds=TWO),
     named("atan2", mp.atan2, (0.0, 1.0), more=((1.0, 1e-8), (1e-3, 1e3)), speeds=IN_FIRST),
     named("atan2", mp.atan2, (1.0, 0.0), more=((1.0, 1e-8), (1e-3, 1e3)), speeds=IN_SECOND),
+    named("softplus", lambda x: mp.log1p(mp.exp(x)), 1e-8, 30.0, more=(0.0, 1.3, -20.0, 300.0, -700.0)),
     named("logaddexp", lambda x, y: mp.log(mp.exp(x) + mp.exp(y)), (0.0, 1.0), (20.0, -10.0),
           more=((1.0, 1.0), (300.0, 0.0), (0.0, 300.0)), speeds=TWO),
     named("logaddexp", lambda x, y: mp.log(mp.exp(x) + mp.exp(y)), (0.0, 0.0), more=((30.0, 0.0), (-300.0, 0.0)),
