@@ -21,6 +21,7 @@ import numpy as np
 from functrace.control.call import Call
 from functrace.control.groups import narrowed, needed_inputs
 from functrace.ir import Aval, Builder, Equation, Program, Sample, Var, primitive
+from functrace.lower.evaluate import evaluate
 from functrace.lower.fence import fenced
 from functrace.lower.staging import staged
 from functrace.primitives.elementwise import mul
@@ -67,7 +68,9 @@ class Checkpoint(Call):
     def lower(self, *xs: Any) -> Any:
         if self.prevent_cse and self.again:
             return fenced(self.program, xs)
-        return staged(self.program, xs)
+        # At arrays, as a debugger asks for it, a block would be compiled anew each time.
+        is_traced = any([isinstance(x, jax.core.Tracer) for x in xs])
+        return staged(self.program, xs) if is_traced else evaluate(self.program, xs)
 
     def prune(self, needed: tuple[bool, ...]) -> Any:
         inputs = needed_inputs(self.program, needed)

@@ -7,6 +7,8 @@ import pytest
 import functrace as ft
 from functrace import nn, numpy as fnp
 from functrace.control import Checkpoint
+from functrace.lower import evaluate
+from functrace.lower.block import block_p
 
 MIB = 2**20
 POLICIES = ft.checkpoint_policies
@@ -88,6 +90,21 @@ def test_layers_in_turn_and_scanned_take_less_memory():
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *ps)
     assert temporary(in_turn(ft.checkpoint(layer)), ps, x) < 0.5 * temporary(in_turn(layer), ps, x)
     assert temporary(scanned(ft.checkpoint(layer)), stacked, x) < 0.5 * temporary(scanned(layer), stacked, x)
+
+
+def test_at_arrays_nothing_is_compiled_as_a_block(monkeypatch):
+    def chain(x):
+        for i in range(8):
+            x = fnp.sin(x) * 1.1 + i
+        return x.sum()
+
+    x = np.ones(4, np.float32)
+    program = ft.make_program(lambda x: ft.checkpoint(chain)(x))(x)
+    bound = []
+    monkeypatch.setattr(block_p, "bind", lambda *xs, block: bound.append(block))
+    (found,) = evaluate(program, [x])
+    assert not bound
+    np.testing.assert_allclose(found, chain(x), rtol=1e-6)
 
 
 def test_recomputation_is_not_merged_without_a_fence_only():
