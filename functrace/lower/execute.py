@@ -171,13 +171,13 @@ def run_compiled(program: Program, values: Sequence[Any], shorten: Rewrite = lam
     return run(*values)
 
 
-def compiled(program: Program) -> Any:
-    """The Program as a function that XLA compiles when it is called."""
+def compiled(program: Program, donated: tuple[int, ...] = ()) -> Any:
+    """The Program as a function that XLA compiles when it is called; results may have the buffers of `donated`."""
 
     def functrace_program(*xs: Any) -> list[Any]:
         return staged(program, xs)
 
-    return jax.jit(functrace_program)
+    return jax.jit(functrace_program, donate_argnums=donated)
 
 
 def forget_programs() -> None:

@@ -6,7 +6,7 @@ jit : (a -> b) -> (a -> b)                      jit f = f, faster
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ from jax import tree_util
 from functrace.config import config
 from functrace.control.call import Call
 from functrace.control.rolling import rolled
+from functrace.control.updates import divided
 from functrace.errors import ArgumentError
+from functrace.ir import Program
 from functrace.ir.primitive import AMBIENT
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import executable, staged
@@ -28,6 +30,7 @@ from functrace.tracing.trace import Traced, parameter_names
 from functrace.tracing.tracer import at, atom_of
 from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.custom import FRAMES
+from functrace.transforms.stages import Plan, Unfinished, lower
 
 SHARED = 1024  # Programs that one jitted function keeps for its calls inside traces
 
@@ -85,33 +88,52 @@ def jit(
     loops = (lambda program: rolled(program, roll is True)) if roll else lambda program: program
     parameters = parameter_names(fun)
     numbers, names = positions_and_names(parameters, static_argnums, static_argnames)
+    donate = positions_and_names(parameters, donate_argnums, donate_argnames)
+    may_divide = bool(roll) and not options
 
-    def on_jax_tracers(*args: Any, **kwargs: Any) -> Any:
+    def traced_by_jax(args: Any, kwargs: Any, divides: bool) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         with collector_paused():
             traced = trace(of_arrays, xs, keyed, transform="jit", names=dynamic_names(parameters, len(args), numbers))
-            leaves = tree_util.tree_leaves((tuple(xs), keyed))
-            outputs = staged(loops(traced.program), [*traced.captures, *leaves])
+            inputs = [*traced.captures, *tree_util.tree_leaves((tuple(xs), keyed))]
+            program, n = loops(traced.program), len(traced.captures)
+            if divides and not any([isinstance(c, jax.core.Tracer) for c in traced.captures]):
+                parts = divided(program, [n + i for i in donated_leaves(args, keyed, numbers, donate)])
+                if parts:
+                    plan = Plan(parts, traced.captures, traced.out_tree)
+                    return Unfinished(plan, staged(parts.main, inputs))
+            outputs = staged(program, inputs)
         return tree_util.tree_unflatten(traced.out_tree, outputs)
 
-    on_jax_tracers.__name__ = on_jax_tracers.__qualname__ = fun_name(fun)
-    if hasattr(fun, "__code__") or hasattr(fun, "__wrapped__"):
-        on_jax_tracers.__wrapped__ = fun  # pyright: ignore[reportFunctionMemberAccess]
-    compiled = jax.jit(
-        on_jax_tracers, static_argnums=static_argnums, static_argnames=static_argnames,
-        donate_argnums=donate_argnums, donate_argnames=donate_argnames, keep_unused=keep_unused,
-        **options,
-    )  # fmt: skip
-    keeps = donate_argnums is None and donate_argnames is None
-    undonated = compiled if keeps else jax.jit(
-        on_jax_tracers, static_argnums=static_argnums, static_argnames=static_argnames, keep_unused=keep_unused,
-        **options,
-    )  # fmt: skip
+    def in_parts(*args: Any, **kwargs: Any) -> Any:
+        return traced_by_jax(args, kwargs, may_divide)
+
+    def as_one(*args: Any, **kwargs: Any) -> Any:
+        return traced_by_jax(args, kwargs, False)
+
+    kept = {
+        "static_argnums": static_argnums, "static_argnames": static_argnames, "keep_unused": keep_unused, **options,
+    }  # fmt: skip
+    donating = {**kept, "donate_argnums": donate_argnums, "donate_argnames": donate_argnames}
+
+    def by_jax(function: Any, taken: dict[str, Any]) -> Any:
+        function.__name__ = function.__qualname__ = fun_name(fun)
+        if hasattr(fun, "__code__") or hasattr(fun, "__wrapped__"):
+            function.__wrapped__ = fun
+        return jax.jit(function, **taken)
+
+    compiled = by_jax(in_parts, donating)
+    whole = cache(lambda: by_jax(as_one, donating) if may_divide else compiled)
+    undonated = cache(lambda: by_jax(as_one, kept))
 
     def checked(args: Any, kwargs: Any) -> Any:
-        result = undonated(*args, **kwargs)
+        result = undonated()(*args, **kwargs)
         config.check_call(result, *without_static(fun, args, kwargs, numbers, names))
         return result
+
+    def finished(result: Unfinished, args: Any, kwargs: Any) -> Any:
+        _, xs, keyed = without_static(fun, args, kwargs, numbers, names)
+        return result.plan.results((tuple(xs), keyed), result.made)
 
     shared: dict[Any, Traced] = {}
 
@@ -140,13 +162,20 @@ def jit(
 
     loaded: dict[Any, tuple[Any, Any]] = {}
     of_disk = set(options) <= {"compiler_options"}
-    donate = positions_and_names(parameters, donate_argnums, donate_argnames)
+
+    def on_disk(program: Program, inputs: Sequence[Any], donated: tuple[int, ...]) -> Any:
+        parts = divided(program, donated) if may_divide else None
+        main = executable(parts.main if parts else program, inputs, donated, {**options, "keep_unused": keep_unused})
+        if main is None or parts is None:
+            return main
+        runs = [executable(part.program, part.types, part.donated, {}) for part in parts.parts]
+        return lambda *xs: parts.outputs(xs, main(*xs), runs)
 
     def from_disk(args: Any, kwargs: Any) -> Any:
         of_arrays, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         leaves, tree = tree_util.tree_flatten((tuple(xs), keyed))
         if not of_disk or not all(map(is_of_default_device, leaves)):
-            return compiled(*args, **kwargs)
+            return whole()(*args, **kwargs)
         fixed = static_values(args, kwargs, numbers, names)
         key = (tree, tuple(map(aval_of, leaves)), fixed, settings())
         if key not in loaded:
@@ -156,17 +185,14 @@ def jit(
             run = None
             if all(map(is_of_default_device, traced.captures)):
                 captures = [jax.numpy.asarray(c) for c in traced.captures]
-                donated = [len(captures) + i for i in donated_leaves(args, keyed, numbers, donate)]
-                run = executable(
-                    loops(traced.program), [*captures, *leaves], tuple(donated),
-                    {**options, "keep_unused": keep_unused},
-                )  # fmt: skip
+                donated = tuple([len(captures) + i for i in donated_leaves(args, keyed, numbers, donate)])
+                run = on_disk(loops(traced.program), [*captures, *leaves], donated)
                 run = run and partial(run, *captures)
             if len(loaded) >= SHARED:
                 loaded.clear()
             loaded[key] = run, traced.out_tree
         run, out_tree = loaded[key]
-        return tree_util.tree_unflatten(out_tree, run(*leaves)) if run else compiled(*args, **kwargs)
+        return tree_util.tree_unflatten(out_tree, run(*leaves)) if run else whole()(*args, **kwargs)
 
     ambient, own = AMBIENT, config
 
@@ -175,7 +201,10 @@ def jit(
             try:
                 if own.is_checking:
                     return checked(args, kwargs)
-                return compiled(*args, **kwargs) if own.folder is None else from_disk(args, kwargs)
+                if own.folder is not None:
+                    return from_disk(args, kwargs)
+                result = compiled(*args, **kwargs)
+                return finished(result, args, kwargs) if type(result) is Unfinished else result
             except ValueError as error:
                 if "hashable" in str(error).lower():
                     raise unhashable(args, kwargs, numbers, names) from error
@@ -183,11 +212,13 @@ def jit(
         return in_trace(builder, args, kwargs)
 
     update_wrapper(jitted, fun)
-    for stage in ("lower", "trace", "eval_shape"):
-        setattr(jitted, stage, getattr(compiled, stage))
+    jitted.lower = partial(lower, compiled)  # pyright: ignore[reportFunctionMemberAccess]
+    jitted.trace = lambda *args, **kwargs: whole().trace(*args, **kwargs)  # pyright: ignore[reportFunctionMemberAccess]
+    jitted.eval_shape = lambda *args, **kwargs: whole().eval_shape(*args, **kwargs)  # pyright: ignore[reportFunctionMemberAccess]
 
     def clear_cache() -> None:
-        compiled.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+        for function in (compiled, whole(), undonated()):
+            function.clear_cache()
         loaded.clear()
 
     jitted.clear_cache = clear_cache  # pyright: ignore[reportFunctionMemberAccess]
