@@ -2,12 +2,14 @@
 
 An optimizer does the same to each parameter, and nothing but the caller reads what it makes. In one module with the
 gradients each of those results is a kernel that XLA plans, copies and places by itself, 1 to 2 ms for each: two thirds
-of what a 96-layer transformer with Adam takes to compile. So equations that make results, entry by entry, are taken out
-of a Program; `main` is what is left, and hands out what they read. Those that belong together are an update. Of n that
-are alike, about sqrt(n) are an executable, which is called about sqrt(n) times.
+of what a 96-layer transformer with Adam takes to compile, whose layers are a loop. So equations that make results,
+entry by entry, are taken out of a Program; `main` is what is left, and hands out what they read. Those that belong
+together are an update. Of n that are alike a few are an executable, which is called as often as there are layers.
 
-A call costs about 10 us, and 1 us for each value that it reads or makes. So only a Program that takes long to run is
-divided, and one of few results is not. An entry of what a loop has stacked is read where the loop has put it.
+It pays where the gradients are what loops have stacked: an entry is then read where it is, after the loop, and no
+sooner in one module either. Where each is made by itself, XLA runs updates beside what makes the next one, and gives
+its memory up at once. A call costs about 10 us, and 1 us for each value that it reads or makes; so a Program is to be
+one that takes long to run, and to have many results.
 """
 
 from __future__ import annotations
@@ -31,10 +33,9 @@ from functrace.primitives.space import reshape
 
 MOST = 128  # calls of a module
 A_MODULE = 40  # results that take as long to compile as a module does by itself
-LEAST = 128  # results that are to be saved
-WORK = 1_000_000  # operations of a Program for each value that calls read or make, so that they cost little beside it
-SLIGHT = 8  # parts of the memory of results that updates may read besides: where results have the buffers of inputs, a
-# gradient that is not given up at once is memory more
+LEAST = 512  # results that are to be saved, each 1 ms or more
+WORK = 2_000_000  # operations of a Program for each value that calls read or make, so that they cost little beside it
+SLIGHT = 8  # how many times the memory of gradients that no loop has stacked results are to have
 PLACE = Aval((), np.dtype(np.int32))
 
 
@@ -122,7 +123,7 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     """A Program without its updates, and those; None where that does not pay.
 
     Inputs that are donated and that updates read are returned by `main`, as they are, before all else: so XLA leaves
-    their buffers to the updates. Nothing is done where there are others whose buffers no result of `main` can have.
+    their buffers to the updates. Where others are donated, whose buffers no result of `main` can have, it is None too.
     """
     if program.has_effects or len(program.outputs) < LEAST or jax.default_backend() != "cpu":
         return None
@@ -135,7 +136,7 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     left = sum([A_MODULE + sum([len(u.results) for u in calls[0]]) for calls in calls_of])
     if len(results) - left < LEAST or program.work.total < WORK * (read.total() + len(results)):
         return None
-    if given and SLIGHT * bytes_of(read.keys() - taken.keys() - {*program.inputs}) > bytes_of(results):
+    if SLIGHT * bytes_of(read.keys() - taken.keys() - {*program.inputs}) > bytes_of(results):
         return None
     lent = {x for x in given - {*program.outputs} if read[x] == 1}
     places: dict[int, Var] = {}
