@@ -156,7 +156,7 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     return Divided(program, main, parts, {v: i for i, v in places.items()})
 
 
-def bytes_of(values: Iterable[Var]) -> int:
+def bytes_of(values: Iterable[Atom]) -> int:
     """Those of all of them."""
     return sum([x.aval.nbytes for x in values])
 

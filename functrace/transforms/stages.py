@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax import tree_util
 
-from functrace.control.updates import Divided
+from functrace.control.updates import Divided, bytes_of
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class Unfinished:
 
 OF_MAIN = frozenset({
     "args_info", "as_text", "compiler_ir", "cost_analysis", "donate_argnums", "in_avals", "in_tree", "input_formats",
-    "input_shardings", "memory_analysis", "runtime_executable",
+    "input_shardings", "runtime_executable",
 })  # fmt: skip
 
 
@@ -91,7 +91,7 @@ class Lowered(Stage):
 
 
 class Compiled(Stage):
-    """A function that is compiled; `memory_analysis` and the like are of what is done before the updates."""
+    """A function that is compiled; `as_text` and the like are of what is done before the updates."""
 
     def __init__(self, main: Any, plan: Plan, runs: Sequence[Any]):
         super().__init__(main, plan)
@@ -100,6 +100,17 @@ class Compiled(Stage):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's results."""
         return self.plan.results((args, kwargs), self.main(*args, **kwargs).made, self.runs)
+
+    def memory_analysis(self) -> Any:
+        """JAX's, of the whole: `temp_size_in_bytes` has what `main` hands to the updates in it."""
+        found, *updates = [run.memory_analysis() for run in (self.main, *self.runs)]
+        divided = self.plan.divided
+        program = divided.program
+        handed = {*divided.main.outputs} - {*program.inputs, *program.outputs}
+        found.temp_size_in_bytes += bytes_of(handed) + max([each.temp_size_in_bytes for each in updates])
+        found.argument_size_in_bytes = bytes_of(program.inputs)
+        found.output_size_in_bytes = bytes_of(program.outputs)
+        return found
 
 
 def lower(main: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -313,7 +313,10 @@ def test_stages(always):
         with pytest.raises(AttributeError, match=r"output_shardings.*roll=False"):
             _ = stage.output_shardings
     assert "stablehlo" in lowered.as_text()
-    assert compiled.memory_analysis().temp_size_in_bytes >= 0
+    memory, of_whole = compiled.memory_analysis(), theirs.compile().memory_analysis()
+    assert memory.argument_size_in_bytes == of_whole.argument_size_in_bytes
+    assert memory.output_size_in_bytes == sum([x.nbytes for x in tree_util.tree_leaves(whole(*args))])
+    assert memory.temp_size_in_bytes >= sum([x.nbytes for x in tree_util.tree_leaves(P) if x.size > 1])  # gradients
     assert compiled.cost_analysis()["flops"] > 0
     assert len(always) == 1  # traced once for all stages
     check_equal(jitted.trace(*args).lower().compile()(*args), whole(*args))
