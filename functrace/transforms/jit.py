@@ -62,8 +62,9 @@ def jit(
         makes the loops that pay: those that save hundreds of equations and copy few arrays, as of steps that share
         their parameters; on a CPU, those over the layers of a deep model too whose parameters, which a loop copies,
         are few beside what it keeps for the backward pass: the first step comes much sooner, and a step may take a
-        few percent longer. True makes all, False none. `debug.explain_roll` tells what is found. Inside a trace it
-        does nothing.
+        few percent longer. There, what an optimizer then does to hundreds of parameters is an executable of its own,
+        for one layer, that is called for all; no option of `jax.jit` but those named here may be given for that. True
+        makes all loops, False none. `debug.explain_roll` tells what is found. Inside a trace it does nothing.
       **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
         compiler_options.
     Returns:
