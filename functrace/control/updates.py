@@ -40,7 +40,7 @@ PLACE = Aval((), np.dtype(np.int32))
 
 
 class Entry(NamedTuple):
-    """An entry of a stack that a loop has made: of the stack's rank, or without its first axis."""
+    """An entry, along its first axis, of a stack that a loop has made."""
 
     stack: Var
     place: int
@@ -125,7 +125,10 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     Inputs that are donated and that updates read are returned by `main`, as they are, before all else: so XLA leaves
     their buffers to the updates. Where others are donated, whose buffers no result of `main` can have, it is None too.
     """
-    if program.has_effects or len(program.outputs) < LEAST or jax.default_backend() != "cpu":
+    outputs = len(program.outputs)
+    if outputs < LEAST or program.work.total < WORK * outputs or not is_on_one_cpu():
+        return None
+    if program.has_effects or len({*program.outputs}) < outputs:  # one result twice has two buffers in JAX
         return None
     taken = entries_in(program)
     calls_of = [*modules(alike(program, taken))]
@@ -156,20 +159,30 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     return Divided(program, main, parts, {v: i for i, v in places.items()})
 
 
+def is_on_one_cpu() -> bool:
+    """Whether what is compiled is for one processor. On others nothing was measured; of several devices, how arrays are
+    spread would be decided for each module."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def bytes_of(values: Iterable[Atom]) -> int:
     """Those of all of them."""
     return sum([x.aval.nbytes for x in values])
 
 
 def entries_in(program: Program) -> dict[Any, Entry]:
-    """By variable that is an entry of what a loop has made, which it is."""
-    loops = {v for eqn in program.equations if eqn.primitive.runs() for v in eqn.outputs}
-    return {
-        v: Entry(stack, i)
-        for eqn in program.equations
-        if eqn.inputs and type(stack := eqn.inputs[0]) is Var and stack in loops
-        for v, i in zip(eqn.outputs, entries(eqn), strict=False)
-    }
+    """By variable that is an entry of what a loop has made, in whatever shape, which it is."""
+    loops: set[Any] = set()
+    found: dict[Any, Entry] = {}
+    for eqn in program.equations:
+        if eqn.primitive.runs():
+            loops.update(eqn.outputs)
+        elif eqn.inputs and eqn.inputs[0] in loops:
+            stack: Any = eqn.inputs[0]
+            found.update([(v, Entry(stack, i)) for v, i in zip(eqn.outputs, entries(eqn), strict=False)])
+        elif eqn.primitive.name == "reshape" and eqn.inputs[0] in found:
+            found[eqn.outputs[0]] = found[eqn.inputs[0]]
+    return found
 
 
 def alike(program: Program, taken: dict[Any, Entry]) -> list[list[Update]]:

@@ -1,5 +1,6 @@
 """Updates compiled apart: which are found, that nothing else changes, and that JAX's stages are there."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -65,7 +66,7 @@ def clipped(params, x):
 
 def decayed(params, x):  # one kind of parameter only, and what is given is returned beside it
     grads = ft.grad(loss)(params, x)
-    new = [{**p, "w": 0.99 * p["w"] - 0.1 * g["w"]} for p, g in zip(params, grads, strict=True)]
+    new = [0.99 * p["w"] - 0.1 * g["w"] for p, g in zip(params, grads, strict=True)]
     return new, params, grads
 
 
@@ -223,6 +224,41 @@ def test_not_divided(limit, always, monkeypatch):
     assert divided(program) is not None
     monkeypatch.setattr(updates, limit, {"LEAST": 512, "WORK": 2_000_000, "SLIGHT": 8}[limit])
     assert divided(program) is None
+
+
+def twice(params, x):
+    new = descent(params, x)
+    return new, new
+
+
+def observed(params, x):
+    new = descent(params, x)
+    ft.from_jax(lambda x: jax.debug.callback(lambda x: None, x))(new[0]["w"])
+    return new
+
+
+@pytest.mark.parametrize("step", [twice, observed])
+def test_never_divided(step, always):
+    """What JAX gives two buffers, and what acts on the world."""
+    ft.jit(step)(P, X)
+    assert always == [None]
+
+
+@pytest.mark.parametrize(("name", "value"), [("default_backend", "gpu"), ("device_count", 2)])
+def test_on_one_cpu_only(name, value, always, monkeypatch):
+    program = ft.make_program(descent)(P, X)
+    assert divided(program) is not None
+    monkeypatch.setattr(jax, name, lambda: value)
+    assert divided(program) is None
+
+
+def test_many_at_once(always):
+    jitted = ft.jit(descent)
+    whole = ft.jit(descent, roll=False)(P, X)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: jitted(P, X), range(12)):
+            check_equal(result, whole)
+    assert all(always)
 
 
 def test_what_nobody_asks_for_is_as_it_was():
