@@ -1,4 +1,4 @@
-"""Deep models other than the transformer: a ResNet-50 with batch norm, an MLP, and hundreds of equal layers."""
+"""Deep models besides: a gated transformer, a ResNet-50 with batch norm, an MLP, hundreds of equal layers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from functrace import lax as ft_lax, numpy as fnp
 
 TITLE = "Other deep models, their layers a Python loop"
 NOTE = """A training step with momentum of a ResNet-50 of a quarter of the width, batch statistics in its norms, on 8
-pictures of 32 x 32; one with momentum of an MLP, batch 32; the gradient of equal layers of width 64, batch 32; a scan
-of 8 training steps of residual layers of that width. "first value" is from the Python function to its first result,
-once."""
+pictures of 32 x 32; one of a transformer with gated layers of width 96 on 16 sequences of 64; one of an MLP, batch 32;
+the gradient of equal layers of width 64, batch 32; a scan of 8 training steps of residual layers of that width. "first
+value" is from the Python function to its first result, once."""
 BLOCKS, WIDTH = (3, 4, 6, 3), 16
 
 
@@ -72,6 +72,44 @@ def resnet_arguments():
         stages.append(stage)
     params = {"stem": weight(3, 3, WIDTH), "norm": ones(WIDTH), "stages": stages, "out": weight(1, width, 10)[0, 0]}
     return params, jnp.asarray(rng.standard_normal((8, 32, 32, 3), np.float32)), rng.integers(0, 10, 8)
+
+
+def gated(n, lax):
+    """The loss of a transformer with root mean squares for norms and gated layers."""
+
+    def norm(x, g):
+        return x / n.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * g
+
+    def layer(p, x):
+        h = norm(x, p["g1"])
+        q, k, v = [(h @ p[m]).reshape(*x.shape[:2], 4, -1).transpose(0, 2, 1, 3) for m in "qkv"]
+        score = q @ k.transpose(0, 1, 3, 2) / q.shape[-1] ** 0.5
+        score = n.where(n.tril(n.ones((x.shape[1],) * 2, bool)), score, -1e9)
+        weight = n.exp(score - score.max(-1, keepdims=True))
+        mixed = (weight / weight.sum(-1, keepdims=True)) @ v
+        x = x + mixed.transpose(0, 2, 1, 3).reshape(x.shape) @ p["o"]
+        h = norm(x, p["g2"])
+        gate = h @ p["gate"]
+        return x + (gate / (1 + n.exp(-gate)) * (h @ p["up"])) @ p["down"]
+
+    def loss(params, tokens, targets):
+        x = params["embed"][tokens]
+        for p in params["layers"]:
+            x = layer(p, x)
+        z = x @ params["embed"].T
+        z = z - z.max(-1, keepdims=True)
+        return -n.mean(n.take_along_axis(z - n.log(n.exp(z).sum(-1, keepdims=True)), targets[..., None], -1))
+
+    return loss
+
+
+def gated_arguments(depth, width=96):
+    """Parameters, tokens and targets."""
+    square = dict.fromkeys("qkvo", (width, width))
+    shapes = {**square, "gate": (width, 256), "up": (width, 256), "down": (256, width)}
+    layer = {k: draws(*s) for k, s in shapes.items()} | {"g1": jnp.ones(width), "g2": jnp.ones(width)}
+    layers = [jax.tree.map(lambda x: x + 0, layer) for _ in range(depth)]
+    return {"embed": draws(200, width), "layers": layers}, *np.random.default_rng(0).integers(0, 200, (2, 16, 64))
 
 
 def mlp(n, lax):
@@ -142,6 +180,7 @@ def measure() -> list[Row]:
     """Three rows a model: what comes before XLA, the first step, and a step."""
     tasks = [
         ("ResNet-50", resnet, resnet_arguments(), training_step),
+        ("24 gated layers", gated, gated_arguments(24), training_step),
         ("50-layer MLP", mlp, mlp_arguments(50), training_step),
         ("800 equal layers", mlp, mlp_arguments(800), gradient),
         ("24 residual layers, 8 steps", residual, (mlp_arguments(24)[0], draws(8, 32, 64)), training_loop),
