@@ -371,17 +371,19 @@ def test_watched_for_nan(always):
         ft.jit(descent)(P, X * np.nan)
 
 
-def test_found_on_disk(always, tmp_path):
+@pytest.mark.parametrize("donated", [(), (0, 1, 2)])
+def test_found_on_disk(donated, always, tmp_path):
     step, args = STEPS["40 layers"]
     whole = ft.jit(step, roll=False)(*args)
     ft.config.cache_dir = tmp_path / "kept"
     try:
         for _ in range(2):
-            jitted = ft.jit(step)
-            check_equal(jitted(*args), whole)
-            check_equal(jitted(*args), whole)
-            files = len([*ft.config.cache_dir.glob("*")])
-            assert files == 1 + len(always[0].parts)
+            jitted = ft.jit(step, donate_argnums=donated)
+            for _ in range(2):
+                given = copies(args)
+                check_equal(jitted(*given), whole)
+                assert all([x.is_deleted() == bool(donated) for x in tree_util.tree_leaves(given[:3])])
+            assert len([*ft.config.cache_dir.glob("*")]) == 1 + len(always[0].parts)
     finally:
         ft.config.cache_dir = None
     assert len(always) == 2
