@@ -1,4 +1,5 @@
-"""What `jit(roll="auto")` makes of a function: which repeated equations become loops, and why others do not."""
+"""What `jit(roll="auto")` makes of a function: which repeated equations become loops, and why others do not; and what
+is compiled apart."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from functrace.control.rolling import Verdict, steps
+from functrace.control.rolling import Verdict, rolled, steps
+from functrace.control.updates import divided
 from functrace.ir import Program
 from functrace.transforms.arguments import check_callable, fun_name
 from functrace.transforms.program import made_program
@@ -32,13 +34,21 @@ class RollRow(NamedTuple):
     inside: tuple[str, ...]
 
 
+class UpdatesRow(NamedTuple):
+    """Results that are made by an executable of their own, so many in each of its calls."""
+
+    results: int
+    calls: int
+
+
 @dataclass(frozen=True)
 class RollReport:
-    """The runs of a function, in `rows`, and the number of its equations."""
+    """The runs of a function, in `rows`, the number of its equations, and the `updates` that are compiled apart."""
 
     name: str
     equations: int
     rows: tuple[RollRow, ...]
+    updates: tuple[UpdatesRow, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.equations:,} equations, {len(self.rows)} repeated runs"]
@@ -48,6 +58,7 @@ class RollReport:
             lines.append(f"  {r.repetitions} times {r.equations} equations ({where}{within})")
             made = f"a loop: it saves {r.saved:,} equations and copies {r.copied} arrays"
             lines.append(f"    {f'no loop: {r.why_not}' if r.why_not else made}")
+        lines += [f"  {u.calls} calls of an executable make {u.results} results each" for u in self.updates]
         return "\n".join(lines)
 
 
@@ -75,7 +86,9 @@ def explain_roll(fun: Callable[..., Any], static_argnums: int | Sequence[int] = 
 
     def explained(*args: Any, **kwargs: Any) -> RollReport:
         program = made_program("explain_roll", fun, static_argnums)(*args, **kwargs)
-        return RollReport(fun_name(fun), len(program.equations), tuple(rows(program, ())))
+        apart = divided(rolled(program))
+        updates = [UpdatesRow(len(part.program.outputs), len(part.calls)) for part in apart.parts] if apart else ()
+        return RollReport(fun_name(fun), len(program.equations), tuple(rows(program, ())), tuple(updates))
 
     return explained
 

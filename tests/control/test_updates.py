@@ -203,6 +203,12 @@ def test_modules_take_each_update_once(sizes, a_module):
         assert sum([len(u.results) for u in calls[0]]) * (len(calls) - 1) > a_module
 
 
+def test_told(always):
+    report = ft.debug.explain_roll(adam)(*STEPS["adam"][1])
+    assert report.updates == ((6, DEPTH),)
+    assert f"{DEPTH} calls of an executable make 6 results each" in str(report)
+
+
 def test_evaluates_to_the_program(always):
     """`outputs` without JAX's compiler: equation by equation."""
     step, args = STEPS["adam"]
