@@ -56,9 +56,9 @@ from functrace.control.in_place import read_in_place
 from functrace.control.recomputed import copy, least_stacked, row
 from functrace.control.scan import Scan
 from functrace.control.stacks import entry, entry_of, in_parts, joined_entries, parts, stacked
+from functrace.control.together import is_elementwise, together
 from functrace.ir import Atom, Builder, Equation, Literal, Program
 from functrace.ir.repeats import Stretch, stretches
-from functrace.primitives.elementwise import Elementwise
 from functrace.primitives.space import Reshape, zeros
 from functrace.primitives.structural import Concatenate, Slice
 from functrace.rewrites import memoised
@@ -379,7 +379,7 @@ def rolled(program: Program, always: bool = False) -> Program:
         found = steps(current, always)
         if len(found) > 1:  # the steps of a loop may have loops themselves
             current = within(found[-1].before, always)
-    return read_in_place(least_stacked(current))
+    return together(read_in_place(least_stacked(current)))
 
 
 class Step(NamedTuple):
@@ -590,11 +590,6 @@ def reason(program: Program, stretch: Stretch, saved: int) -> str:
     if any([not is_elementwise(eqn) and not made.isdisjoint(eqn.inputs) for eqn in program.equations[stop:]]):
         return ""
     return "all is elementwise: XLA runs many repetitions as one kernel"
-
-
-def is_elementwise(eqn: Equation) -> bool:
-    """Whether XLA may do an equation in the kernel that reads it."""
-    return eqn.primitive.fuses or isinstance(eqn.primitive, Elementwise)
 
 
 class Copies(NamedTuple):

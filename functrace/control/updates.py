@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from functrace.control.rolling import is_elementwise
+from functrace.control.together import Entry, entries_in, is_elementwise, is_entry_by_entry
 from functrace.ir import Atom, Aval, Builder, Equation, Literal, Program, Var
-from functrace.lower.entries import entries
 from functrace.lower.execute import compiled
 from functrace.lower.kinds import type_of
 from functrace.primitives.indexing import dynamic_slice
@@ -37,13 +36,6 @@ LEAST = 400  # results that are to be saved, each 1 ms or more
 WORK = 2_000_000  # operations of a Program for each value that calls read or make, so that they cost little beside it
 SLIGHT = 8  # how many times the memory of gradients that no loop has stacked results are to have
 PLACE = Aval((), np.dtype(np.int32))
-
-
-class Entry(NamedTuple):
-    """An entry, along its first axis, of a stack that a loop has made."""
-
-    stack: Var
-    place: int
 
 
 @dataclass
@@ -137,13 +129,16 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     results = {y for u in updates for y in u.results}
     given = {program.inputs[i] for i in donated} & read.keys()
     left = sum([A_MODULE + sum([len(u.results) for u in calls[0]]) for calls in calls_of])
-    if len(results) - left < LEAST or program.work.total < WORK * (read.total() + len(results)):
+    if len(results) - left < LEAST:
         return None
     if SLIGHT * bytes_of(read.keys() - taken.keys() - {*program.inputs}) > bytes_of(results):
         return None
     lent = {x for x in given - {*program.outputs} if read[x] == 1}
     places: dict[int, Var] = {}
     parts = [part_of(calls, taken, places, lent) for calls in calls_of]
+    values = sum([len(xs) + len(ys) for part in parts for xs, ys in part.calls])
+    if program.work.total < WORK * values:
+        return None
     gone = {eqn for u in updates for eqn in u.equations}
     rest = Builder()
     rest.inputs = [*program.inputs]
@@ -170,21 +165,6 @@ def bytes_of(values: Iterable[Atom]) -> int:
     return sum([x.aval.nbytes for x in values])
 
 
-def entries_in(program: Program) -> dict[Any, Entry]:
-    """By variable that is an entry of what a loop has made, in whatever shape, which it is."""
-    loops: set[Any] = set()
-    found: dict[Any, Entry] = {}
-    for eqn in program.equations:
-        if eqn.primitive.runs():
-            loops.update(eqn.outputs)
-        elif eqn.inputs and eqn.inputs[0] in loops:
-            stack: Any = eqn.inputs[0]
-            found.update([(v, Entry(stack, i)) for v, i in zip(eqn.outputs, entries(eqn), strict=False)])
-        elif eqn.primitive.name == "reshape" and eqn.inputs[0] in found:
-            found[eqn.outputs[0]] = found[eqn.inputs[0]]
-    return found
-
-
 def alike(program: Program, taken: dict[Any, Entry]) -> list[list[Update]]:
     """The updates of a Program, by what they are."""
     results = {*program.outputs}
@@ -192,7 +172,11 @@ def alike(program: Program, taken: dict[Any, Entry]) -> list[list[Update]]:
     read_late: Counter[Any] = Counter()
     late: list[Equation] = []
     for eqn in reversed(program.equations):
-        if is_entry_by_entry(eqn) and needed[(y := eqn.outputs[0])] == read_late[y] and (needed[y] or y in results):
+        is_number = eqn.outputs[0].aval.size == 1 and is_elementwise(eqn) and not taken.keys().isdisjoint(eqn.inputs)
+        if not is_number and not is_entry_by_entry(eqn):
+            continue
+        y = eqn.outputs[0]
+        if needed[y] == read_late[y] and (needed[y] or y in results):
             late.append(eqn)
             read_late.update([x for x in eqn.inputs if type(x) is Var])
     late.reverse()
@@ -216,14 +200,6 @@ def alike(program: Program, taken: dict[Any, Entry]) -> list[list[Update]]:
     for update in updates.values():
         groups.setdefault(tuple(update.key), []).append(update)
     return [*groups.values()]
-
-
-def is_entry_by_entry(eqn: Equation) -> bool:
-    """Whether an equation makes each entry of an array of entries at one place, or of numbers."""
-    if len(eqn.outputs) != 1 or not is_elementwise(eqn):
-        return False
-    size = eqn.outputs[0].aval.size
-    return size > 1 and all([x.aval.size in (1, size) for x in eqn.inputs])
 
 
 def modules(groups: Sequence[list[Update]]) -> Iterator[list[list[Update]]]:
