@@ -38,6 +38,7 @@ class Entry(NamedTuple):
 class Family:
     """Equations that do the same to entries of one stack, by the entries' places; without any, the entries."""
 
+    number: int  # in the order in which they are met
     stack: Var
     shape: tuple[int, ...]  # of an entry
     equations: dict[int, Equation] = field(default_factory=dict)
@@ -74,7 +75,7 @@ def entries_in(program: Program) -> dict[Any, Entry]:
         if eqn.primitive.runs():
             stacks.update(eqn.outputs)
             continue
-        if name == "unstack" and not eqn.outputs[0].aval.ndim:
+        if name == "unstack" and eqn.inputs[0].aval.ndim == 1:
             stacks.update(eqn.inputs)
         stack: Any = eqn.inputs[0] if eqn.inputs else None
         if stack in stacks:
@@ -89,16 +90,17 @@ def families(program: Program, taken: dict[Any, Entry]) -> dict[Any, tuple[Famil
     found: dict[Any, Family] = {}
     lanes: dict[Any, tuple[Family, int]] = {}
     for v, (stack, place) in taken.items():
-        family = found.setdefault((stack, v.aval), Family(stack, v.aval.shape))
+        family = found.setdefault((stack, v.aval), Family(len(found), stack, v.aval.shape))
         lanes[v] = family, place
     for eqn in program.equations:
         read = [lanes[x] for x in eqn.inputs if x in lanes]
-        if len({(family.stack.aval.shape[0], place) for family, place in read}) != 1 or eqn.outputs[0] in lanes:
+        if len({(family.stack.aval.shape[0], place) for family, place in read}) != 1:
             continue
-        if eqn.primitive.name in REDUCTIONS or is_entry_by_entry(eqn):
+        is_done = not lanes.keys().isdisjoint(eqn.outputs)  # an entry in another shape
+        if not is_done and (eqn.primitive.name in REDUCTIONS or is_entry_by_entry(eqn)):
             key = eqn.primitive, *[lanes[x][0] if x in lanes else x for x in eqn.inputs]
             (first, place), *_ = read
-            family = found.setdefault(key, Family(first.stack, eqn.outputs[0].aval.shape))
+            family = found.setdefault(key, Family(len(found), first.stack, eqn.outputs[0].aval.shape))
             if place not in family.equations:
                 family.equations[place] = eqn
                 lanes[eqn.outputs[0]] = family, place
@@ -126,21 +128,31 @@ def together(program: Program) -> Program:
                 rest.equations.append(Equation(eqn.primitive, inputs, eqn.outputs, eqn.source))
             elif eqn.outputs[0] not in env:
                 rest.source = eqn.source
-                rows = unstack(whole(family, lanes, made, env), 0)
+                for needed in sources(family, lanes):
+                    if needed not in made:
+                        made[needed] = whole(needed, lanes, made, env)
+                rows = unstack(made[family], 0)
                 env.update([(q.outputs[0], rows[place]) for place, q in family.equations.items()])
     return rest.build([env.get(y, y) for y in program.outputs])
 
 
+def sources(family: Family, lanes: dict[Any, tuple[Family, int]]) -> list[Family]:
+    """A family and those that it reads, at any remove, each after those that it reads."""
+    found = {family}
+    todo = [family]
+    while todo:
+        read = {lanes[x][0] for eqn in [*todo.pop().equations.values()][:1] for x in eqn.inputs if x in lanes}
+        todo += read - found
+        found |= read
+    return sorted(found, key=lambda each: each.number)
+
+
 def whole(family: Family, lanes: dict[Any, tuple[Family, int]], made: dict[Family, Atom], env: dict[Any, Atom]) -> Atom:
-    """What a family makes of all entries, along a leading axis."""
+    """What a family makes of all entries, along a leading axis, from what those that it reads make."""
     size = family.stack.aval.shape[0]
-    if family not in made:
-        if not family.equations:
-            made[family] = reshape(family.stack, (size, *family.shape))
-        else:
-            eqn = next(iter(family.equations.values()))
-            flags = [x in lanes for x in eqn.inputs]
-            operands = [whole(lanes[x][0], lanes, made, env) if x in lanes else env.get(x, x) for x in eqn.inputs]
-            y, _ = eqn.primitive.batch(size, operands, flags)
-            made[family] = y[0] if eqn.primitive.multiple_results else y
-    return made[family]
+    if not family.equations:
+        return reshape(family.stack, (size, *family.shape))
+    eqn = next(iter(family.equations.values()))
+    operands = [made[lanes[x][0]] if x in lanes else env.get(x, x) for x in eqn.inputs]
+    y, _ = eqn.primitive.batch(size, operands, [x in lanes for x in eqn.inputs])
+    return y

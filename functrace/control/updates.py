@@ -172,8 +172,8 @@ def alike(program: Program, taken: dict[Any, Entry]) -> list[list[Update]]:
     read_late: Counter[Any] = Counter()
     late: list[Equation] = []
     for eqn in reversed(program.equations):
-        is_number = eqn.outputs[0].aval.size == 1 and is_elementwise(eqn) and not taken.keys().isdisjoint(eqn.inputs)
-        if not is_number and not is_entry_by_entry(eqn):
+        is_of_entry = len(eqn.outputs) == 1 and is_elementwise(eqn) and not taken.keys().isdisjoint(eqn.inputs)
+        if not is_entry_by_entry(eqn) and not (is_of_entry and eqn.outputs[0].aval.size == 1):
             continue
         y = eqn.outputs[0]
         if needed[y] == read_late[y] and (needed[y] or y in results):

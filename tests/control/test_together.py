@@ -60,6 +60,18 @@ def read_elsewhere_too(x):
     return [y / n for y, n in zip(ys, norms, strict=True)]
 
 
+def many_steps(x):  # more than Python calls within calls
+    ys, _ = stacks(x)
+    for k in range(1100):
+        ys = [y * (1 + 1e-4 * (k % 3)) for y in ys]
+    return [y.sum() for y in ys]
+
+
+def none_left(x):  # an array without entries is taken apart
+    ys, _ = stacks(x)
+    return [y.sum() for y in ys], [*x[:0]], [*ys[0][:0]]
+
+
 def twice(x):
     ys, _ = stacks(x)
     return [y.sum() for y in ys], [y.sum() for y in ys]
@@ -97,6 +109,8 @@ FUNCTIONS = {
     "some": (some, 1),
     "read elsewhere too": (read_elsewhere_too, 1),
     "twice": (twice, 1),
+    "many steps": (many_steps, 1),
+    "none left": (none_left, 1),
     "of few": (of_few, FEWEST - 1),
     "less than half": (less_than_half, FEWEST),
     "to much": (to_much, COUNT),
