@@ -69,7 +69,8 @@ def jit(
         compiler_options.
     Returns:
       The compiled function, with the stages of `jax.jit`: `.lower(*args)`, and `.compile()` on its
-      result; `.trace`, `.eval_shape` and `.clear_cache`. Inside a trace a call becomes a `call`
+      result; `.trace`, `.eval_shape` and `.clear_cache`. Of a function with updates apart these stages have what there
+      is of both: a call, types, memory; text and cost are of what comes before the updates. Inside a trace a call becomes a `call`
       equation whose Program all calls share.
 
     >>> import functrace as ft
