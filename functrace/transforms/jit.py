@@ -68,10 +68,10 @@ def jit(
       **options: what `jax.jit` takes besides: in_shardings, out_shardings, device, backend,
         compiler_options.
     Returns:
-      The compiled function, with the stages of `jax.jit`: `.lower(*args)`, and `.compile()` on its
-      result; `.trace`, `.eval_shape` and `.clear_cache`. Of a function with updates apart these stages have what there
-      is of both: a call, types, memory; text and cost are of what comes before the updates. Inside a trace a call becomes a `call`
-      equation whose Program all calls share.
+      The compiled function, with the stages of `jax.jit`: `.lower(*args)`, and `.compile()` on its result; `.trace`,
+      `.eval_shape` and `.clear_cache`. Where updates are apart, calls, types and memory of the first two are of the
+      whole, text and cost of what comes before the updates. Inside a trace a call becomes a `call` equation whose
+      Program all calls share.
 
     >>> import functrace as ft
     >>> step = ft.jit(lambda x, n: x * n, static_argnums=1)
