@@ -126,14 +126,17 @@ def jit(
 
     compiled = by_jax(in_parts, donating)
     whole = cache(lambda: by_jax(as_one, donating) if may_divide else compiled)
-    undonated = cache(lambda: by_jax(as_one, kept))
+    keeps = donate_argnums is None and donate_argnames is None
+    undonated = cache(lambda: compiled if keeps else by_jax(as_one, kept))
 
     def checked(args: Any, kwargs: Any) -> Any:
-        result = undonated()(*args, **kwargs)
+        result = finished(undonated()(*args, **kwargs), args, kwargs)
         config.check_call(result, *without_static(fun, args, kwargs, numbers, names))
         return result
 
-    def finished(result: Unfinished, args: Any, kwargs: Any) -> Any:
+    def finished(result: Any, args: Any, kwargs: Any) -> Any:
+        if type(result) is not Unfinished:
+            return result
         _, xs, keyed = without_static(fun, args, kwargs, numbers, names)
         return result.plan.results((tuple(xs), keyed), result.made)
 

@@ -221,6 +221,7 @@ def test_evaluates_to_the_program(always):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+USUAL = {name: getattr(updates, name) for name in ("LEAST", "WORK", "SLIGHT")}
 LIMITS = {"LEAST": "few results", "WORK": "quick to run", "SLIGHT": "gradients that are made one by one"}
 
 
@@ -228,7 +229,7 @@ LIMITS = {"LEAST": "few results", "WORK": "quick to run", "SLIGHT": "gradients t
 def test_not_divided(limit, always, monkeypatch):
     program = ft.make_program(descent)(P, X)
     assert divided(program) is not None
-    monkeypatch.setattr(updates, limit, {"LEAST": 512, "WORK": 2_000_000, "SLIGHT": 8}[limit])
+    monkeypatch.setattr(updates, limit, USUAL[limit])
     assert divided(program) is None
 
 
