@@ -10,27 +10,36 @@ from typing import Any
 
 from functrace.ir import Equation, Literal
 from functrace.primitives.elementwise import Elementwise
+from functrace.primitives.special import erf
+from functrace.primitives.unary import exp, logistic, sqrt, tanh
 
 LONGEST = 8  # equations that are computed again for one value
+# What takes no longer than to write a number to a stack and to read it: on a CPU 0.2 to 0.7 ns, sines 2, gammas 5.
+QUICK = frozenset((erf, exp, logistic, sqrt, tanh))
 START = "start"  # the node from which all flows that is not cheaply made
 
 
 def is_cheap(eqn: Equation, definitions: Mapping[Any, Equation]) -> bool:
-    """Whether XLA computes an equation again in each kernel that reads it, and may do so here.
+    """Whether an equation may be computed again: XLA does so in each kernel that reads it, or it is quick.
 
     Numbers that would be computed again are not compared: rounded otherwise, the greatest of a row were none of its
     entries.
     """
     numbers = [x for x in eqn.inputs if type(x) is not Literal]
     if eqn.outputs[0].aval.dtype != bool or len(numbers) < 2:
-        return eqn.primitive.fuses
-    return eqn.primitive.fuses and not any([is_computed_again(x, definitions) for x in numbers])
+        return is_quick(eqn)
+    return is_quick(eqn) and not any([is_computed_again(x, definitions) for x in numbers])
+
+
+def is_quick(eqn: Equation) -> bool:
+    """Whether an equation takes no longer than what it makes takes to be kept."""
+    return eqn.primitive.fuses or eqn.primitive in QUICK
 
 
 def is_computed_again(x: Any, definitions: Mapping[Any, Equation]) -> bool:
     """Whether `x`, or what it is moved from, is arithmetic that is cheap."""
     eqn = definitions.get(x)
-    if eqn is None or not eqn.primitive.fuses or x.aval.dtype == bool:
+    if eqn is None or not is_quick(eqn) or x.aval.dtype == bool:
         return False
     return isinstance(eqn.primitive, Elementwise) or any([is_computed_again(y, definitions) for y in eqn.inputs])
 
