@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from itertools import product
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
-from timing import Row, alternate
+from timing import Row, calls, first_results
 
 import functrace as ft
 from functrace import numpy as fnp
@@ -127,21 +126,17 @@ def measure() -> list[Row]:
 def rows(depth, norm, size, contenders=("functrace", "jax")) -> list[Row]:
     """What one transformer takes."""
     args = arguments(depth, size)
-    ours = make_step(fnp, ft.value_and_grad, norm, size)
+    ours = lambda: make_step(fnp, ft.value_and_grad, norm, size)
     steps = {
-        "functrace": ft.jit(ours),
-        UNROLLED: ft.jit(ours, roll=False),
-        "jax": jax.jit(make_step(jnp, jax.value_and_grad, norm, size)),
+        "functrace": lambda: ft.jit(ours()),
+        UNROLLED: lambda: ft.jit(ours(), roll=False),
+        "jax": lambda: jax.jit(make_step(jnp, jax.value_and_grad, norm, size)),
     }
-    steps = {name: steps[name] for name in contenders}
-    first, calls, memory, losses = {}, {}, {}, []
-    for name, step in steps.items():
-        start = time.perf_counter()
-        run = step.lower(*args).compile()
-        losses.append(jax.block_until_ready(run(*args))[0])
-        first[name] = time.perf_counter() - start
-        memory[name] = run.memory_analysis().temp_size_in_bytes
-        calls[name] = lambda run=run: jax.block_until_ready(run(*args))
+    first = first_results({name: steps[name] for name in contenders}, args)
+    losses = [result[0] for result in first.results.values()]
     np.testing.assert_allclose(*losses, rtol=1e-5 if size.dtype == "float32" else 1e-2)
     task = f"{depth} layers of width {size.width}, {norm.__name__.replace('_', ' ')}"
-    return [Row(f"{task}, first step", first), Row(f"{task}, a step", alternate(calls, rounds=9), memory=memory)]
+    return [
+        Row(f"{task}, first step", first.seconds),
+        Row(f"{task}, a step", calls(first, args, rounds=9), memory=first.memory),
+    ]

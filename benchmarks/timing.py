@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import jax
+
+QUICK = 2.0  # seconds to a first result that is had three times
 K = TypeVar("K", bound=Hashable)
 
 
@@ -46,6 +49,41 @@ def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, ca
     finally:
         gc.unfreeze()
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+class First(NamedTuple):
+    """By contender: its executable, its first result, the median seconds to that, and bytes of temporary memory."""
+
+    runs: dict[str, Callable[..., Any]]
+    results: dict[str, Any]
+    seconds: dict[str, float]
+    memory: dict[str, int]
+
+
+def first_results(contenders: Mapping[str, Callable[[], Any]], args: Sequence[Any]) -> First:
+    """What each contender takes to its first result, compilation included.
+
+    Args:
+      contenders: by name, what makes a fresh jitted function. If all are quick, they have three turns in changing
+        order, since the first of a process to call a library pays for its start.
+      args: what they are called with.
+    """
+    runs, results, seconds = {}, {}, {name: [] for name in contenders}
+    for turn in range(3):
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            start = time.perf_counter()
+            runs[name] = contenders[name]().lower(*args).compile()
+            results[name] = jax.block_until_ready(runs[name](*args))
+            seconds[name].append(time.perf_counter() - start)
+        if max(times[0] for times in seconds.values()) > QUICK:
+            break
+    memory = {name: run.memory_analysis().temp_size_in_bytes for name, run in runs.items()}
+    return First(runs, results, {name: statistics.median(times) for name, times in seconds.items()}, memory)
+
+
+def calls(first: First, args: Sequence[Any], rounds: int) -> dict[str, float]:
+    """Median seconds a call of what is compiled."""
+    return alternate({k: lambda run=run: jax.block_until_ready(run(*args)) for k, run in first.runs.items()}, rounds)
 
 
 def human(seconds: float) -> str:

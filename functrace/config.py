@@ -26,18 +26,19 @@ class Config:
     cache_bytes: how much the folder may hold; what was not used for longest is removed.
     """
 
-    __slots__ = ("cache_bytes", "check_call", "check_folder", "check_program", "folder", "is_checking")
+    __slots__ = ("cache_bytes", "check_call", "check_folder", "check_program", "diverts", "folder", "is_checking")
     # Whoever can explain a result that is not finite says here how: nothing below knows who that is.
     check_call: Callable[[Any, Callable[..., Any], Sequence[Any], dict[str, Any]], None]
     check_program: Callable[[Any, Any, Sequence[Any]], None]
     check_folder: Callable[[Path], None]  # raises where executables are not safe
     is_checking: bool
+    diverts: bool  # whether a call of a jitted function is checked or goes by the folder, asked on each call
     cache_bytes: int
 
     def __init__(self) -> None:
-        self.is_checking = False
+        self.is_checking = self.diverts = False
         self.cache_bytes = 2**30
-        self.folder: Path | None = None  # what `cache_dir` is, read on each call
+        self.folder: Path | None = None  # what `cache_dir` is
 
     @property
     def cache_dir(self) -> Path | None:
@@ -52,6 +53,7 @@ class Config:
             path = Path(path).expanduser().absolute()
             self.check_folder(path)
         self.folder = path
+        self.diverts = self.is_checking or path is not None
 
     @property
     def debug_nonfinite(self) -> bool:
@@ -63,6 +65,7 @@ class Config:
         if not isinstance(on, bool):
             raise DtypeError(f"config.debug_nonfinite is True or False, got {on!r}.")
         self.is_checking = on
+        self.diverts = on or self.folder is not None
 
     def __repr__(self) -> str:
         names = ("debug_nonfinite", "cache_dir", "cache_bytes")

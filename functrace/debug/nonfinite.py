@@ -20,7 +20,7 @@ from functrace.debug.remedies import NOT_READ, TRAP, Made, remedy, zero
 from functrace.debug.report import CLOSED_OVER, Range, Report, Step, line_of
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Builder, Equation, Literal, Program, Var, is_complex
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.lower.execute import known, run_compiled
 from functrace.rewrites.memo import copy_input, memoised
@@ -65,7 +65,7 @@ def find_nonfinite(fun: Callable[..., Any], grad: bool | None = None) -> Callabl
 
     @wraps(fun)
     def report(*args: Any, **kwargs: Any) -> Report:
-        if AMBIENT.builder is not None:
+        if open_builder() is not None:
             raise RuleError(
                 "find_nonfinite: called inside a trace, where there are no values to look at. Call it outside of jit, "
                 f"grad and vmap, with the function that they made.{at(caller_source())}"

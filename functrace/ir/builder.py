@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from functrace.ir.aval import Aval
-from functrace.ir.primitive import AMBIENT, Primitive
+from functrace.ir.primitive import Primitive, open_builder, write_to
 from functrace.ir.program import Atom, Equation, Literal, Program, Var
 from functrace.ir.source import Source, caller_source
 
@@ -63,12 +63,12 @@ class Builder:
         self._outer: list[Builder | None] = []
 
     def __enter__(self) -> Self:
-        self._outer.append(AMBIENT.builder)
-        AMBIENT.builder = self
+        self._outer.append(open_builder())
+        write_to(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        AMBIENT.builder = self._outer.pop()
+        write_to(self._outer.pop())
 
     def input(self, aval: Aval, name: str | None = None) -> Var:
         """A new input."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
@@ -439,8 +440,11 @@ def primitive(cls: P) -> P:
     return cls
 
 
+_BUILDER: ContextVar[Builder | None] = ContextVar("builder", default=None)  # read in half the time of a thread's local
+open_builder, write_to = _BUILDER.get, _BUILDER.set  # the Builder that equations are being written to here, or None
+
+
 class _Ambient(threading.local):
-    builder: Builder | None = None
     collects: bool = False  # whether what is tapped in this trace is collected
 
     def __init__(self) -> None:
@@ -451,8 +455,8 @@ AMBIENT = _Ambient()
 
 
 def ambient() -> Builder:
-    """The Builder that equations are being written to on this thread."""
-    builder = AMBIENT.builder
+    """The Builder that equations are being written to."""
+    builder = open_builder()
     if builder is None:
         raise RuleError("no Program is being built: primitives are applied inside a trace or a rule")
     return builder

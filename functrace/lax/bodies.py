@@ -11,7 +11,7 @@ from jax import tree_util
 
 from functrace.errors import ArgumentError, DtypeError, FunctraceError
 from functrace.ir import Aval, Builder, Program
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.primitives.elementwise import convert_element_type
 from functrace.tracing import Tracer, aval_of
@@ -54,7 +54,7 @@ def cast(x: Any, aval: Aval) -> Any:
     have = aval_of(x)
     if have.dtype == aval.dtype and have.weak_type == aval.weak_type:
         return x
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return jnp.asarray(x, aval.dtype)
     return Tracer(convert_element_type(atom_of(x, builder), aval.dtype, aval.weak_type), builder)

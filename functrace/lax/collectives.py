@@ -17,7 +17,7 @@ from jax import lax, tree_util
 
 from functrace.errors import ArgumentError, RuleError, UnboundAxisError
 from functrace.ir import Atom
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.primitives.collectives import (
     AllGather,
@@ -56,7 +56,7 @@ def psum(x: Any, axis_name: Any, *, axis_index_groups: Any = None) -> Any:
     >>> ft.vmap(lambda x: x / ft.lax.psum(x, "i"), axis_name="i")(np.array([1.0, 3.0])).tolist()
     [0.25, 0.75]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(lax.psum, x, axis_name, axis_index_groups=axis_index_groups)
     names = names_of("psum", axis_name, axis_index_groups)
     size = axis_size_of("psum", names)
@@ -84,7 +84,7 @@ def pmean(x: Any, axis_name: Any, *, axis_index_groups: Any = None) -> Any:
     >>> ft.vmap(lambda x: x - ft.lax.pmean(x, "i"), axis_name="i")(np.array([1.0, 3.0])).tolist()
     [-1.0, 1.0]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(lax.pmean, x, axis_name, axis_index_groups=axis_index_groups)
     size = axis_size_of("pmean", names_of("pmean", axis_name, axis_index_groups))
     return tree_util.tree_map(lambda v: v / size, psum(x, axis_name))
@@ -106,14 +106,14 @@ def pmax(x: Any, axis_name: Any, *, axis_index_groups: Any = None) -> Any:
     >>> ft.vmap(lambda x: ft.lax.pmax(x, "i"), axis_name="i")(np.array([1.0, 3.0])).tolist()
     [3.0, 3.0]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(lax.pmax, x, axis_name, axis_index_groups=axis_index_groups)
     return extremum("pmax", PMax, x, axis_name, axis_index_groups)
 
 
 def pmin(x: Any, axis_name: Any, *, axis_index_groups: Any = None) -> Any:
     """The least value over a named axis, the same at every index. See `pmax`."""
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(lax.pmin, x, axis_name, axis_index_groups=axis_index_groups)
     return extremum("pmin", PMin, x, axis_name, axis_index_groups)
 
@@ -135,7 +135,7 @@ def axis_index(axis_name: Any) -> Any:
     >>> ft.vmap(lambda x: ft.lax.axis_index("i"), axis_name="i")(np.ones(3)).tolist()
     [0, 1, 2]
     """
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return in_jax(lax.axis_index, axis_name=axis_name)
     names = names_of("axis_index", axis_name)
@@ -165,7 +165,7 @@ def all_gather(
     >>> ft.vmap(lambda x: ft.lax.all_gather(x, "i"), axis_name="i")(np.array([1.0, 3.0])).tolist()
     [[1.0, 3.0], [1.0, 3.0]]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(
             lax.all_gather, x, axis_name, axis_index_groups=axis_index_groups, axis=axis, tiled=tiled
         )
@@ -204,7 +204,7 @@ def psum_scatter(
     >>> ft.vmap(lambda x: ft.lax.psum_scatter(x, "i"), axis_name="i")(np.eye(2) + 1.0).tolist()
     [3.0, 3.0]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(
             lax.psum_scatter, x, axis_name, scatter_dimension=scatter_dimension,
             axis_index_groups=axis_index_groups, tiled=tiled,
@@ -249,7 +249,7 @@ def all_to_all(
     >>> ft.vmap(lambda x: ft.lax.all_to_all(x, "i", 0, 0), axis_name="i")(x).tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(
             lax.all_to_all, x, axis_name, split_axis, concat_axis,
             axis_index_groups=axis_index_groups, tiled=tiled,
@@ -291,7 +291,7 @@ def ppermute(x: Any, axis_name: Any, perm: Sequence[tuple[int, int]]) -> Any:
     >>> ft.vmap(shift, axis_name="i")(np.array([1.0, 2.0, 3.0])).tolist()
     [0.0, 1.0, 2.0]
     """
-    if AMBIENT.builder is None:
+    if open_builder() is None:
         return in_jax(lax.ppermute, x, axis_name, perm)
     name = one_name("ppermute", axis_name)
     pairs = tuple((int(source), int(target)) for source, target in perm)
@@ -393,7 +393,7 @@ def axis_size_of(function: str, names: tuple[Any, ...]) -> int:
 
 def leafwise(emit: Callable[[Atom], Atom], x: Any) -> Any:
     """`emit` applied to the atom of each leaf, in the running trace."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     assert builder is not None
     return tree_util.tree_map(lambda leaf: Tracer(emit(atom_of(leaf, builder)), builder), x)
 

@@ -17,7 +17,7 @@ from functrace.control import Scan, While
 from functrace.control.while_loop import SLOTS
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir import Aval
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.lax.bodies import Names, carry_types, cast, cast_outputs, integer, leaf_avals, paths
 from functrace.tracing import aval_of, lift, trace
@@ -292,7 +292,7 @@ def bounded_while(
 
     slots = max(4, min(checkpoints, 2 * max_steps))
     _, val = looped(names._replace(entry=1), going, step, (np.int32(0), init_val), checkpoints=slots)
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return val
     stopped = cond_fun(val)

@@ -37,7 +37,7 @@ from functrace.ir import (
 )
 from functrace.ir.aval import is_complex
 from functrace.ir.dependence import Matrix, Site, repeated
-from functrace.ir.primitive import AMBIENT, primitive
+from functrace.ir.primitive import open_builder, primitive
 from functrace.lower.evaluate import weakly_typed
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.recurrences import series_of_product
@@ -77,7 +77,7 @@ class Elementwise(Primitive):
                 like = next(y.aval for y in operands if isinstance(y, Atom))
                 operands = tuple([y if isinstance(y, Atom) else literal(y, like) for y in operands])
                 break
-        return (AMBIENT.builder or ambient()).emit(self, operands)[0]
+        return (open_builder() or ambient()).emit(self, operands)[0]
 
     def out_dtype(self, *xs: Aval) -> Any:
         """The dtype of the result; by default the one dtype of all operands."""

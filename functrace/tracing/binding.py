@@ -13,7 +13,7 @@ from functrace.errors import ArgumentError, DtypeError, ProgramError
 from functrace.foreign import Foreign, reading
 from functrace.foreign.importing import from_jax_aval, to_jax_struct
 from functrace.ir import Aval, Builder, Primitive, Program
-from functrace.ir.primitive import AMBIENT, Member
+from functrace.ir.primitive import Member, open_builder
 from functrace.ir.source import caller_source
 from functrace.ir.text import read_aval
 from functrace.lower.execute import execute
@@ -56,7 +56,7 @@ def bind(primitive: Primitive | str, *operands: Any, **params: Any) -> Any:
             f"bind: expected a Primitive or its name, got {type(primitive).__name__} ({primitive!r})."
             f"{at(caller_source())}"
         )
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is not None:
         results = [Tracer(y, builder) for y in builder.emit(primitive, tuple([atom_of(x, builder) for x in operands]))]
     else:

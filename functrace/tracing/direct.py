@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from functrace.ir import Atom, Aval, Builder, Literal
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.primitives import div, sub
 from functrace.primitives.contraction import dot_general
 from functrace.primitives.selection import select_n
@@ -68,7 +68,7 @@ def chosen(condition: Any, x: Any = None, y: Any = None, **others: Any) -> Trace
     like = x if type(x) is Tracer else y
     if others or type(condition) is not Tracer or type(like) is not Tracer or like.atom.aval.weak_type:
         return None
-    builder, aval, which = AMBIENT.builder, like.atom.aval, condition.atom.aval
+    builder, aval, which = open_builder(), like.atom.aval, condition.atom.aval
     if builder is None or which.dtype != bool or which.shape != aval.shape or not aval.shape:
         return None
     atoms = [atom_of(condition, builder)]
@@ -90,7 +90,7 @@ def plain(*xs: Any) -> Builder | None:
         dtype = x.atom.aval.dtype
         if dtype.kind != "f" or dtype.itemsize < 4:
             return None
-    return AMBIENT.builder
+    return open_builder()
 
 
 def product(a: Any, b: Any, **others: Any) -> Tracer | None:

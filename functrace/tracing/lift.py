@@ -24,7 +24,7 @@ from functrace.errors import ArgumentError, ConcretizationError, FunctraceError,
 from functrace.foreign import import_jaxpr
 from functrace.foreign.importing import to_jax_struct
 from functrace.ir import Aval, Builder, Literal, Primitive, Program
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder, write_to
 from functrace.ir.source import caller_source
 from functrace.lower.kinds import settings
 from functrace.tracing.axes import AXES
@@ -93,7 +93,7 @@ def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> A
         if known is not None:
             return known
     leaves, tree = tree_util.tree_flatten((args, kwargs), is_leaf=lambda x: x is None)
-    builder = AMBIENT.builder
+    builder = open_builder()
     traced = any([type(x) is Tracer for x in leaves])
     if builder is None:
         for x in leaves:
@@ -111,7 +111,7 @@ def call_lifted(name: str, fun: Callable[..., Any], args: Any, kwargs: Any) -> A
 
 def emitted(fun: Callable[..., Any], args: Sequence[Any]) -> Tracer | None:
     """The result of a call that is known to be one equation of its arguments, which are all of the running trace."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None or builder.source is not None:
         return None
     atoms = tuple([x.atom for x in args if type(x) is Tracer and x.builder is builder])
@@ -285,7 +285,8 @@ def import_call(
         out_trees.append(out_tree)
         return out_leaves
 
-    outer, AMBIENT.builder = AMBIENT.builder, None
+    outer = open_builder()
+    write_to(None)
     try:
         closed = jax.make_jaxpr(of_operands, axis_env=AXES.bound)(*map(to_jax_struct, avals))
     except FunctraceError:
@@ -295,7 +296,7 @@ def import_call(
             raise
         raise translated(name, error, leaves) from error
     finally:
-        AMBIENT.builder = outer
+        write_to(outer)
     imported = import_jaxpr(closed)
     stand_ins = {} if imported.constants else literals_for(imported.program, leaves, any_number)
     return Lifted(imported.program, imported.constants, out_trees[-1], stand_ins)

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.primitives import add, div, mul, neg, sub
 from functrace.primitives.comparison import eq, ge, gt, le, lt, ne
 from functrace.primitives.stacking import unstack
@@ -29,7 +29,7 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
     """An operator and its reflection: one equation where it can be, else the lifted function."""
 
     def forward(x: Tracer, y: Any) -> Any:
-        builder = AMBIENT.builder
+        builder = open_builder()
         if builder is not None and (aval := x.atom.aval).kind in kinds:
             a = x.atom if x.builder is builder else atom_of(x, builder)
             if type(y) is Tracer:
@@ -45,7 +45,7 @@ def direct(prim: Any, kinds: str, lifted: Callable[..., Any]) -> tuple[Any, Any]
         return lifted(x, y)
 
     def reflected(x: Tracer, y: Any) -> Any:
-        builder = AMBIENT.builder
+        builder = open_builder()
         if builder is not None and x.atom.aval.kind in kinds:
             scalar = literal_like(y, x.atom.aval)
             if scalar is not None:
@@ -66,7 +66,7 @@ def is_arraylike(y: Any) -> bool:
 
 def power(x: Tracer, y: Any) -> Any:
     """`x ** y`; a small integer exponent is one integer_pow."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     if type(y) is int and builder is not None and x.atom.aval.is_inexact and abs(y) < 1000:
         return Tracer(integer_pow(atom_of(x, builder), y), builder)
     return lift_power(x, y) if is_arraylike(y) else NotImplemented
@@ -88,7 +88,7 @@ def plain_lift(fun: Callable[..., Any], name: str) -> Any:
 
 
 def _negative(x: Tracer) -> Any:
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is not None and x.atom.aval.kind in ANY:
         return Tracer(neg(atom_of(x, builder)), builder)
     return lift(jnp.negative)(x)
@@ -136,7 +136,7 @@ lifted_getitem = lift(operator.getitem, "indexing")
 
 
 def _getitem(x: Tracer, index: Any) -> Any:
-    builder = AMBIENT.builder
+    builder = open_builder()
     y = None if builder is None else static_index(atom_of(x, builder), index)
     return lifted_getitem(x, index) if y is None or builder is None else Tracer(y, builder)
 
@@ -147,7 +147,7 @@ Tracer.__getitem__ = _getitem  # pyright: ignore[reportAttributeAccessIssue]
 def _iterate(x: Tracer) -> Any:
     if not x.shape:
         raise TypeError("iteration over a scalar tracer")
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is not None:
         return iter([Tracer(y, builder) for y in unstack(atom_of(x, builder), 0)])
     return iter([lifted_getitem(x, i) for i in range(x.shape[0])])

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from functrace.ir import is_complex
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.primitives import norms
 from functrace.primitives.space import reshape
 from functrace.tracing.lift import lift
@@ -88,7 +88,7 @@ def axes_of(x: Any, axis: Any) -> tuple[int, ...]:
 
 def root_of_squares(x: Tracer, axes: tuple[int, ...], keepdims: bool, count: float = 1) -> Tracer:
     """`sqrt(sum(|x| ** 2) / count)` over axes."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     x = absolute(x) if is_complex(x.dtype) else x
     assert builder is not None  # there is a tracer
     y = norms.norm(atom_of(x, builder), axes, count)

@@ -12,7 +12,7 @@ from functrace.control.rolling import rolled
 from functrace.errors import DtypeError, FunctraceError
 from functrace.ir import Program, Var
 from functrace.ir.builder import Builder
-from functrace.ir.primitive import AMBIENT, Primitive
+from functrace.ir.primitive import AMBIENT, Primitive, open_builder
 from functrace.ir.source import caller_source
 from functrace.lower.execute import execute, forget_programs, known
 from functrace.rewrites.memo import collector_paused
@@ -113,7 +113,7 @@ def trace(
     Raises:
       DtypeError: an output is not an array.
     """
-    outer = AMBIENT.builder
+    outer = open_builder()
     if outer is None:
         AMBIENT.session = set()
     whole = (tuple(args), kwargs or {})
@@ -207,7 +207,7 @@ def describe(path: Any) -> str:
 
 def apply(program: Program, values: Sequence[Any]) -> list[Any]:
     """Run a finished Program on `values`; inside a trace, write it there and return tracers."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return execute(program, values, rolled)
     with collector_paused():
@@ -217,7 +217,7 @@ def apply(program: Program, values: Sequence[Any]) -> list[Any]:
 
 def record(primitive: Primitive, operands: Sequence[Any]) -> list[Any]:
     """The results of a primitive with multiple results: recorded in the running trace, or computed."""
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is not None:
         return [Tracer(y, builder) for y in primitive(*[atom_of(x, builder) for x in operands])]
     with Builder() as b:

@@ -13,7 +13,7 @@ import numpy as np
 
 from functrace.errors import ConcretizationError, FunctraceError, IndexingError, LeakedTracerError
 from functrace.ir import Atom, Aval, Builder, Literal, Program, Source
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder, write_to
 from functrace.ir.source import at as at, caller_source, is_internal
 from functrace.lower.evaluate import evaluate
 from functrace.primitives.space import full
@@ -292,11 +292,11 @@ class suspended:
     """Compute instead of recording, within `with suspended():`."""
 
     def __enter__(self) -> None:
-        self.builder = AMBIENT.builder
-        AMBIENT.builder = None
+        self.builder = open_builder()
+        write_to(None)
 
     def __exit__(self, *error: object) -> None:
-        AMBIENT.builder = self.builder
+        write_to(self.builder)
 
 
 def unknown_value(x: Tracer, info: TraceInfo, asked: str) -> str:

@@ -15,7 +15,7 @@ from jax import tree_util
 from functrace.control import Budgeted
 from functrace.control.checkpoint import OF_JAX, OF_NAMES, POLICIES, Checkpoint, Policy
 from functrace.errors import ArgumentError
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.primitives.naming import Name
 from functrace.tracing import Tracer, trace
@@ -139,7 +139,7 @@ def checkpoint_name(x: Any, name: str) -> Any:
     >>> float(ft.grad(f)(0.0)) == float(fnp.cos(1.0))
     True
     """
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return x
     return tree_util.tree_map(lambda leaf: Tracer(Name(str(name))(atom_of(leaf, builder)), builder), x)

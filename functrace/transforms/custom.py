@@ -15,7 +15,7 @@ from jax import tree_util
 from functrace.control import Recur
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Program
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import AMBIENT, open_builder
 from functrace.ir.source import caller_source
 from functrace.lower import evaluate
 from functrace.lower.kinds import settings
@@ -91,7 +91,7 @@ def apply_custom(function: Any, args: Sequence[Any], make: Callable[..., tuple[l
         the values that come first among the captured ones; returns all captured values and the
         primitive, whose leading operands they are.
     """
-    builder = AMBIENT.builder
+    builder = open_builder()
     assert builder is not None
     numbers = function.nondiff_argnums
     moving, fixed = split_nondiff(numbers, args)

@@ -14,7 +14,7 @@ from jax import numpy as jnp, tree_util
 from functrace.control.custom_jvp import CustomJvp
 from functrace.control.recur import attributed
 from functrace.errors import DtypeError, RuleError
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, lift, trace
 from functrace.tracing.trace import Traced, all_captures, with_captures
@@ -96,7 +96,7 @@ class custom_jvp:
         args = positional(self.fun, args, kwargs)
         if self.rule is None:
             raise RuleError(f"{name}: no derivative rule was given; call {name}.defjvp first.{at(caller_source())}")
-        if AMBIENT.builder is None:
+        if open_builder() is None:
             return outside_traces(self, args)
         return apply_custom(self, args, self._traced)
 

@@ -17,7 +17,7 @@ from functrace.control.custom_vjp import CustomVjp
 from functrace.control.recur import attributed
 from functrace.errors import DtypeError, RuleError
 from functrace.ir import Program
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.tracing import aval_of, trace
 from functrace.tracing.trace import Traced, all_captures, with_captures
@@ -92,7 +92,7 @@ class custom_vjp:
         args = positional(self.fun, args, kwargs)
         if self.fwd is None or self.bwd is None:
             raise RuleError(f"{name}: no derivative rules were given; call {name}.defvjp first.{at(caller_source())}")
-        if AMBIENT.builder is None:
+        if open_builder() is None:
             return outside_traces(self, args)
         merge = lambda xs: merge_nondiff(self.nondiff_argnums, args, xs)
         return apply_custom(self, args, lambda *given: self._traced(merge, *given))

@@ -16,7 +16,7 @@ from jax import tree_util
 from functrace.control.custom_vmap import CustomVmap
 from functrace.errors import DtypeError, LeakedTracerError, RuleError, ShapeError
 from functrace.ir import Builder, Program
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.primitives.constant import constant
 from functrace.tracing import Tracer, aval_of, trace
@@ -79,7 +79,7 @@ class custom_vmap:
         args = positional(self.fun, args, kwargs)
         if rule is None:
             raise RuleError(f"{name}: no batching rule was given; call {name}.def_vmap first.{at(caller_source())}")
-        if AMBIENT.builder is None:
+        if open_builder() is None:
             return self.fun(*args)
         traced = trace(self.fun, args, transform=name)
         leaves, in_tree = tree_util.tree_flatten(args)

@@ -13,7 +13,7 @@ from jax import tree_util
 
 from functrace.control import OnBackward
 from functrace.errors import ArgumentError, DtypeError
-from functrace.ir.primitive import AMBIENT, Primitive
+from functrace.ir.primitive import Primitive, open_builder
 from functrace.ir.source import SCOPE, caller_source
 from functrace.lower import evaluate
 from functrace.tracing import Tracer, aval_of, trace
@@ -46,7 +46,7 @@ def on_backward(x: Any, fn: Callable[[Any], Any]) -> Any:
     """
     check_callable("on_backward", fn, "fn")
     leaves, tree = tree_util.tree_flatten(x)
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         if not any(isinstance(v, jax.core.Tracer) for v in leaves):
             return x
@@ -109,7 +109,7 @@ def tap(x: Any, name: str, cotangent: bool = False) -> Any:
     """
     if not isinstance(name, str) or not name:
         raise ArgumentError(f"tap: a name must be a string that is not empty, got {name!r}.{at(caller_source())}")
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return x
     if cotangent:

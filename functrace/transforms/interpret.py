@@ -12,7 +12,7 @@ from typing import Any
 from functrace.errors import ArgumentError, DtypeError, RuleError
 from functrace.foreign import reading
 from functrace.ir import Equation, Primitive, Program, Var
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.program import held_programs
 from functrace.ir.source import caller_source
 from functrace.lower.evaluate import literal_value
@@ -138,7 +138,7 @@ class Walk:
                     f"interpret: no rule for {prim.name!r}{place(eqn)}, and its operand {i} is a {type(x).__name__} "
                     f"({x!r}), with which it cannot be computed; give rules[{prim.name!r}], or default=."
                 ) from error
-        builder = AMBIENT.builder
+        builder = open_builder()
         if builder is None:
             ys = bind(prim, *values)
         else:

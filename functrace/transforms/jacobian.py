@@ -15,7 +15,7 @@ from jax import numpy as jnp, tree_util
 
 from functrace.errors import DtypeError
 from functrace.ir import is_complex
-from functrace.ir.primitive import AMBIENT
+from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.tracing import apply, aval_of, lift
 from functrace.tracing.tracer import at
@@ -229,7 +229,7 @@ def hessian(
 
 def in_one(transform: str, fun: Any, args: Sequence[Any], has_aux: bool, like: Any) -> Any:
     """`fun(*args)`, all that it calls as one Program."""
-    if AMBIENT.builder is not None:
+    if open_builder() is not None:
         return fun(*args)
     traced, aux, out_tree, n = trace_with_aux(transform, fun, args, has_aux, like=like)
     outputs = apply(traced.program, [*traced.captures, *tree_util.tree_leaves(tuple(args))])

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax import tree_util
 
-from functrace.ir.primitive import AMBIENT, Primitive
+from functrace.ir.primitive import Primitive, open_builder
 from functrace.tracing import Tracer
 from functrace.tracing.tracer import atom_of
 
@@ -23,7 +23,7 @@ def stop_gradient(x: Any) -> Any:
     >>> float(ft.grad(lambda x: x * ft.stop_gradient(x))(3.0))
     3.0
     """
-    builder = AMBIENT.builder
+    builder = open_builder()
     if builder is None:
         return x
     stop = Primitive.named["stop_gradient"]
