@@ -96,6 +96,31 @@ def test_which_is_the_greatest_is_kept():
     np.testing.assert_allclose(ft.jit(ft.grad(loss))(H, H + 1), jax.grad(ft.from_jax(loss))(H, H + 1), rtol=1e-5)
 
 
+WHOLE = {
+    "floor": fnp.floor,
+    "round": fnp.round,
+    "int": lambda x: x.astype("int32").astype("float32"),
+    "equal": lambda x: (x == x[:, ::-1]).astype("float32"),
+}
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "abs"])
+def test_what_jumps_is_kept(name):
+    """Of a number that is computed again: rounded otherwise, the backward pass would have another whole one."""
+
+    def loss(a, h):
+        def step(h, _):
+            x = fnp.exp(h * a)
+            return h * a * 0.3 + WHOLE.get(name, fnp.abs)(x) * fnp.tanh(x) * h * 0.1, None
+
+        return lax.scan(step, h, None, length=LENGTH)[0].sum()
+
+    first = next(e for e in ft.make_program(ft.grad(loss))(H, H + 1).equations if type(e.primitive) is Scan)
+    kept = sorted([v.aval.dtype.kind for v in first.outputs[first.primitive.carry :]])
+    assert kept == {"abs": ["f"], "equal": ["b", "f"]}.get(name, ["f", "f"])
+    np.testing.assert_allclose(ft.jit(ft.grad(loss))(H, H + 1), jax.grad(ft.from_jax(loss))(H, H + 1), rtol=1e-5)
+
+
 def test_what_both_halves_count_is_not_kept():
     """The number of the step is a carry of the backward pass too; a row that is made of it needs no stack."""
 
