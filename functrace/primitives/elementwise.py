@@ -41,6 +41,7 @@ from functrace.ir.primitive import open_builder, primitive
 from functrace.lower.evaluate import weakly_typed
 from functrace.primitives.families import broadcast_shapes, literal
 from functrace.primitives.recurrences import series_of_product
+from functrace.primitives.signs import is_least, is_mild, meets_pole
 from functrace.primitives.space import (
     broadcast_in_dim,
     broadcast_to,
@@ -377,16 +378,6 @@ def is_constant(x: Atom, value: float) -> bool:
     )
 
 
-def is_mild(x: Atom, depth: int = 3) -> bool:
-    """Whether zero times `x`, or divided by it, is surely zero: it is a finite number, or a choice of such."""
-    if type(x) is Literal:
-        return x.aval.dtype == BOOL or (bool(np.isfinite(x.value)) and x.value != 0)
-    made = ambient().definition(x)
-    return x.aval.dtype == BOOL or bool(
-        depth and made is not None and made.primitive.picks and all([is_mild(v, depth - 1) for v in made.inputs])
-    )
-
-
 def is_ordinary(x: Atom, depth: int = 4) -> bool:
     """Whether no pole is seen in what `x` is made of."""
     if type(x) is Literal:
@@ -395,10 +386,11 @@ def is_ordinary(x: Atom, depth: int = 4) -> bool:
     if made is None:
         return ambient().inputs_are_values
     prim = made.primitive
-    if prim.has_pole:
+    if meets_pole(made):
         return False
-    seen_through = prim.keeps_values or isinstance(prim, Elementwise)
-    return not seen_through or not depth or all([is_ordinary(v, depth - 1) for v in made.inputs])
+    if not depth or not (prim.keeps_values or isinstance(prim, Elementwise)):
+        return True
+    return all([is_ordinary(v, depth - 1) for v in made.inputs if not is_least(made, v)])
 
 
 def same_type(x: Atom, *others: Atom) -> bool:

@@ -1,0 +1,97 @@
+"""What is known of numbers from how they are made: whether they are finite, and on which side of zero.
+
+A sum of squares and a small number, as in a norm, is above zero: what is divided by it has met no pole.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from functrace.ir import Atom, Equation, Literal, ambient
+
+UNKNOWN, NOT_NEGATIVE, POSITIVE = range(3)
+# What the last operand of a primitive is to be where its pole is out of reach.
+AWAY = {"div": POSITIVE, "integer_pow": POSITIVE, "log": POSITIVE, "log1p": NOT_NEGATIVE, "rsqrt": POSITIVE}
+LEAST = 1e-12  # above zero by so much: slopes of a few orders, inverse powers of it, are numbers of float32
+DEEPEST = 8  # equations that are looked at one behind the other
+
+
+def is_mild(x: Atom, depth: int = 3) -> bool:
+    """Whether zero times `x`, or divided by it, is surely zero: it is a finite number, or a choice of such."""
+    if type(x) is Literal:
+        return x.aval.kind == "b" or (bool(np.isfinite(x.value)) and x.value != 0)
+    made = ambient().definition(x)
+    return x.aval.kind == "b" or bool(
+        depth and made is not None and made.primitive.picks and all([is_mild(v, depth - 1) for v in made.inputs])
+    )
+
+
+def meets_pole(eqn: Equation) -> bool:
+    """Whether an equation may make an infinity of ordinary numbers, by all that is seen of its operands."""
+    if not eqn.primitive.has_pole:
+        return False
+    away = AWAY.get(eqn.primitive.name)
+    return away is None or sign(eqn.inputs[-1]) < away
+
+
+def is_least(eqn: Equation, x: Atom) -> bool:
+    """Whether `x` is the -inf of a maximum, which takes the other operand."""
+    return eqn.primitive.name == "max" and type(x) is Literal and bool(np.all(x.value == -np.inf))
+
+
+def sign(x: Atom, depth: int = DEEPEST) -> int:
+    """On which side of zero `x` is, if its own operands are numbers at all."""
+    if type(x) is Literal:
+        if x.aval.kind not in "biuf":
+            return UNKNOWN
+        least = np.min(x.value)
+        return POSITIVE if least >= LEAST else NOT_NEGATIVE if least >= 0 else UNKNOWN
+    made = ambient().definition(x)
+    if made is None or not depth:
+        return UNKNOWN
+    prim, xs = made.primitive, [v for v in made.inputs if v.aval.kind != "b"]
+    name: str = prim.name
+    if name in ("abs", "exp", "logistic", "square") or (name == "mul" and xs[0] is xs[1]):
+        return NOT_NEGATIVE
+    if name == "reduce_sum" and holds_one(made):
+        return POSITIVE
+    signs = [sign(v, depth - 1) for v in xs]
+    low, high = min(signs, default=UNKNOWN), max(signs, default=UNKNOWN)
+    if name == "integer_pow":
+        return NOT_NEGATIVE if prim.params["exponent"] % 2 == 0 else min(low, NOT_NEGATIVE)
+    if name == "add":
+        return high if low else UNKNOWN
+    if name in ("mul", "div"):  # by a number it keeps its distance from zero, if not by another that may be small
+        is_scaled = type(xs[1]) is Literal or (name == "mul" and type(xs[0]) is Literal)
+        return low if is_scaled else min(low, NOT_NEGATIVE)
+    if name == "max":
+        return high
+    if name in ("min", "sqrt", "reduce_sum", "reduce_max", "reduce_min") or prim.picks:
+        return low
+    return low if prim.keeps_values and name != "neg" else UNKNOWN
+
+
+def holds_one(total: Equation) -> bool:
+    """Whether a sum is of exp(u - max u), of which one is 1."""
+    ones = ambient().definition(total.inputs[0])
+    difference = ones and ones.primitive.name == "exp" and ambient().definition(ones.inputs[0])
+    if not difference or difference.primitive.name != "sub":
+        return False
+    u, greatest = difference.inputs
+    made = ambient().definition(without_slope(greatest, moved=True))
+    if made is None or made.primitive.name != "reduce_max" or without_slope(made.inputs[0]) is not without_slope(u):
+        return False
+    return set(total.params["axes"]).issuperset(made.params["axes"])
+
+
+def without_slope(x: Atom, moved: bool = False) -> Atom:
+    """What `x` is, its derivative left out; where `moved`, what is repeated or moved in `x`, and no less than -inf."""
+    while (made := ambient().definition(x)) is not None:
+        name, inputs = made.primitive.name, made.inputs
+        if moved and is_least(made, inputs[0]):
+            x = inputs[1]
+        elif name == "stop_gradient" or (moved and name != "neg" and made.primitive.keeps_values):
+            x = inputs[0]
+        else:
+            break
+    return x
