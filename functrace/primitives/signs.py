@@ -5,14 +5,18 @@ A sum of squares and a small number, as in a norm, is above zero: what is divide
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
+from jax import numpy as jnp
 
 from functrace.ir import Atom, Equation, Literal, ambient
 
 UNKNOWN, NOT_NEGATIVE, POSITIVE = range(3)
 # What the last operand of a primitive is to be where its pole is out of reach.
 AWAY = {"div": POSITIVE, "integer_pow": POSITIVE, "log": POSITIVE, "log1p": NOT_NEGATIVE, "rsqrt": POSITIVE}
-LEAST = 1e-12  # above zero by so much: slopes of a few orders, inverse powers of it, are numbers of float32
+ORDERS = 3  # a number is above zero if its inverse to this power, as slopes of a few orders have it, is a number too
 DEEPEST = 8  # equations that are looked at one behind the other
 
 
@@ -39,13 +43,19 @@ def is_least(eqn: Equation, x: Atom) -> bool:
     return eqn.primitive.name == "max" and type(x) is Literal and bool(np.all(x.value == -np.inf))
 
 
+@cache
+def nearest(dtype: Any) -> float:
+    """How near to zero a number of this type may be that is above zero; 1e-13 in float32."""
+    return float(jnp.finfo(dtype).max) ** (-1 / ORDERS) if jnp.issubdtype(dtype, np.floating) else 1
+
+
 def sign(x: Atom, depth: int = DEEPEST) -> int:
     """On which side of zero `x` is, if its own operands are numbers at all."""
+    if x.aval.kind in ("c", "key"):
+        return UNKNOWN
     if type(x) is Literal:
-        if x.aval.kind not in "biuf":
-            return UNKNOWN
         least = np.min(x.value)
-        return POSITIVE if least >= LEAST else NOT_NEGATIVE if least >= 0 else UNKNOWN
+        return POSITIVE if least >= nearest(x.aval.dtype) else NOT_NEGATIVE if least >= 0 else UNKNOWN
     made = ambient().definition(x)
     if made is None or not depth:
         return UNKNOWN

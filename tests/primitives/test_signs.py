@@ -42,6 +42,11 @@ MADE = {
     "chosen": (lambda x: fnp.where(x > 0, x * x + 1, 1.0), POSITIVE),
     "chosen, of any sign": (lambda x: fnp.where(x > 0, x * x + 1, x), UNKNOWN),
     "complex": (lambda x: x * 1j + 1, UNKNOWN),
+    "a complex square": (lambda x: (x * 1j) ** 2 + 1, UNKNOWN),
+    "a size": (lambda x: abs(x * 1j) + 1, POSITIVE),
+    "half precision": (lambda x: x.astype("bfloat16") ** 2 + 1, POSITIVE),
+    "a number far too small in half precision": (lambda x: x.astype("float16") ** 2 + 1e-3, NOT_NEGATIVE),
+    "whole numbers": (lambda x: x.astype("int32") ** 2 + 1, POSITIVE),
 }
 
 
@@ -58,7 +63,7 @@ def test_signs(name):
     value = ft.make_program(traced)(X)(X)
     assert found == [expected]
     if expected != UNKNOWN:
-        assert np.min(value) >= (1e-12 if expected == POSITIVE else 0)
+        assert np.min(value) >= (1e-13 if expected == POSITIVE else 0)
 
 
 def layers(n, norm):
