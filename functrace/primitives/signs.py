@@ -71,9 +71,8 @@ def sign(x: Atom, depth: int = DEEPEST) -> int:
         return NOT_NEGATIVE if prim.params["exponent"] % 2 == 0 else min(low, NOT_NEGATIVE)
     if name == "add":
         return high if low else UNKNOWN
-    if name in ("mul", "div"):  # by a number it keeps its distance from zero, if not by another that may be small
-        is_scaled = type(xs[1]) is Literal or (name == "mul" and type(xs[0]) is Literal)
-        return low if is_scaled else min(low, NOT_NEGATIVE)
+    if name in ("mul", "div"):
+        return min(low, NOT_NEGATIVE)
     if name == "max":
         return high
     if name in ("min", "sqrt", "reduce_sum", "reduce_max", "reduce_min") or prim.picks:
@@ -88,20 +87,21 @@ def holds_one(total: Equation) -> bool:
     if not difference or difference.primitive.name != "sub":
         return False
     u, greatest = difference.inputs
-    made = ambient().definition(without_slope(greatest, moved=True))
-    if made is None or made.primitive.name != "reduce_max" or without_slope(made.inputs[0]) is not without_slope(u):
+    made = ambient().definition(plain(greatest, "reshape"))
+    if made is None or made.primitive.name != "reduce_max" or plain(made.inputs[0]) is not plain(u):
         return False
-    return set(total.params["axes"]).issuperset(made.params["axes"])
+    axes, shape = made.params["axes"], greatest.aval.shape
+    stands = not shape or (len(shape) == u.aval.ndim and all([shape[a] == 1 for a in axes]))  # beside what it is of
+    return stands and set(total.params["axes"]).issuperset(axes)
 
 
-def without_slope(x: Atom, moved: bool = False) -> Atom:
-    """What `x` is, its derivative left out; where `moved`, what is repeated or moved in `x`, and no less than -inf."""
-    while (made := ambient().definition(x)) is not None:
-        name, inputs = made.primitive.name, made.inputs
-        if moved and is_least(made, inputs[0]):
-            x = inputs[1]
-        elif name == "stop_gradient" or (moved and name != "neg" and made.primitive.keeps_values):
-            x = inputs[0]
+def plain(x: Atom, *makers: str) -> Atom:
+    """`x` before it was taken without its derivative, made no less than -inf, or made by one of these."""
+    while (made := ambient().definition(x)) is not None and made.inputs:
+        if is_least(made, made.inputs[0]):
+            x = made.inputs[1]
+        elif made.primitive.name in ("stop_gradient", *makers):
+            x = made.inputs[0]
         else:
             break
     return x

@@ -99,6 +99,7 @@ def test_which_is_the_greatest_is_kept():
 WHOLE = {
     "floor": fnp.floor,
     "round": fnp.round,
+    "rem": lambda x: lax.rem(x, 0.7),
     "int": lambda x: x.astype("int32").astype("float32"),
     "equal": lambda x: (x == x[:, ::-1]).astype("float32"),
 }

@@ -36,7 +36,23 @@ MADE = {
     ),
     "a softmax's along another axis": (lambda x: fnp.exp(x - x.max(0, keepdims=True)).sum(-1), NOT_NEGATIVE),
     "a softmax's of another array": (lambda x: fnp.exp(x - fnp.sin(x).max(-1, keepdims=True)).sum(-1), NOT_NEGATIVE),
-    "half of it": (lambda x: 0.5 * (x * x + 1) / 3, POSITIVE),
+    "a softmax's of a square, its maximum beside other rows": (
+        lambda x: fnp.exp(x[:, :3] - x[:, :3].max(1)[None]).sum(1),
+        NOT_NEGATIVE,
+    ),
+    "a softmax's of another shape": (
+        lambda x: fnp.exp(x.reshape(4, 3)[:3] - x.reshape(3, 4)[:, :3].max(1)[:, None]).sum(1),
+        NOT_NEGATIVE,
+    ),
+    "a softmax's, reshaped": (
+        lambda x: fnp.exp(x[:, :3].T.reshape(3, 3) - x[:, :3].max(1, keepdims=True)).sum(1),
+        NOT_NEGATIVE,
+    ),
+    "a softmax's of what has no operands": (
+        lambda x: fnp.exp(lax.iota("float32", 4) - x.max(1, keepdims=True)).sum(1),
+        NOT_NEGATIVE,
+    ),
+    "a small part of it": (lambda x: 1e-20 * (x * x + 1) / 3, NOT_NEGATIVE),
     "of two": (lambda x: (x * x + 1) * (x * x + 1), NOT_NEGATIVE),
     "by itself": (lambda x: (x * x + 1) / (x * x + 2), NOT_NEGATIVE),
     "chosen": (lambda x: fnp.where(x > 0, x * x + 1, 1.0), POSITIVE),
