@@ -135,13 +135,13 @@ class Loop:
     every: tuple[tuple[int, int], ...]
 
     @property
-    def stop(self) -> int:
-        """The first equation behind it."""
-        return self.start + self.period * self.count
+    def stretch(self) -> Stretch:
+        """Where it is."""
+        return Stretch(self.start, self.start + self.period * self.count, self.period)
 
 
-def fewest_alive(program: Program, stretch: Stretch) -> int:
-    """Where in its first period to begin a stretch, so that few values go from one repetition to the next."""
+def beginnings(program: Program, stretch: Stretch) -> list[int]:
+    """Where in its first period a stretch may begin, so that few values go from one repetition to the next."""
     start, stop, period = stretch
     made = {v: i for i, eqn in enumerate(program.equations[start:stop]) for v in eqn.outputs}
     change = [0] * (stop - start + 1)
@@ -154,7 +154,8 @@ def fewest_alive(program: Program, stretch: Stretch) -> int:
             change[i + 1] -= 1
     alive = list(accumulate(change))
     middle = (stop - start) // period // 2 * period
-    return min(range((stop - start) % period + 1), key=lambda offset: alive[middle + offset])
+    counts = [alive[middle + offset] for offset in range((stop - start) % period + 1)]
+    return [offset for offset, count in enumerate(counts) if count == min(counts)]
 
 
 @memoised
@@ -164,10 +165,10 @@ def last_reads(program: Program) -> dict[Any, int]:
     return {**found, **dict.fromkeys(program.outputs, len(program.equations))}
 
 
-def found_in(program: Program, stretch: Stretch) -> Loop | None:
-    """The longest run in a stretch whose repetitions have operands of the same kinds."""
+def found_in(program: Program, stretch: Stretch, offset: int) -> Loop | None:
+    """The longest run in a stretch, begun so much later, whose repetitions have operands of the same kinds."""
     period = stretch.period
-    base = stretch.start + fewest_alive(program, stretch)
+    base = stretch.start + offset
     count = (stretch.stop - base) // period
     repetitions = [program.equations[base + n * period : base + (n + 1) * period] for n in range(count)]
     made: dict[Any, tuple[int, int, int]] = {
@@ -258,7 +259,7 @@ def written(program: Program, loops: Sequence[Loop]) -> Program:
         for loop in sorted(loops, key=lambda loop: loop.start):
             write(program.equations[done : loop.start])
             write_loop(b, program, loop, env)
-            done = loop.stop
+            done = loop.stretch.stop
         write(program.equations[done:])
         return b.build([env.get(x, x) for x in program.outputs])
 
@@ -309,7 +310,7 @@ def write_loop(b: Builder, program: Program, loop: Loop, env: dict[Any, Atom]) -
     b.source = made[0].source
     results = Scan(body, len(fixed), len(slots), loop.count, backward)(*fixed, *inits, *stacks)
     for (q, j, ages), y in zip(slots, results, strict=False):
-        env[program.equations[loop.stop - len(ages) * loop.period + q].outputs[j]] = y
+        env[program.equations[loop.stretch.stop - len(ages) * loop.period + q].outputs[j]] = y
     for (q, j), ys in zip(loop.every, results[len(slots) :], strict=True):
         for n in range(loop.count):
             v = program.equations[loop.start + n * loop.period + q].outputs[j]
@@ -439,13 +440,17 @@ def within(program: Program, always: bool) -> Program:
 
 
 class Verdict(NamedTuple):
-    """Of a run: the equations that a loop saves, the arrays that it copies, and why there is none; "" where it pays."""
+    """Of a run: the equations that a loop saves, the arrays that it copies, and why there is none; "" where it pays.
+
+    `whole` is what the run was found in: the run, and what of further repetitions is beside it.
+    """
 
     stretch: Stretch
     loop: Loop | None
     saved: int
     copied: int
     why_not: str
+    whole: Stretch
 
 
 def verdicts(program: Program, runs: Sequence[Stretch], always: bool = False) -> list[Verdict]:
@@ -474,6 +479,7 @@ def verdicts(program: Program, runs: Sequence[Stretch], always: bool = False) ->
                 found.append(verdict)
                 if not verdict.why_not:
                     pending += beside(stretch, verdict.stretch)
+        found = aligned(program, found, definitions)
         kept = worth_most(program, found, always, definitions)
         if not any([w.why_not and not v.why_not for v, w in zip(found, kept, strict=True)]):
             return kept
@@ -490,6 +496,34 @@ def beside(stretch: Stretch, part: Stretch) -> list[Stretch]:
     """What is left of a stretch in front of one of its parts and behind it, where it is long enough for a loop."""
     rest = Stretch(stretch.start, part.start, stretch.period), Stretch(part.stop, stretch.stop, stretch.period)
     return [s for s in rest if s.stop - s.start >= FEWEST * s.period]
+
+
+def aligned(program: Program, found: Sequence[Verdict], definitions: dict[Any, Equation]) -> list[Verdict]:
+    """The verdicts, each loop begun where all copy least, of the places at which as few values are carried.
+
+    Where the first layer needs no gradient of its input, its repetition is not whole: a loop over the others may begin
+    with the second layer, or in the middle of the first one. What the loop forward stacks from one place on, the loop
+    backward reads as a whole only if it begins there too.
+    """
+    current = list(found)
+    for i, v in enumerate(current):
+        others = [loop for w in current if w is not v and (loop := w.loop) and not w.why_not]
+        if v.loop and not v.why_not and others:
+            loop = begun_best(program, v.loop, v.whole, others, definitions)
+            current[i] = v._replace(loop=loop, stretch=loop.stretch)
+    return current
+
+
+def begun_best(
+    program: Program, loop: Loop, whole: Stretch, others: Sequence[Loop], definitions: dict[Any, Equation]
+) -> Loop:
+    """A loop of a stretch, or one that begins elsewhere in it and is as long, if fewer arrays are copied then."""
+    places = beginnings(program, whole)
+    if len(places) == 1:
+        return loop
+    begun = [x for place in places if (x := found_in(program, whole, place)) and x.count == loop.count]
+    free = [x for x in begun if not any([x.stretch.overlaps(other.stretch) for other in others])]
+    return min([loop, *free], key=lambda x: sum(copies(program, [x, *others], definitions).counts))
 
 
 def worth_most(
@@ -546,17 +580,16 @@ def judged(program: Program, stretch: Stretch, always: bool) -> Verdict | None:
     saved = size * (count - 1)
     if not always and own * price(saved, count, True) > size:
         why = f"each repetition of {size} equations reads {own} inputs of its own, which a loop copies"
-        return Verdict(stretch, None, 0, own, why)
+        return Verdict(stretch, None, 0, own, why, stretch)
     if not always and (why := reason(program, stretch, saved)):
-        return Verdict(stretch, None, saved, own, why)
-    loop = found_in(program, stretch)
+        return Verdict(stretch, None, saved, own, why, stretch)
+    loop = found_in(program, stretch, beginnings(program, stretch)[0])
     if loop is None:
         return None
     saved = size * (loop.count - 1)
     if saved < LEAST:
         return None
-    whole = Stretch(loop.start, loop.stop, loop.period)
-    return Verdict(whole, loop, saved, 0, "" if always else reason(program, whole, saved))
+    return Verdict(loop.stretch, loop, saved, 0, "" if always else reason(program, loop.stretch, saved), stretch)
 
 
 def own_inputs(program: Program, stretch: Stretch) -> int:
@@ -616,7 +649,7 @@ def copies(program: Program, loops: Sequence[Loop], definitions: dict[Any, Equat
 
     alone: set[Any] = set(program.outputs)  # what is read one by one
     done = 0
-    for start, stop in sorted([*[(loop.start, loop.stop) for loop in loops], (len(equations), 0)]):
+    for start, stop in sorted([*[loop.stretch[:2] for loop in loops], (len(equations), 0)]):
         for eqn in equations[done:start]:
             if type(eqn.primitive) is Concatenate:
                 alone.update([x for x in parts(eqn.inputs, place) if type(x) is not tuple])
