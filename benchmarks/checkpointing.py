@@ -72,11 +72,11 @@ def scanned(lib, layer):
     return lambda ps, x: (lib.lax.scan(lambda x, p: (layer(p, x), None), x, ps)[0] ** 2).mean()
 
 
-def parameters():
+def parameters(layers: int = LAYERS):
     """The parameters of all layers, and the input."""
     rng = np.random.default_rng(0)
     shapes = {**{n: (WIDTH, WIDTH) for n in "qkvo"}, "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
-    ps = [{n: (rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for n, s in shapes.items()} for _ in range(LAYERS)]
+    ps = [{n: (rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for n, s in shapes.items()} for _ in range(layers)]
     return ps, rng.normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
 
 

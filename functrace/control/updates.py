@@ -32,7 +32,7 @@ from functrace.primitives.space import reshape
 
 MOST = 128  # calls of a module
 A_MODULE = 40  # results that take as long to compile as a module does by itself
-LEAST = 400  # results that are to be saved, each 1 ms or more
+LEAST = 300  # results that are to be saved, each 1 ms or more
 WORK = 2_000_000  # operations of a Program for each value that calls read or make, so that they cost little beside it
 SLIGHT = 8  # how many times the memory of gradients that no loop has stacked results are to have
 PLACE = Aval((), np.dtype(np.int32))

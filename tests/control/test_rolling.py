@@ -590,6 +590,26 @@ def test_a_step_outside_of_the_loop_keeps_no_stack():
     assert len(backward.inputs) == backward.primitive.consts + backward.primitive.carry + 1
 
 
+def test_a_loop_begins_where_the_other_one_reads_whole_stacks():
+    """The first layer needs no gradient of the data, and its first half is shorter; each half carries one value on."""
+
+    def halves(params, x):
+        for w, _ in params:
+            x = x + fnp.tanh(fnp.sin(x) @ w)
+            x = x + fnp.cos(fnp.exp(-x) @ w)
+        return (x**2).mean()
+
+    args = layers(), normal(3, 4)
+    plain = ft.make_program(ft.grad(halves))(*args)
+    short = rolled(plain, always=True).verify()
+    forward, backward = [eqn for eqn in short.equations if eqn.primitive.name == "scan"]
+    assert forward.primitive.length == backward.primitive.length == DEPTH - 1
+    stacks = forward.outputs[forward.primitive.carry :]
+    assert stacks and set(stacks) <= set(backward.inputs)
+    leaves = tree_util.tree_leaves(args)
+    close(evaluate(short, leaves), evaluate(plain, leaves))
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_loop_stacks_what_tells_most(reverse):
     """Of what one value tells, some is read in a loop, some entry by entry, and some is returned."""
