@@ -160,6 +160,14 @@ def test_repeats_of_a_string(string, found):
     assert stretches(numbers, [1] * len(numbers), fewest=2, least=4) == found
 
 
+def test_a_long_period_is_found_where_its_halves_differ_in_one_place():
+    """As the step of a solver, whose stages are alike but for one equation, and repeat themselves in many ways."""
+    half = [100 * size + i for size in range(17, 26) for _ in range(2) for i in range(size)]
+    step = [*half, 1, *half, 2]
+    numbers = step * 4
+    assert stretches(numbers, [1] * len(numbers), fewest=3, least=4)[0] == Stretch(0, len(numbers), len(step))
+
+
 @pytest.mark.parametrize(("count", "size", "period"), [(24, 95, 95), (50, 4, 40), (5000, 2, 282), (5, 12, 12)])
 def test_short_repetitions_are_put_together(count, size, period):
     run = grouped(Stretch(0, count * size, size), [1] * (count * size))
