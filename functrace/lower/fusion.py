@@ -15,7 +15,7 @@ made of numbers, as in a table that is filled entry by entry, or on the coarse g
 all that was before. A small value is kept if its operations, in all kernels but one, are more than `CODE`.
 
 What XLA keeps by itself is let be: a sum, product and the like that is returned, or that a loop, a choice or a product
-of matrices reads as it is. It does not compute those again, whoever else reads them.
+of matrices reads as it is. It does not compute those again, whoever else reads them: a kernel ends there.
 
 XLA for CPU takes `optimization_barrier` away before it fuses, but never computes a division twice. So a value is kept
 by dividing it by a one that XLA cannot tell to be one, which is exact for every number, NaN and Inf.
@@ -44,16 +44,11 @@ MOST = 8  # readers, and arrays read, that are told apart: enough to decide, and
 
 def kept(program: Program) -> frozenset[Var]:
     """The variables that are to be computed once."""
-    ends, weighed, whole = kernels(program)
+    ends, weighed = kernels(program)
     reads: dict[Var, dict[Var, int]] = {}  # by variable, the arrays it is computed from, and how much of each is read
     operations: dict[Any, int] = {}  # by variable, those that it is computed by
     found: set[Var] = set()
-    spread: set[Any] = set()  # what is one value, or some, again and again
     for eqn in weighed:
-        if eqn.primitive.name == "broadcast_in_dim":
-            spread.update(eqn.outputs)
-        elif not whole.isdisjoint(eqn.outputs) and is_of_several(eqn, spread):
-            continue
         code = 1 + sum([operations.get(x, 0) for x in eqn.inputs])
         of_inputs = [reads.get(x, {x: x.aval.size}) for x in eqn.inputs if type(x) is Var]
         arrays = of_inputs[0] if len(of_inputs) == 1 else {x: n for each in of_inputs for x, n in each.items()}
@@ -102,21 +97,24 @@ def is_computed_again(eqn: Equation, readers: Counter[Any]) -> bool:
     return type(eqn.inputs[1]) is Literal if name == "div" else eqn.params["exponent"] > 0
 
 
-def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation], set[Any]]:
+def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation]]:
     """By variable, what ends the kernels in which it is read: equations, operands that are put together with others,
     and -1, which returns the results.
 
-    And the equations that make what may be kept, and what that is computed from in a kernel; and what is read whole.
+    And the equations that make what may be kept, and what that is computed from in a kernel.
     """
     found: dict[Any, tuple[Any, ...]] = {x: (-1,) for x in program.outputs if type(x) is Var}
     readers = Counter([x for eqn in program.equations for x in eqn.inputs])
     asked: set[Any] = set()
     whole: set[Any] = set(program.outputs)
+    # What is one value, or some, again and again.
+    spread = {v for eqn in program.equations if eqn.primitive.name == "broadcast_in_dim" for v in eqn.outputs}
     weighed: list[Equation] = []
     for i in reversed(range(len(program.equations))):
         eqn = program.equations[i]
         ends: tuple[Any, ...] = (i,)
-        again = is_computed_again(eqn, readers)
+        is_let_be = not whole.isdisjoint(eqn.outputs) and is_of_several(eqn, spread)
+        again = not is_let_be and is_computed_again(eqn, readers)
         if again:
             v, *others = eqn.outputs
             ends = found.get(v, ())
@@ -136,7 +134,7 @@ def kernels(program: Program) -> tuple[dict[Var, tuple[Any, ...]], list[Equation
                 known = found.get(x)
                 found[x] = own if known is None or known == own else first([*known, *own])
     weighed.reverse()
-    return found, weighed, whole
+    return found, weighed
 
 
 def first(ends: Sequence[Any]) -> tuple[Any, ...]:

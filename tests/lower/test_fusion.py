@@ -173,6 +173,8 @@ def test_jax_transforms_what_is_jitted():
         # A product of matrices has it in memory.
         (lambda a, b, c, d, w: (fnp.sum(a + b + c + d, 0), (a + b + c + d) @ w), False),
         (lambda a, b, c, d, w: (fnp.sum(a + b + c + d, 0), ((a + b + c + d) * 2) @ w), True),
+        # No kernel but that one computes what it is made of.
+        (lambda a, b, c, d, w: (fnp.sum(a + b * c * d, 0), fnp.sum(a + b * c * d, 1), (a + b * c * d) @ w), False),
     ],
 )
 def test_what_is_kept(expression, is_kept):
