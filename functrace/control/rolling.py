@@ -141,7 +141,7 @@ class Loop:
 
 
 def beginnings(program: Program, stretch: Stretch) -> list[int]:
-    """Where in its first period a stretch may begin, so that few values go from one repetition to the next."""
+    """Where in its first period a stretch may begin, so that fewest values go from one repetition to the next."""
     start, stop, period = stretch
     made = {v: i for i, eqn in enumerate(program.equations[start:stop]) for v in eqn.outputs}
     change = [0] * (stop - start + 1)
@@ -155,7 +155,8 @@ def beginnings(program: Program, stretch: Stretch) -> list[int]:
     alive = list(accumulate(change))
     middle = (stop - start) // period // 2 * period
     counts = [alive[middle + offset] for offset in range((stop - start) % period + 1)]
-    return [offset for offset, count in enumerate(counts) if count == min(counts)]
+    fewest = min(counts)
+    return [offset for offset, count in enumerate(counts) if count == fewest]
 
 
 @memoised
