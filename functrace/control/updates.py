@@ -118,7 +118,7 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     their buffers to the updates. Where others are donated, whose buffers no result of `main` can have, it is None too.
     """
     outputs = len(program.outputs)
-    if outputs < LEAST or program.work.total < WORK * outputs or not is_on_one_cpu():
+    if outputs < LEAST or not is_on_one_cpu():
         return None
     if program.has_effects or len({*program.outputs}) < outputs:  # one result twice has two buffers in JAX
         return None
@@ -129,7 +129,7 @@ def divided(program: Program, donated: Collection[int] = ()) -> Divided | None:
     results = {y for u in updates for y in u.results}
     given = {program.inputs[i] for i in donated} & read.keys()
     left = sum([A_MODULE + sum([len(u.results) for u in calls[0]]) for calls in calls_of])
-    if len(results) - left < LEAST:
+    if len(results) - left < LEAST or program.work.total < WORK * len(results):
         return None
     if SLIGHT * bytes_of(read.keys() - taken.keys() - {*program.inputs}) > bytes_of(results):
         return None

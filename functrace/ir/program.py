@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import keyword
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -164,7 +165,8 @@ class Program:
         """The operations that it takes to run."""
         found = self.memo.get("work")
         if found is None:
-            found = sum([eqn.primitive.work(*[x.aval for x in eqn.inputs]) for eqn in self.equations], Work(0))
+            kinds = Counter([(eqn.primitive, *[x.aval for x in eqn.inputs]) for eqn in self.equations])
+            found = sum([prim.work(*xs) * n for (prim, *xs), n in kinds.items()], Work(0))
             self.memo["work"] = found
         return found
 
