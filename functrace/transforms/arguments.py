@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import tree_util
+from jax import numpy as jnp, tree_util
 
 from functrace.errors import ArgumentError, DtypeError
 from functrace.ir import Aval
 from functrace.ir.source import caller_source
+from functrace.tracing.lift import lift
 from functrace.tracing.tracer import at, aval_of
 
 float0 = jax.dtypes.float0
+zeros = lift(jnp.zeros)
 
 
 def fun_name(fun: Callable[..., Any]) -> str:
@@ -105,7 +107,7 @@ def zero_tangent(aval: Aval) -> Any:
     """The zero of the tangent space: of the type itself if inexact, float0 as in JAX if not."""
     if not aval.is_inexact:
         return np.zeros(aval.shape, float0)
-    return np.zeros(aval.shape, aval.dtype)
+    return zeros(aval.shape, aval.dtype)
 
 
 def is_zero_tangent(dx: Any) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any
 
-import numpy as np
 from jax import tree_util
 
 from functrace.control.custom_vjp import CustomVjp
@@ -185,7 +184,7 @@ class custom_vjp:
             if not a.is_inexact:
                 continue
             if ct is None or is_zero_tangent(ct):
-                kept.append(np.zeros(a.shape, a.dtype))
+                kept.append(zero_tangent(a))
             elif not aval_of(ct).matches(a):
                 raise DtypeError(
                     f"{name}: leaf {i} of the cotangents that its bwd returns has type {aval_of(ct)}, and must have "

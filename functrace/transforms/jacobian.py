@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
+import jax
 from jax import numpy as jnp, tree_util
 
 from functrace.errors import DtypeError
-from functrace.ir import is_complex
+from functrace.ir import Aval, is_complex
 from functrace.ir.primitive import open_builder
 from functrace.ir.source import caller_source
 from functrace.tracing import apply, aval_of, lift
@@ -274,15 +275,17 @@ def _by_rows(transform: str, out: Any, argnums: Any, holomorphic: bool, chunk_si
 
 def basis(xs: Sequence[Any]) -> list[Any]:
     """For each leaf, its part of all unit vectors of the whole space, along a leading axis."""
-    avals = [aval_of(x) for x in xs]
-    total = sum(a.size for a in avals)
-    parts, start = [], 0
-    for a in avals:
-        part = np.zeros((total, a.size), a.dtype)
-        part[np.arange(start, start + a.size), np.arange(a.size)] = 1
-        parts.append(part.reshape(total, *a.shape))
-        start += a.size
-    return parts
+    return units(tuple([aval_of(x) for x in xs]))
+
+
+def unit_vectors(avals: tuple[Aval, ...]) -> list[jax.Array]:
+    """`basis`, computed: written out it would be a constant of the square of the entries, which XLA reads."""
+    *starts, total = accumulate([a.size for a in avals], initial=0)
+    parts = [jnp.eye(total, a.size, -start, dtype=a.dtype) for a, start in zip(avals, starts, strict=True)]
+    return [part.reshape(total, *a.shape) for part, a in zip(parts, avals, strict=True)]
+
+
+units = lift(unit_vectors)
 
 
 def _chosen(

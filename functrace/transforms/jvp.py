@@ -54,7 +54,6 @@ def jvp(
     program, moved = rewrites.jvp(traced.program, (False,) * len(traced.captures) + moving)
     outputs = apply(program, [*traced.captures, *xs, *select(moving, dxs)])
     ys, dys = outputs[: len(moved)], scatter(moved, outputs[len(moved) :])
-    zeros = [zero_tangent(a) for a in traced.program.out_avals]
-    dys = [z if dy is None else dy for dy, z in zip(dys, zeros, strict=True)]
+    dys = [zero_tangent(a) if dy is None else dy for dy, a in zip(dys, traced.program.out_avals, strict=True)]
     result = tree_util.tree_unflatten(out_tree, ys[:n]), tree_util.tree_unflatten(out_tree, dys[:n])
     return (*result, aux.join(ys[n:])) if has_aux else result

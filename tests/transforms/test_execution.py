@@ -40,6 +40,51 @@ def test_a_first_meeting_and_a_second_agree():
     np.testing.assert_array_equal(second, third)
 
 
+def first_and_none(x, y):
+    return (x**3).sum(), fnp.ones(3)
+
+
+@ft.custom_vjp
+def stopped(x, y):
+    return (x * y).sum()
+
+
+stopped.defvjp(lambda x, y: (stopped(x, y), y), lambda y, ct: (ct * y, None))
+
+# Functions of two arrays with derivatives that are zero, or that start from unit vectors, written with either library.
+MADE = {
+    "vjp": lambda t, x, y: t.vjp(first_and_none, x, y)[1]((1.0, fnp.ones(3))),
+    "jvp": lambda t, x, y: t.jvp(first_and_none, (x, y), (x, y))[1],
+    "linearize": lambda t, x, y: t.linearize(first_and_none, x, y)[1](x, y),
+    "grad": lambda t, x, y: t.grad(lambda x, y: first_and_none(x, y)[0], (0, 1))(x, y),
+    "jacfwd": lambda t, x, y: t.jacfwd(first_and_none, (0, 1))(x, y),
+    "jacrev": lambda t, x, y: t.jacrev(first_and_none, (0, 1))(x, y),
+    "hessian": lambda t, x, y: t.hessian(lambda x, y: first_and_none(x, y)[0], (0, 1))(x, y),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_zeros_and_unit_vectors_are_computed(name):
+    """They are arrays of JAX's, and in a Program equations: a constant would be kept, and read at each call."""
+    x, y = np.ones(3, np.float32), np.ones((2, 2), np.float32)
+    ours = MADE[name](ft, x, y)
+    jax.tree.map(np.testing.assert_array_equal, ours, MADE[name](jax, x, y))
+    assert all([isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(ours)])
+    program = ft.make_program(lambda x, y: MADE[name](ft, x, y))(x, y)
+    assert [v.name for v in program.inputs] == ["x", "y"]
+
+
+def test_unit_vectors_are_where_they_are_asked_for():
+    first = ft.make_program(lambda x: ft.jacfwd(fnp.sin)(x))(np.ones(3))
+    second = ft.make_program(lambda x: ft.jacfwd(fnp.sin)(x))(np.ones(3))
+    assert second.equations[0].source.line == first.equations[0].source.line + 1
+
+
+def test_a_cotangent_that_a_rule_leaves_out_is_computed():
+    program = ft.make_program(lambda x, y: ft.grad(stopped, (0, 1))(x, y))(np.ones(3), np.ones(3))
+    assert [v.name for v in program.inputs] == ["x", "y"]
+
+
 def test_branches_make_programs_of_their_own():
     f = ft.grad(lambda x: x * x if x > 0 else -x)
     assert [float(f(v)) for v in (3.0, -3.0, 2.0, -2.0)] == [6.0, -1.0, 4.0, -1.0]
