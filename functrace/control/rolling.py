@@ -28,7 +28,8 @@ XLA runs many repetitions as one kernel. Of these it keeps those that together a
 equations, and an array put into a stack or taken out of one at `EACH`: where the steps of a solver are differentiated
 twice, the first loop copies much, and the others read what it stacks; a loop that saves but `SOME` may stack for many.
 In a loop of fewer than `SHORT` repetitions an array is put at `MORE`: its kernels are compiled besides those of the
-repetition that differs, which would serve all without it.
+repetition that differs, which would serve all without it. Where all are single numbers such a loop takes longer to
+compile and to run: XLA makes one kernel of them, however many they are.
 
 Where what one repetition does has runs in it, as the steps of recurrent layers, loops over the steps come first, or
 those over the layers, whichever leaves less to compile. Calls of jitted functions in a loop are written out.
@@ -617,6 +618,8 @@ def reason(program: Program, stretch: Stretch, saved: int) -> str:
         return f"a loop saves fewer than {ENOUGH} equations"
     start, stop, period = stretch
     body = program.equations[start : start + period]
+    if (stop - start) // period < SHORT and all([v.aval.size == 1 for eqn in body for v in eqn.outputs]):
+        return "all are single numbers: XLA runs few repetitions as one kernel"
     if not all(map(is_elementwise, body)) or not any([v.aval.size >= SMALL for eqn in body for v in eqn.outputs]):
         return ""
     # But for the last ones, results of the steps that others read cut kernels anyway.

@@ -392,11 +392,23 @@ def few(p, xs):
     return solved(p, xs[:4])
 
 
+def tower(x):  # a derivative of high order, whose terms come back three times
+    def applied(x):
+        for _ in range(5):
+            x = fnp.sin(x) * fnp.exp(-x) + x
+        return x
+
+    for _ in range(8):
+        applied = ft.grad(applied)
+    return applied(x)
+
+
 DO_NOT_PAY = [
     (lambda layers, x: deep(layers, x), (layers(80), normal(3, 4)), "inputs of its own, which a loop copies"),
     (made_before, (layers(90), normal(3, 4)), "a loop copies 180 arrays to save"),
     (elementwise, (normal(64, 64),), "all is elementwise"),
     (few, numbers(), "a loop saves fewer than 256 equations"),
+    (tower, (0.5,), "a loop saves fewer than 256 equations"),
 ]
 
 
