@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.experimental.jet import jet
-from timing import Row, alternate, human
+from timing import Row, alternate, firsts, human
 
 import functrace as ft
 from functrace import numpy as fnp
@@ -26,7 +26,8 @@ except ImportError:
 TITLE = "Derivatives of high order"
 NOTE = """Of a scalar function, as `grad(grad(...))`, as `jvp(jvp(...))` with the tangent 1, and as one series by
 `jax.experimental.jet`; torch.func runs without a compiler. The first value is tracing, rewriting, lowering, compiling
-and one call. Nested jax.grad at order 8 has a process of its own, and a limit of 60 seconds in it."""
+and one call; of three, where none takes two seconds. Nested jax.grad at order 8 has a process of its own, and a limit
+of 60 seconds in it."""
 
 FUNCTRACE, GRAD, JVP, JET, TORCH = "functrace grad", "jax grad", "jax jvp", "jax jet", "torch.func grad"
 X = 0.3
@@ -176,7 +177,7 @@ def against_nested(name: str, ours: float, value: float) -> str:
 
 def rows_of(
     task: str,
-    contenders: dict[str, Callable[..., Any]],
+    contenders: Callable[[], dict[str, Callable[..., Any]]],
     args: tuple[Any, ...],
     most: int | None = None,
     alone: str | None = None,
@@ -185,24 +186,24 @@ def rows_of(
 
     Args:
       task: the rows' name.
-      contenders: functions of the same value, by name.
+      contenders: fresh functions of the same value, by name.
       args: where they are called.
       most: the goal for functrace's equations.
       alone: which of FUNCTIONS it is, where nested jax.grad is to run alone.
     """
-    first, runs, values, slowest = {}, {}, {}, 0.0
-    for name, f in contenders.items():
-        start = time.perf_counter()
-        runs[name] = runner(name, f, args)
-        values[name] = jax.tree_util.tree_map(np.asarray, runs[name]())
-        first[name] = time.perf_counter() - start
-        start = time.perf_counter()
-        runs[name]()
-        slowest = max(slowest, time.perf_counter() - start)
+
+    def start(name: str) -> tuple[Callable[[], Any], Any]:
+        run = runner(name, contenders()[name], args)
+        return run, jax.tree_util.tree_map(np.asarray, run())
+
+    functions = contenders()
+    started, first = firsts({name: lambda name=name: start(name) for name in functions})
+    runs = {name: run for name, (run, _) in started.items()}
+    values = {name: value for name, (_, value) in started.items()}
     for name, value in values.items():
         for g, e in zip(*map(jax.tree_util.tree_leaves, (value, values[FUNCTRACE])), strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-7, atol=1e-7 * abs(e).max(), err_msg=f"{task}, {name}")
-    sizes = {name: equations(name, f, args) for name, f in contenders.items()}
+    sizes = {name: equations(name, f, args) for name, f in functions.items()}
     note = "equations: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items() if n is not None)
     if most is not None:
         note += f" (goal: {most:,} at most)"
@@ -211,6 +212,7 @@ def rows_of(
         note += f"; {nested} (goal: 50 at least)"
     if JET in first:
         note += f"; functrace / jet: {first[FUNCTRACE] / first[JET]:.2f} (goal: 2 at most)"
+    slowest = max(alternate(runs, rounds=1).values())
     calls = max(1, min(200, int(0.2 / slowest)))
     return [Row(f"{task}, first value", first, note), Row(f"{task}, a call", alternate(runs, rounds=5, calls=calls))]
 
@@ -224,8 +226,8 @@ def measure() -> list[Row]:
             for order in ORDERS:
                 task, most = f"{name}, order {order}", GOALS.get((name, order))
                 alone = name if order == ALONE else None
-                rows += rows_of(task, derivatives(f, order), (np.float64(X),), most, alone)
-        rows += rows_of("loss of 4th derivatives, by parameters", beam_losses(), (LAYERS, POINTS))
+                rows += rows_of(task, lambda f=f, order=order: derivatives(f, order), (np.float64(X),), most, alone)
+        rows += rows_of("loss of 4th derivatives, by parameters", beam_losses, (LAYERS, POINTS))
     return rows
 
 

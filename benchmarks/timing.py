@@ -13,6 +13,7 @@ import jax
 
 QUICK = 2.0  # seconds to a first result that is had three times
 K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
 
 
 class Row(NamedTuple):
@@ -27,6 +28,9 @@ class Row(NamedTuple):
 def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, calls: int = 1) -> dict[K, float]:
     """Median seconds a call of each contender.
 
+    Every other round goes backward, and a turn of several calls begins with one that does not count: the contender
+    that comes after a slow one finds its caches cold, and threads that still spin.
+
     Args:
       contenders: functions without arguments, by name; each is called once before the clock runs.
       rounds: how often each has its turn.
@@ -39,9 +43,11 @@ def alternate(contenders: Mapping[K, Callable[[], object]], rounds: int = 15, ca
     gc.freeze()
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
     try:
-        for _ in range(rounds):
-            for name, run in contenders.items():
+        for turn in range(rounds):
+            for name, run in list(contenders.items())[:: -1 if turn % 2 else 1]:
                 gc.collect()
+                if calls > 1:
+                    run()
                 start = time.perf_counter()
                 for _ in range(calls):
                     run()
@@ -60,25 +66,40 @@ class First(NamedTuple):
     memory: dict[str, int]
 
 
+def firsts(contenders: Mapping[K, Callable[[], R]]) -> tuple[dict[K, R], dict[K, float]]:
+    """What each contender returns when it starts anew, and the median seconds to that.
+
+    If all are quick, they have three turns in changing order, since the first of a process to call a library pays for
+    its start.
+    """
+    results: dict[K, R] = {}
+    seconds: dict[K, list[float]] = {name: [] for name in contenders}
+    for turn in range(3):
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            start = time.perf_counter()
+            results[name] = contenders[name]()
+            seconds[name].append(time.perf_counter() - start)
+        if max(times[0] for times in seconds.values()) > QUICK:
+            break
+    return results, {name: statistics.median(times) for name, times in seconds.items()}
+
+
 def first_results(contenders: Mapping[str, Callable[[], Any]], args: Sequence[Any]) -> First:
     """What each contender takes to its first result, compilation included.
 
     Args:
-      contenders: by name, what makes a fresh jitted function. If all are quick, they have three turns in changing
-        order, since the first of a process to call a library pays for its start.
+      contenders: by name, what makes a fresh jitted function.
       args: what they are called with.
     """
-    runs, results, seconds = {}, {}, {name: [] for name in contenders}
-    for turn in range(3):
-        for name in list(contenders)[:: -1 if turn % 2 else 1]:
-            start = time.perf_counter()
-            runs[name] = contenders[name]().lower(*args).compile()
-            results[name] = jax.block_until_ready(runs[name](*args))
-            seconds[name].append(time.perf_counter() - start)
-        if max(times[0] for times in seconds.values()) > QUICK:
-            break
+
+    def first(make: Callable[[], Any]) -> tuple[Any, Any]:
+        run = make().lower(*args).compile()
+        return run, jax.block_until_ready(run(*args))
+
+    started, seconds = firsts({name: lambda make=make: first(make) for name, make in contenders.items()})
+    runs = {name: run for name, (run, _) in started.items()}
     memory = {name: run.memory_analysis().temp_size_in_bytes for name, run in runs.items()}
-    return First(runs, results, {name: statistics.median(times) for name, times in seconds.items()}, memory)
+    return First(runs, {name: result for name, (_, result) in started.items()}, seconds, memory)
 
 
 def calls(first: First, args: Sequence[Any], rounds: int) -> dict[str, float]:

@@ -110,9 +110,11 @@ def rows(program: Program, inside: tuple[str, ...]) -> Iterator[RollRow]:
 
 
 def is_several(verdict: Verdict, found: Sequence[Verdict]) -> bool:
-    """Whether another run has the same equations, more often."""
+    """Whether another run has the same equations, but for one repetition, more often."""
     run = verdict.stretch
+    least = run.stop - run.start - run.period
     return any([run.overlaps(other) and other.period < run.period and run.period % other.period == 0
+                and other.stop - other.start >= least
                 for other in [v.stretch for v in found]])  # fmt: skip
 
 

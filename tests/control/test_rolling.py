@@ -408,7 +408,7 @@ DO_NOT_PAY = [
     (made_before, (layers(90), normal(3, 4)), "a loop copies 180 arrays to save"),
     (elementwise, (normal(64, 64),), "all is elementwise"),
     (few, numbers(), "a loop saves fewer than 256 equations"),
-    (tower, (0.5,), "a loop saves fewer than 256 equations"),
+    (tower, (0.5,), "all are single numbers"),
 ]
 
 
