@@ -27,14 +27,14 @@ TITLE = "Derivatives of high order"
 NOTE = """Of a scalar function, as `grad(grad(...))`, as `jvp(jvp(...))` with the tangent 1, and as one series by
 `jax.experimental.jet`; torch.func runs without a compiler. The first value is tracing, rewriting, lowering, compiling
 and one call; of three, where none takes two seconds. Nested jax.grad at order 8 has a process of its own, and a limit
-of 60 seconds in it."""
+of 40 seconds in it."""
 
 FUNCTRACE, GRAD, JVP, JET, TORCH = "functrace grad", "jax grad", "jax jvp", "jax jet", "torch.func grad"
 X = 0.3
 Scalar = Callable[[Any, Any], Any]
 # Beyond these orders a rival is left out.
 UP_TO = {GRAD: 4, JVP: 6, TORCH: 4}
-ALONE, LIMIT = 8, 60  # the order at which nested jax.grad runs in its own process, and for how many seconds
+ALONE, LIMIT = 8, 40  # the order at which nested jax.grad runs in its own process, and for how many seconds
 ORDERS = (2, 4, 8, 10)
 GOALS = {("five times", 8): 2500, ("five times", 10): 4500}
 

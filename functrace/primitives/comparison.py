@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import lax, numpy as jnp
 
-from functrace.ir import Aval
+from functrace.ir import Atom, Aval, Builder
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, Formula, binary, unary
 
 U32 = np.dtype(np.uint32)
@@ -54,10 +54,38 @@ lt_to = comparison("lt_to", _total(lax.lt_to_p))
 le_to = comparison("le_to", _total(lax.le_to_p))
 is_finite = _Predicate("is_finite", lax.is_finite, (None,), edges=[(np.array([1.0, np.inf, np.nan], np.float32),)])
 
-logical_and = binary("and", lax.bitwise_and, None, None, commutative=True, dtypes=LOGICAL)
-logical_or = binary("or", lax.bitwise_or, None, None, commutative=True, dtypes=LOGICAL)
+
+def _absorbing(name: str, dual: str) -> Callable[..., Atom | None]:
+    """How "and" and "or" simplify: x or x, and x or (x and y), are x; x or (x or y) is x or y."""
+
+    def simplify(b: Builder, x: Atom, y: Atom) -> Atom | None:
+        if x is y:
+            return x
+        for one, other in ((x, y), (y, x)):
+            made = b.definition(one)
+            if made is not None and other in made.inputs:
+                if made.primitive.name == name:
+                    return one
+                if made.primitive.name == dual and other.aval is one.aval:
+                    return other
+        return None
+
+    return simplify
+
+
+def _simplify_not(b: Builder, x: Atom) -> Atom | None:
+    made = b.definition(x)
+    return made.inputs[0] if made is not None and made.primitive is logical_not else None
+
+
+logical_and = binary(
+    "and", lax.bitwise_and, None, None, commutative=True, dtypes=LOGICAL, simplify=_absorbing("and", "or")
+)
+logical_or = binary(
+    "or", lax.bitwise_or, None, None, commutative=True, dtypes=LOGICAL, simplify=_absorbing("or", "and")
+)
 logical_xor = binary("xor", lax.bitwise_xor, None, None, commutative=True, dtypes=LOGICAL)
-logical_not = unary("not", lax.bitwise_not, None, dtypes=LOGICAL)
+logical_not = unary("not", lax.bitwise_not, None, dtypes=LOGICAL, simplify=_simplify_not)
 
 SHIFTS = [(np.array([-9, 5, 1], np.int32), np.array([1, 3, 40], np.int32))]
 shift_left = binary("shift_left", lax.shift_left, None, None, dtypes=INTEGERS, edges=SHIFTS)

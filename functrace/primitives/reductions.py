@@ -20,7 +20,7 @@ from functrace.primitives.comparison import eq, gt, logical_and, lt, ne
 from functrace.primitives.elementwise import BOOL, C64, F32, I32, mul
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
-from functrace.primitives.space import alike, broadcast_in_dim, full, reduce_sum, reshape, transpose
+from functrace.primitives.space import BroadcastInDim, alike, broadcast_in_dim, full, reduce_sum, reshape, transpose
 from functrace.primitives.structural import concatenate, slice_along
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -168,8 +168,23 @@ class ReduceMin(ReduceExtremum):
         return reduction_samples(ReduceMin, (F32, I32, BF16, C64), (TIES, NANS))
 
 
+@dataclass(frozen=True, repr=False)
+class _Idempotent(Reduction):
+    """One that is the same of a value as of its repetitions."""
+
+    def simplify(self, builder: Builder, x: Atom) -> Atom | None:
+        made = builder.definition(x)
+        if made is None or type(made.primitive) is not BroadcastInDim or not x.aval.size:
+            return super().simplify(builder, x)
+        (once,), dimensions = made.inputs, made.primitive.dimensions
+        left = [a for a in range(x.aval.ndim) if a not in self.axes]
+        y = replace(self, axes=tuple([i for i, a in enumerate(dimensions) if a in self.axes]))(once)
+        kept = tuple([left.index(a) for a in dimensions if a not in self.axes])
+        return broadcast_in_dim(y, tuple([x.aval.shape[a] for a in left]), kept)
+
+
 @primitive
-class ReduceAnd(Reduction):
+class ReduceAnd(_Idempotent):
     """Bitwise "and" over axes."""
 
     name = "reduce_and"
@@ -182,7 +197,7 @@ class ReduceAnd(Reduction):
 
 
 @primitive
-class ReduceOr(Reduction):
+class ReduceOr(_Idempotent):
     """Bitwise "or" over axes."""
 
     name = "reduce_or"

@@ -98,7 +98,7 @@ class Presence:
             (which, i, outer), (of, j, around) = self.case, other.case
             if which is of and outer is around and {i, j} == {0, 1} and which.aval.dtype == bool:
                 return outer
-        return self.meet(other, logical_or)
+        return self.meet(other, union)
 
     def whole(self, *others: Presence) -> Presence:
         """One boolean: whether anything is there in any of the masks."""
@@ -174,6 +174,43 @@ class Presence:
 def any_along(flags: Atom, axes: tuple[int, ...]) -> Atom:
     """Whether any flag is set along axes, which go."""
     return Primitive.named["reduce_or"](axes)(flags) if axes else flags
+
+
+def union(x: Atom, y: Atom) -> Atom:
+    """Whether either of two flags is set: one of them, where it is set wherever the other one is."""
+    for one, other in ((x, y), (y, x)):
+        if covers(one, other):
+            return one
+    return logical_or(x, y)
+
+
+def covers(wide: Atom, flags: Atom) -> bool:
+    """Whether `wide` says of rows of `flags` whether any is set in them, as behind a norm or a softmax."""
+    definition = ambient().definition
+    base, places = origin(flags)
+    atom: Atom = wide
+    axes: list[int | None] = list(range(wide.aval.ndim))  # of `wide`, by axis of `atom`; None where any entry counts
+    while atom is not base:
+        made = definition(atom)
+        if made is None:
+            return False
+        if type(made.primitive) is BroadcastInDim:
+            axes = [axes[d] for d in made.primitive.dimensions]
+        elif made.primitive.name == "reduce_or":
+            left = iter(axes)
+            axes = [None if a in made.primitive.axes else next(left) for a in range(made.inputs[0].aval.ndim)]
+        else:
+            return False
+        (atom,) = made.inputs
+    return wide.aval.shape == flags.aval.shape and all([a in (None, d) for a, d in zip(axes, places, strict=True)])
+
+
+def origin(x: Atom) -> tuple[Atom, tuple[int, ...]]:
+    """What is repeated in `x`, and where its axes are."""
+    made = ambient().definition(x)
+    if made is None or type(made.primitive) is not BroadcastInDim:
+        return x, tuple(range(x.aval.ndim))
+    return made.inputs[0], made.primitive.dimensions
 
 
 def written(atom: Atom, of: tuple[tuple[int, ...], frozenset[int]]) -> Presence:

@@ -177,6 +177,52 @@ def test_rows_that_are_the_same_are_multiplied_once(row):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
+LOGIC = {name: Primitive.named[name] for name in ("and", "or", "not", "reduce_and", "reduce_or")}
+# Of x and y of shape (4, 6), rows r of shape (4,) and a scalar s: what is written, and how many equations are left.
+FLAGS = {
+    "x or x": (lambda x, y, r, s: LOGIC["or"](x, x), 0),
+    "x or (y or x)": (lambda x, y, r, s: LOGIC["or"](x, LOGIC["or"](y, x)), 1),
+    "x or (x and y)": (lambda x, y, r, s: LOGIC["or"](x, LOGIC["and"](x, y)), 0),
+    "(x and y) and x": (lambda x, y, r, s: LOGIC["and"](LOGIC["and"](x, y), x), 1),
+    "(y or x) and x": (lambda x, y, r, s: LOGIC["and"](LOGIC["or"](y, x), x), 0),
+    "s or (s and x) has the shape of x": (lambda x, y, r, s: LOGIC["or"](s, LOGIC["and"](s, x)), 2),
+    "x or (s and x)": (lambda x, y, r, s: LOGIC["or"](x, LOGIC["and"](s, x)), 0),
+    "not not x": (lambda x, y, r, s: LOGIC["not"](LOGIC["not"](x)), 0),
+    "x and not x": (lambda x, y, r, s: LOGIC["and"](x, LOGIC["not"](x)), 2),
+    "any of a repeated row": (lambda x, y, r, s: LOGIC["reduce_or"]((1,))(broadcast_in_dim(r, (4, 6), (0,))), 0),
+    "any of repeated rows": (lambda x, y, r, s: LOGIC["reduce_or"]((0,))(broadcast_in_dim(r, (4, 6), (0,))), 2),
+    "all of a repeated array": (
+        lambda x, y, r, s: LOGIC["reduce_and"]((1, 3))(broadcast_in_dim(x, (5, 4, 6, 3), (1, 2))), 2,
+    ),
+    "all of a repeated scalar": (lambda x, y, r, s: LOGIC["reduce_and"]((0, 1))(broadcast_in_dim(s, (4, 6), ())), 0),
+    "any of none": (lambda x, y, r, s: LOGIC["reduce_or"]((1,))(broadcast_in_dim(r, (4, 0), (0,))), 2),
+    "any along no axis": (lambda x, y, r, s: LOGIC["reduce_or"](())(x), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32])
+@pytest.mark.parametrize("row", FLAGS)
+def test_flags_that_say_the_same_are_one(row, dtype):
+    """The equations left, and that their value is that of the same equations with nothing simplified."""
+    write, count = FLAGS[row]
+    random, most = np.random.default_rng(0), 2 if dtype is bool else 99
+    values = [np.asarray(random.integers(0, most, shape), dtype) for shape in ((4, 6), (4, 6), (4,), ())]
+    with Builder() as b:
+        program = b.build([write(*[b.input(Aval(v.shape, v.dtype)) for v in values])])
+    assert len(program.equations) == count, program
+    program.verify()
+    with Unsimplified() as b:
+        expected = b.build([write(*[b.input(Aval(v.shape, v.dtype)) for v in values])])
+    np.testing.assert_array_equal(evaluate(program, values), evaluate(expected, values))
+
+
+class Unsimplified(Builder):
+    """Writes each equation as it is."""
+
+    def emit(self, primitive, inputs):
+        return self.append(primitive, inputs)
+
+
 def test_literals_fold():
     with Builder() as b:
         x = b.input(VECTOR, "x")

@@ -15,7 +15,11 @@ import pytest
 
 import functrace as ft
 from functrace import lax, nn, numpy as fnp, rewrites, scipy
+from functrace.ir import Aval, Builder, Primitive
 from functrace.lower.evaluate import evaluate
+from functrace.primitives.comparison import logical_not
+from functrace.primitives.selection import covers
+from functrace.primitives.space import broadcast_in_dim
 
 X = np.array([0.0, 1.0, 4.0], np.float32)
 ZERO, ONE = np.zeros(3, np.float32), np.ones(3, np.float32)
@@ -313,6 +317,67 @@ def test_a_smooth_activation_leaves_no_mask(activation):
     loss = lambda x, y: activation(fnp.concatenate([x[1:] * y, x[:1] + x.sum()]) * y[0]).sum()
     program = ft.make_program(ft.grad(loss, (0, 1)))(X, X[1:])
     assert not [e for e in program.equations if e.primitive.name in ("and", "or", "reduce_or", "not")]
+
+
+def by_square(x):
+    return x / (x * x).sum(-1, keepdims=True)
+
+
+def by_softmax(x):
+    weights = fnp.exp(x - x.max(-1, keepdims=True))
+    return x / (weights * x).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("norm", [by_square, by_softmax])
+def test_rows_that_are_absent_as_a_whole_have_one_mask(norm):
+    """Behind a norm it is asked whether anything of a row is there, which is no other mask if all of it is or none."""
+    f = lambda x: fnp.where(x[:, :1] != 0, norm(norm(x)), 0.0).sum()
+    x = np.array([[1, 2, 3], [0, 0, 0]], np.float32)
+    program = ft.make_program(ft.grad(f))(x)
+    assert not [e for e in program.equations if e.primitive.name in ("and", "or", "not")]
+    np.testing.assert_allclose(ft.grad(f)(x), [ft.grad(lambda x: norm(norm(x)).sum())(x[0]), ZERO], rtol=1e-5)
+
+
+Z, R = Aval((4, 4), np.dtype(bool)), Aval((4,), np.dtype(bool))
+some = Primitive.named["reduce_or"]
+# Of flags z of shape (4, 4) and r of shape (4,): two flags, and whether the first is set wherever the second one is,
+# whatever z and r are.
+COVERED = {
+    "itself": (lambda z, r: (z, z), True),
+    "another": (lambda z, r: (z, logical_not(z)), False),
+    "rows": (lambda z, r: (spread(some((1,))(z), 0), z), True),
+    "columns": (lambda z, r: (spread(some((0,))(z), 1), z), True),
+    "rows for columns": (lambda z, r: (spread(some((1,))(z), 1), z), False),
+    "all": (lambda z, r: (broadcast_in_dim(some((0,))(some((1,))(z)), (4, 4), ()), z), True),
+    "of rows again": (lambda z, r: (spread(some((1,))(logical_not(logical_not(spread(r, 0)))), 0), spread(r, 0)), True),
+    "repeated, by rows": (
+        lambda z, r: (broadcast_in_dim(some((1,))(z), (2, 4, 4), (1,)), broadcast_in_dim(z, (2, 4, 4), (1, 2))), True,
+    ),
+    "repeated elsewhere": (
+        lambda z, r: (broadcast_in_dim(some((1,))(z), (4, 4, 2), (0,)), broadcast_in_dim(z, (4, 4, 2), (1, 0))), False,
+    ),
+    "of something else": (lambda z, r: (spread(r, 0), z), False),
+    "the flags of their rows": (lambda z, r: (z, spread(some((1,))(z), 0)), False),
+}  # fmt: skip
+
+
+def spread(r, axis):
+    return broadcast_in_dim(r, (4, 4), (axis,))
+
+
+@pytest.mark.parametrize("row", COVERED)
+def test_flags_that_cover_others(row):
+    write, expected = COVERED[row]
+    with Builder() as b:
+        wide, flags = write(b.input(Z), b.input(R))
+        assert covers(wide, flags) == expected
+        program = b.build([wide, flags])
+    random = np.random.default_rng(0)
+    found = []
+    for share in (0.02, 0.1, 0.3, 0.6, 0.95) * 4:
+        wide, flags = evaluate(program, [random.random((4, 4)) < share, random.random(4) < share])
+        found.append(bool((wide | ~flags).all()))
+    assert all(found) == expected
 
 
 def test_masks_of_long_programs():
