@@ -198,7 +198,7 @@ def covers(wide: Atom, flags: Atom) -> bool:
             axes = [axes[d] for d in made.primitive.dimensions]
         elif made.primitive.name == "reduce_or":
             left = iter(axes)
-            axes = [None if a in made.primitive.axes else next(left) for a in range(made.inputs[0].aval.ndim)]
+            axes = [None if a in made.params["axes"] else next(left) for a in range(made.inputs[0].aval.ndim)]
         else:
             return False
         (atom,) = made.inputs
