@@ -68,11 +68,11 @@ def rows_of(task, make, args) -> list[Row]:
         Row(f"{task}: trace and differentiate", alternate({
             "functrace": lambda: ft.make_program(ours())(*args),
             "jax": lambda: jax.make_jaxpr(theirs())(*args),
-        }, rounds=7)),
+        }, rounds=5)),
         Row(f"{task}: the same, then lower", alternate({
             "functrace": lambda: ft.jit(ours()).lower(*args),
             "jax": lambda: jax.jit(theirs()).lower(*args),
-        }, rounds=7)),
+        }, rounds=5)),
     ]  # fmt: skip
 
 

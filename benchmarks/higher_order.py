@@ -214,7 +214,7 @@ def rows_of(
         note += f"; functrace / jet: {first[FUNCTRACE] / first[JET]:.2f} (goal: 2 at most)"
     slowest = max(alternate(runs, rounds=1).values())
     calls = max(1, min(200, int(0.2 / slowest)))
-    return [Row(f"{task}, first value", first, note), Row(f"{task}, a call", alternate(runs, rounds=5, calls=calls))]
+    return [Row(f"{task}, first value", first, note), Row(f"{task}, a call", alternate(runs, rounds=9, calls=calls))]
 
 
 def measure() -> list[Row]:

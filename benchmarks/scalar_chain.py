@@ -41,17 +41,17 @@ def measure() -> list[Row]:
             "functrace": lambda c=chain: ft.make_program(lambda x: c(fnp, x, COUNT))(0.5),
             "jax": lambda c=chain: jax.make_jaxpr(lambda x: c(jnp, x, COUNT))(0.5),
         }
-        rows.append(per_operation(f"trace, {name}", alternate(tracing, rounds=5), COUNT))
+        rows.append(per_operation(f"trace, {name}", alternate(tracing, rounds=3), COUNT))
         both = {
             "functrace": lambda c=chain: ft.make_program(ft.grad(lambda x: c(fnp, x, COUNT)))(0.5),
             "jax": lambda c=chain: jax.make_jaxpr(jax.grad(lambda x: c(jnp, x, COUNT)))(0.5),
         }
-        timed = per_operation(f"trace and differentiate, {name}", alternate(both, rounds=5), COUNT)
+        timed = per_operation(f"trace and differentiate, {name}", alternate(both, rounds=3), COUNT)
         traced = ft.make_program(lambda x, c=chain: c(fnp, x, COUNT))(0.5)
         alone = alternate({"functrace": lambda p=traced: gradient(copied(p), (True,))}, rounds=5)["functrace"]
         rows.append(timed._replace(note=f"gradient of the traced Program alone: {human(alone / COUNT)}"))
     long = {"functrace": lambda: ft.make_program(ft.grad(lambda x: affine(fnp, x, LONG)))(0.5)}
-    timed = per_operation(f"trace and differentiate, x * a + b, {LONG:,} operations", alternate(long, rounds=3), LONG)
+    timed = per_operation(f"trace and differentiate, x * a + b, {LONG:,} operations", alternate(long, rounds=2), LONG)
     program = ft.make_program(ft.grad(lambda x: affine(fnp, x, LONG)))(0.5)
     printed = alternate({"functrace": lambda: str(program)}, rounds=3)["functrace"] / len(program.equations)
     rows.append(timed._replace(note=f"printing: {human(printed)} an equation"))
