@@ -31,9 +31,9 @@ NAMES = [
 HEAD = """# Benchmarks
 
 Made by `{command}` on {date}: {cores} cores, Python {python}, jax {jax} on {device}{rivals}. Contenders
-take turns in one process; each figure is the median of its turns, and beside a rival stands how many times functrace's
-median its own is (above 1, functrace is quicker). All contenders are checked to agree before they are timed. The
-machine is shared: trust the ratios, not the times.
+take turns in one process, in changing order; each figure is the median of its turns, and beside a rival stands how many
+times functrace's median its own is (above 1, functrace is quicker). All contenders are checked to agree before they are
+timed. The machine is shared: trust the ratios, not the times.
 """
 
 
