@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax, numpy as jnp
 
 from functrace.ir import Atom, Aval, Builder
-from functrace.primitives.elementwise import BOOL, C64, F32, I32, Formula, binary, unary
+from functrace.primitives.elementwise import BOOL, C64, F32, I32, Formula, binary, unary, undoing
 
 U32 = np.dtype(np.uint32)
 ORDERED = (F32, I32)
@@ -73,11 +73,6 @@ def _absorbing(name: str, dual: str) -> Callable[..., Atom | None]:
     return simplify
 
 
-def _simplify_not(b: Builder, x: Atom) -> Atom | None:
-    made = b.definition(x)
-    return made.inputs[0] if made is not None and made.primitive is logical_not else None
-
-
 logical_and = binary(
     "and", lax.bitwise_and, None, None, commutative=True, dtypes=LOGICAL, simplify=_absorbing("and", "or")
 )
@@ -85,7 +80,7 @@ logical_or = binary(
     "or", lax.bitwise_or, None, None, commutative=True, dtypes=LOGICAL, simplify=_absorbing("or", "and")
 )
 logical_xor = binary("xor", lax.bitwise_xor, None, None, commutative=True, dtypes=LOGICAL)
-logical_not = unary("not", lax.bitwise_not, None, dtypes=LOGICAL, simplify=_simplify_not)
+logical_not = unary("not", lax.bitwise_not, None, dtypes=LOGICAL, simplify=undoing("not"))
 
 SHIFTS = [(np.array([-9, 5, 1], np.int32), np.array([1, 3, 40], np.int32))]
 shift_left = binary("shift_left", lax.shift_left, None, None, dtypes=INTEGERS, edges=SHIFTS)

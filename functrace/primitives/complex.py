@@ -27,6 +27,7 @@ from functrace.primitives.elementwise import (
     literal,
     mul,
     neg,
+    undoing,
 )
 from functrace.primitives.quotients import div
 from functrace.primitives.selection import where
@@ -101,15 +102,10 @@ class _Conj(Formula):
         return self if is_complex(x.dtype) else ConvertElementType(COMPLEX_OF[x.dtype], x.weak_type)
 
 
-def _simplify_conj(b: Builder, x: Atom) -> Atom | None:
-    made = b.definition(x)
-    return made.inputs[0] if made is not None and made.primitive is conj else None
-
-
 real = _Part("real", lax.real, (None,), linear_in=(0,), simplify=_simplify_part(0), dtypes=(C64,))
 imag = _Part("imag", lax.imag, (None,), linear_in=(0,), simplify=_simplify_part(1), dtypes=(C64,))
 complex_ = _Complex("complex", lax.complex, (None, None), linear_in=(0, 1))
-conj = _Conj("conj", lax.conj, (None,), linear_in=(0,), simplify=_simplify_conj, dtypes=(C64,))
+conj = _Conj("conj", lax.conj, (None,), linear_in=(0,), simplify=undoing("conj"), dtypes=(C64,))
 conj.analytic = False
 
 

@@ -429,9 +429,14 @@ def _simplify_mul(b: Builder, x: Atom, y: Atom) -> Atom | None:
     return y if is_constant(x, 1.0) and same_type(y, x) else None
 
 
-def _simplify_neg(b: Builder, x: Atom) -> Atom | None:
-    made = b.definition(x)
-    return made.inputs[0] if made is not None and made.primitive is neg else None
+def undoing(name: str) -> Callable[..., Atom | None]:
+    """How the primitive of this name simplifies, which undoes itself."""
+
+    def simplify(b: Builder, x: Atom) -> Atom | None:
+        made = b.definition(x)
+        return made.inputs[0] if made is not None and made.primitive.name == name else None
+
+    return simplify
 
 
 class _Sum(Formula):
@@ -520,7 +525,7 @@ def _negated(x: Any) -> Any:
 
 
 NUMBERS = (F32, C64)
-neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=_simplify_neg, dtypes=NUMBERS)
+neg = _Neg("neg", lax.neg, (None,), linear_in=(0,), fold=_negated, simplify=undoing("neg"), dtypes=NUMBERS)
 neg.keeps_values = True
 add = _Sum(
     "add", lax.add, (None, None), linear_in=(0, 1), commutative=True, fold=np.add,
